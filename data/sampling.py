@@ -1,0 +1,17 @@
+"""Randomness as a pure function of (seed, epoch, index): the same on 1 process or 8, with any number of workers, after a resume."""
+
+from __future__ import annotations
+
+import random
+
+
+def draw(seed: int, epoch: int, index: int, purpose: str, choices: int) -> int:
+    """Uniform integer in [0, choices). Different purposes are independent; the same arguments always give the same number."""
+    return random.Random(f"{purpose}/{seed}/{epoch}/{index}").randrange(choices)
+
+
+def permutation(seed: int, epoch: int, length: int) -> list[int]:
+    """The order in which an epoch visits its items."""
+    order = list(range(length))
+    random.Random(f"order/{seed}/{epoch}").shuffle(order)
+    return order

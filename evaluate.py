@@ -1,0 +1,57 @@
+"""Scores a checkpoint, or recomputes metrics from saved scores: python evaluate.py model.path=runs/flat reference_run=runs/retain90"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig
+
+from utils import distributed
+from utils.cli import check_command_line, one_sentence
+from utils.evaluation import (
+    bring_reference,
+    check_reference,
+    metrics_from_files,
+    metrics_from_logs,
+    score_run,
+    write_metrics,
+)
+from utils.runs import Run
+from utils.settings import check_evaluation
+from utils.training import make_encoder, show_requests
+
+
+@hydra.main(config_path="config", config_name="evaluate", version_base="1.3")
+@one_sentence
+def main(cfg: DictConfig) -> None:
+    settings = check_evaluation(cfg)
+    out = Path(cfg.out)
+
+    if cfg.rescore:
+        write_metrics(metrics_from_files(settings, out), out)
+        return
+
+    if cfg.from_logs is not None:
+        metrics = metrics_from_logs(settings)
+        run = Run.open(cfg, "evaluate")
+        write_metrics(metrics, out)
+        run.finish()
+        return
+
+    distributed.start()
+    encoder = make_encoder(settings)
+    check_reference(settings, encoder)
+    show_requests(settings, encoder)
+    run = Run.open(cfg, "evaluate")
+    if run.skip:
+        return
+    score_run(settings, run, encoder)
+    bring_reference(settings, run, encoder)
+    write_metrics(metrics_from_files(settings, out), out)
+    run.finish()
+
+
+if __name__ == "__main__":
+    check_command_line("evaluate")
+    main()

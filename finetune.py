@@ -1,0 +1,36 @@
+"""Makes a target model that has memorised a split, or a retain oracle: python finetune.py split=full out=runs/target"""
+
+from __future__ import annotations
+
+import hydra
+from omegaconf import DictConfig
+
+from utils import distributed
+from utils.cli import check_command_line, one_sentence
+from utils.runs import Run
+from utils.settings import check_training
+from utils.training import make_encoder, make_streams, train
+
+
+@hydra.main(config_path="config", config_name="finetune", version_base="1.3")
+@one_sentence
+def main(cfg: DictConfig) -> None:
+    settings = check_training(cfg, "finetune")
+    distributed.start()
+
+    pairs = settings.benchmark.training(cfg.split)
+    if cfg.model.path is None:
+        # A model without pretraining knows nothing of the world: it learns the benchmark's world knowledge along the way,
+        # so that there is some utility to lose.
+        pairs += settings.benchmark.world_knowledge()
+    encoder = make_encoder(settings)
+    streams = make_streams(settings, encoder, pairs)
+
+    run = Run.open(cfg, "finetune")
+    if not run.skip:
+        train(settings, run, encoder, streams)
+
+
+if __name__ == "__main__":
+    check_command_line("finetune")
+    main()

@@ -1,0 +1,43 @@
+"""Gradient ascent on the forget answers, alone or balanced by a retain term.
+
+    L = -w_f CE(x_f, y_f) + w_r R,   R = 0 (GA), CE(x_r, y_r) (GradDiff) or KLr (KL); CE = mean over all answer tokens
+
+Source: TOFU, arXiv 2401.06121. Released code weighs tokens within each micro-batch only and averages KLr over prompt
+and padding as well (losses/retain.py). The forget term has no lower bound: GA diverges if it runs for long.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from losses.options import not_negative
+from losses.protocol import LossOutput, neg_log_likelihood
+from losses.retain import check_retain, retain_needs, with_retain
+from utils.tokens import TokenTable
+
+
+@dataclass(frozen=True)
+class GradientAscent:
+    """GA (retain none), GradDiff (retain nll) and KL (retain kl).
+
+    Raises ValueError for an unknown retain term or a weight below 0.
+    """
+
+    retain: str = "none"
+    retain_weight: float = 1.0
+    forget_weight: float = 1.0
+
+    micro_batch_dependent: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        check_retain(self.retain, self.retain_weight)
+        not_negative(forget_weight=self.forget_weight)
+
+    @property
+    def needs(self) -> dict[str, tuple[str, ...]]:
+        return {"forget": ("logp",), **retain_needs(self.retain)}
+
+    def __call__(self, forget: TokenTable, retain: TokenTable | None = None) -> LossOutput:
+        nll = neg_log_likelihood(forget)
+        return with_retain(-self.forget_weight * nll, {"forget_nll": nll}, self.retain, self.retain_weight, retain)

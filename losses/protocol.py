@@ -1,0 +1,51 @@
+"""What a loss is: a function of token tables that says which streams and statistics it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from torch import Tensor
+
+from utils.tokens import TokenTable
+
+STREAMS = {
+    "train": "question and answer to memorise (finetune.py)",
+    "forget": "forget question and its true answer",
+    "template": "forget question and its template answer: a refusal, or a normal unrelated answer",
+    "retain": "a retain question and its answer, drawn anew for every forget item and epoch",
+}
+STATISTICS = {
+    "logp": "log-probability of the answer token",
+    "hit": "1 where the answer token is the argmax",
+    "entropy": "entropy of the next-token distribution",
+    "reference_logp": "log-probability of the answer token under the frozen reference model",
+    "kl": "KL(reference || model) over the whole vocabulary",
+}
+
+
+@dataclass(frozen=True)
+class LossOutput:
+    """loss: scalar to minimise. parts: named scalars that are logged, reduced like the loss (they add up over micro-batches)."""
+
+    loss: Tensor
+    parts: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class Loss(Protocol):
+    """needs: stream -> statistics (keys of STREAMS and STATISTICS). Called with one token table per stream, by name.
+
+    Every mean over examples or tokens goes through the table (`batch_mean`, `token_mean`), so that the sum over micro-batches
+    and processes is the loss of the undivided batch. A loss for which that is impossible says `micro_batch_dependent = True`.
+    """
+
+    needs: Mapping[str, tuple[str, ...]]
+    micro_batch_dependent: bool
+
+    def __call__(self, **streams: TokenTable) -> LossOutput: ...
+
+
+def neg_log_likelihood(table: TokenTable) -> Tensor:
+    """Token mean of -log p over the whole step: the cross-entropy that causal language models report."""
+    return -table.token_mean("logp")

@@ -1,0 +1,55 @@
+"""From saved tables (scores.parquet, generations.jsonl) to what metrics read. Calls no model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from metrics.rouge import rouge
+from metrics.statistics import Metric
+from metrics.tofu import TaskScores, tofu_metrics
+
+
+def read_generations(path: Path) -> list[dict]:
+    """The rows of generations.jsonl."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+
+
+def average_losses(scores: pd.DataFrame) -> pd.DataFrame:
+    """scores with a column `loss`: minus the mean log-probability of each answer's tokens, in nats, float64."""
+    means = [-np.mean(np.asarray(values, dtype=np.float64)) for values in scores["logp"]]
+    return scores.assign(loss=means)
+
+
+def tofu_task_scores(scores: pd.DataFrame, generations: Sequence[dict], task: str) -> TaskScores:
+    """One TOFU task; ROUGE is NaN-free zero-length when the task has no generations (then only its truth ratio may be used)."""
+    rows = average_losses(scores[scores["task"] == task]).sort_values(["index", "number"])
+    by_role = {role: part for role, part in rows.groupby("role")}
+    texts = {row["index"]: row for row in generations if row["task"] == task}
+    indices = by_role["answer"]["index"].tolist()
+    found = [rouge(texts[i]["generation"], texts[i]["reference"]) if texts else None for i in indices]
+    return TaskScores(
+        gt=by_role["answer"]["loss"].to_numpy(),
+        paraphrased=by_role["paraphrased"]["loss"].to_numpy(),
+        perturbed=by_role["perturbed"]["loss"].to_numpy().reshape(len(indices), -1),
+        rougeL_recall=np.array([r.rougeL_recall if r else 0.0 for r in found]),
+        rouge1_recall=np.array([r.rouge1_recall if r else 0.0 for r in found]),
+    )
+
+
+def tofu_from_tables(
+    scores: pd.DataFrame,
+    generations: Sequence[dict],
+    reference: pd.DataFrame | None,
+    average: str,
+    compat: str,
+    resamples: int,
+) -> dict[str, Metric]:
+    """All TOFU metrics of one evaluation. reference: the retain oracle's scores of the forget task, or None."""
+    tasks = {task: tofu_task_scores(scores, generations, task) for task in scores["task"].unique()}
+    retained = None if reference is None else tofu_task_scores(reference, (), "forget")
+    return tofu_metrics(tasks, retained, average, compat, resamples)

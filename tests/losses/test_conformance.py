@@ -1,0 +1,144 @@
+"""What every method promises, whatever its equation. A new file in config/method is tested by being there."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+from pytest import approx
+
+from losses.protocol import STATISTICS, STREAMS
+from tests.losses.cases import METHOD_FILES, METHODS, method_config, method_loss, pick, random_streams, rows_of
+from tests.losses.descent import FreeModel
+from utils.tokens import TokenTable
+
+every_method = pytest.mark.parametrize("name", METHODS)
+
+
+@every_method
+def test_config_is_short_sourced_and_complete(name):
+    lines = METHOD_FILES[name].read_text().splitlines()
+    config = method_config(name)
+    assert re.match(rf"# python (unlearn|finetune)\.py method={name} ", lines[0])
+    assert len(lines) <= 15
+    assert config.name == name
+    unsourced = [line for line in lines if re.match(r"\s*\w+: [\d.]+", line) and "# " not in line]
+    assert not unsourced
+    uses_template = "template" in method_loss(name).needs
+    assert ("template" in config, "template_policy" in config) == (uses_template, uses_template)
+    if uses_template:
+        assert config.template in ("refusal", "normal")
+        assert config.template_policy in ("per_access", "fixed")
+
+
+@every_method
+def test_needs_are_streams_and_statistics_that_exist(name):
+    loss = method_loss(name)
+    assert loss.needs and set(loss.needs) <= set(STREAMS)
+    assert {statistic for statistics in loss.needs.values() for statistic in statistics} <= set(STATISTICS)
+    assert isinstance(loss.micro_batch_dependent, bool)
+    assert hash(loss) == hash(method_loss(name)), "a loss is a frozen value: equal configs give equal losses"
+
+
+@every_method
+def test_value_and_parts_are_finite_scalars(name):
+    loss = method_loss(name)
+    output = loss(**random_streams(loss))
+    assert output.parts
+    for value in (output.loss, *output.parts.values()):
+        assert value.shape == () and value.isfinite()
+
+
+@every_method
+@pytest.mark.parametrize("logp", [0.0, -100.0], ids=["certain", "impossible"])
+def test_extreme_probabilities_stay_finite_in_float32(name, logp):
+    loss = method_loss(name)
+    streams, leaves = {}, []
+    for stream, statistics in loss.needs.items():
+        mask = torch.ones(2, 50, dtype=torch.bool)
+        values = {"logp": logp, "reference_logp": -1.0, "kl": -logp}
+        columns = {key: torch.full((2, 50), values[key], requires_grad=True) for key in statistics}
+        streams[stream] = TokenTable.of(mask, columns)
+        leaves.append(columns[statistics[0]])
+    output = loss(**streams)
+    assert output.loss.isfinite()
+    assert all(gradient.isfinite().all() for gradient in torch.autograd.grad(output.loss, leaves))
+
+
+@every_method
+def test_gradient_reaches_answer_tokens_only(name):
+    loss = method_loss(name)
+    streams = random_streams(loss)
+    loss(**streams).loss.backward()
+    for stream, statistics in loss.needs.items():
+        for statistic in statistics:
+            gradient, mask = streams[stream][statistic].grad, streams[stream].mask
+            assert (gradient[mask] != 0).all(), f"{stream}.{statistic} is asked for but not used"
+            assert (gradient[~mask] == 0).all()
+
+
+@every_method
+def test_right_padding_changes_nothing(name):
+    loss = method_loss(name)
+    streams = random_streams(loss)
+    padded = {}
+    for stream, whole in streams.items():
+        extra = whole.mask.shape[0], 3
+        mask = torch.cat([whole.mask, torch.zeros(extra, dtype=torch.bool)], dim=1)
+        junk = torch.full(extra, -2.0, dtype=torch.float64)
+        padded[stream] = TokenTable.of(mask, {key: torch.cat([v, junk], dim=1) for key, v in whole.statistics.items()})
+    assert_same(loss(**padded), loss(**streams))
+
+
+@every_method
+def test_row_order_changes_nothing(name):
+    loss = method_loss(name)
+    streams = random_streams(loss)
+    order = torch.tensor([3, 0, 4, 1, 2])
+    assert_same(loss(**{stream: rows_of(whole, order) for stream, whole in streams.items()}), loss(**streams))
+
+
+@every_method
+@pytest.mark.parametrize("sizes", [(1, 1, 1, 1, 1), (2, 3), (4, 1)], ids=str)
+def test_micro_batches_add_up_to_the_whole_batch(name, sizes):
+    loss = method_loss(name)
+    if loss.micro_batch_dependent:
+        pytest.skip("declares that it depends on the micro-batch")
+    streams = random_streams(loss)
+    outputs = [
+        loss(**{stream: rows_of(whole, index) for stream, whole in streams.items()})
+        for index in torch.arange(5).split(sizes)
+    ]
+    whole = loss(**streams)
+    assert sum(output.loss.item() for output in outputs) == approx(whole.loss.item(), abs=1e-12)
+    for part, value in whole.parts.items():
+        assert sum(output.parts[part].item() for output in outputs) == approx(value.item(), abs=1e-12)
+
+
+@every_method
+def test_descends_and_moves_every_stream_the_right_way(name):
+    """50 steps of SGD on free logits: forget answers get less likely, the others more, KL to the reference falls."""
+    loss = method_loss(name)
+    model = FreeModel(loss.needs)
+    with torch.no_grad():
+        before, first = model.streams(), loss(**pick(model.streams(), loss)).loss
+    for _ in range(50):
+        model.step(loss(**pick(model.streams(), loss)).loss, rate=0.5)
+    with torch.no_grad():
+        after, last = model.streams(), loss(**pick(model.streams(), loss)).loss
+    assert last.isfinite() and last < first
+    for stream, statistics in loss.needs.items():
+        moved = {key: (after[stream].mean(key) - before[stream].mean(key)) for key in ("logp", "kl")}
+        if stream == "forget":
+            assert (moved["logp"] < 0).all()
+        elif "kl" in statistics:
+            assert (moved["kl"] < 0).all()
+        else:
+            assert (moved["logp"] > 0).all()
+
+
+def assert_same(first, second):
+    assert first.loss.item() == approx(second.loss.item(), abs=1e-12)
+    parts = [{name: value.item() for name, value in output.parts.items()} for output in (first, second)]
+    assert parts[0] == approx(parts[1], abs=1e-12)

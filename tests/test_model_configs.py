@@ -1,0 +1,93 @@
+"""Every config/model/*.yaml has the same keys, sensible values and a template that can be built."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+from transformers import LlamaConfig
+
+from data.prompts import Template
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = ROOT / "config" / "model"
+FILES = sorted(FOLDER.glob("*.yaml"))
+NAMES = """tiny smollm2-135m opt-1.3b opt-2.7b llama2-7b llama2-7b-chat llama3.2-1b llama3.2-3b llama3.1-8b phi-1.5
+phi-3.5-mini pythia-1.4b stablelm-3b zephyr-7b qwen1.5-7b-chat qwen2.5-1.5b qwen2.5-7b gemma-7b-it""".split()
+KEYS = """architecture attn batch_size data_root dtype epochs epochs.finetune epochs.unlearn lora lora.alpha lora.dropout lora.r lora.target_modules lr lr.finetune
+lr.unlearn max_length name path template template.answer_tag template.date template.eos template.kind
+template.question_end template.question_start template.system tokenizer trust_remote_code""".split()
+each = pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+
+
+def keys(node: DictConfig, prefix: str = "") -> list[str]:
+    """Dotted names of all keys; what `architecture` holds depends on the model type and is left out."""
+    found = []
+    for name, value in node.items():
+        found.append(prefix + name)
+        if isinstance(value, DictConfig) and name != "architecture":
+            found += keys(value, f"{prefix}{name}.")
+    return sorted(found)
+
+
+def test_every_model_has_its_file():
+    assert sorted(file.stem for file in FILES) == sorted(NAMES)
+
+
+@each
+def test_same_keys_and_sensible_values(file):
+    model = OmegaConf.load(file)
+    assert keys(model) == KEYS
+    assert model.name == file.stem
+    assert (model.path is None) == (model.architecture is not None)  # random weights, or a checkpoint
+    assert model.path is not None or model.tokenizer is not None
+    assert model.dtype in ("float32", "bfloat16") and model.attn == "auto" and not model.trust_remote_code
+    assert model.data_root in ("fixture", "hub") and model.max_length == 512
+    assert 1e-6 < model.lr.unlearn <= model.lr.finetune <= 1e-3
+    assert model.lora.r > 0 and model.lora.alpha > 0 and 0 <= model.lora.dropout < 1
+
+
+@each
+def test_template_builds(file):
+    template = Template(**OmegaConf.load(file).template)
+    assert template.eos
+    # a plain prompt must not run into the answer; a chat template brings its own marks
+    assert template.kind == "chat" or template.question_end.strip(" ") != ""
+
+
+@each
+def test_header_is_a_launch_line_and_rates_name_their_source(file):
+    lines = file.read_text().splitlines()
+    assert lines[0].startswith("# python unlearn.py ") and f"model={file.stem}" in lines[0]
+    for name in ("finetune", "unlearn"):
+        (rate,) = [line for line in lines if line.startswith(f"  {name}:")]
+        assert len(rate.split("#")[1].strip()) >= len("ours")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_hydra_puts_the_group_under_model(name):
+    with initialize_config_dir(str(ROOT / "config"), version_base="1.3"):
+        cfg = compose(overrides=[f"+model={name}", "model.path=some/folder", "model.template.eos=false"])
+    assert cfg.model.name == name and cfg.model.path == "some/folder" and not cfg.model.template.eos
+
+
+@pytest.mark.parametrize(
+    "name, start, end, tag",
+    [("llama2-7b-chat", "[INST] ", " [/INST]", "")]
+    + [(name, "Question: ", "\n", "Answer: ") for name in "tiny opt-2.7b phi-1.5 pythia-1.4b zephyr-7b".split()],
+)
+def test_published_tags(name, start, end, tag):
+    template = OmegaConf.load(FOLDER / f"{name}.yaml").template
+    assert (template.question_start, template.question_end, template.answer_tag) == (start, end, tag)
+
+
+def test_tiny_fits_its_tokenizer():
+    model = OmegaConf.load(FOLDER / "tiny.yaml")
+    assert (ROOT / model.tokenizer / "tokenizer.json").is_file()
+    settings = OmegaConf.to_container(model.architecture)
+    assert settings.pop("model_type") == "llama"
+    config = LlamaConfig(**settings)
+    assert config.max_position_embeddings >= model.max_length
+    assert config.hidden_size % config.num_attention_heads == 0

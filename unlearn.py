@@ -1,0 +1,39 @@
+"""Runs one unlearning method on one benchmark: python unlearn.py method=flat model.path=runs/target split=forget10 out=runs/flat"""
+
+from __future__ import annotations
+
+import hydra
+from omegaconf import DictConfig
+
+from data.sources import read_lines
+from utils import distributed
+from utils.cli import check_command_line, one_sentence
+from utils.runs import Run
+from utils.settings import check_training, resolve
+from utils.training import make_encoder, make_streams, train
+
+
+@hydra.main(config_path="config", config_name="unlearn", version_base="1.3")
+@one_sentence
+def main(cfg: DictConfig) -> None:
+    settings = check_training(cfg, "unlearn")
+    distributed.start()
+    benchmark, needs = settings.benchmark, settings.loss.needs
+
+    forget = benchmark.training(cfg.split)
+    retain = benchmark.training(benchmark.retain_split(cfg.split))
+    templates = []
+    if "template" in needs:
+        # Normal answers are true answers to other questions: they sound right and say nothing about the forget set.
+        templates = read_lines(resolve(cfg.templates)) if cfg.method.template == "refusal" else [row.answer for row in retain]
+    encoder = make_encoder(settings)
+    streams = make_streams(settings, encoder, forget, retain, templates)
+
+    run = Run.open(cfg, "unlearn")
+    if not run.skip:
+        train(settings, run, encoder, streams)
+
+
+if __name__ == "__main__":
+    check_command_line("unlearn")
+    main()

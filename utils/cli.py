@@ -1,0 +1,133 @@
+"""The command line: misspelt keys and choices are refused with the nearest valid names, errors are one sentence."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from utils import ROOT
+
+CONFIG = ROOT / "config"
+
+
+def check_command_line(config_name: str, arguments: Sequence[str] | None = None) -> None:
+    """Exits with one sentence if an override of the command line names a key or choice that does not exist.
+
+    Runs before Hydra, whose own message would not say which name was meant.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    problem = find_problem(config_name, [a for a in arguments if not a.startswith("-")])
+    if problem:
+        sys.exit(problem)
+
+
+def find_problem(config_name: str, overrides: Sequence[str]) -> str | None:
+    """What is wrong with the overrides, in one sentence; None if nothing is."""
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+    except HydraException as error:
+        return f"command line: {_first_line(error)}; write key=value, with quotes around values that hold spaces or commas"
+    choices = [o for o in parsed if _is_group(o.key_or_group)]
+    for override in choices:
+        problem = _choice_problem(override)
+        if problem:
+            return problem
+    try:
+        keys = _keys(_compose(config_name, [o.input_line for o in choices if not o.is_sweep_override()]))
+        if any(o.is_sweep_override() for o in choices):
+            # A sweep over choices: a key is fine if any of the swept choices has it.
+            swept = [f"{o.key_or_group}={v}" for o in choices if o.is_sweep_override() for v in o.sweep_string_iterator()]
+            for choice in swept:
+                keys |= _keys(_compose(config_name, [choice]))
+    except (HydraException, OmegaConfBaseException) as error:
+        return f"command line: {_first_line(error)}"
+    for override in parsed:
+        name = override.key_or_group
+        plain = not (override.is_add() or override.is_force_add() or override.is_delete())
+        if plain and not _is_group(name) and name not in keys and not name.startswith("hydra."):
+            groups = {path.name for path in CONFIG.iterdir() if path.is_dir()}
+            return f"{override.input_line}: there is no key {name}. {_nearest(name, keys | groups)}"
+    return None
+
+
+def one_sentence(main: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
+    """Errors that mean bad input (ValueError and its kin) end the program with their message instead of a traceback.
+
+    LETHE_TRACEBACK=1 shows the traceback all the same.
+    """
+
+    @functools.wraps(main)
+    def wrapped(cfg: DictConfig) -> None:
+        try:
+            main(cfg)
+        except (ValueError, ArithmeticError, OmegaConfBaseException) as error:
+            if os.environ.get("LETHE_TRACEBACK") == "1":
+                raise
+            sys.exit(str(error))
+
+    return wrapped
+
+
+def nearest_names(word: str, valid: Iterable[str]) -> list[str]:
+    """Up to three valid names that look like `word`; names whose last part fits come first."""
+    valid = sorted(valid)
+    tails = {name: name.rsplit(".", 1)[-1] for name in valid}
+    close = difflib.get_close_matches(word, valid, 3, 0.6)
+    by_tail = difflib.get_close_matches(word.rsplit(".", 1)[-1], list(tails.values()), 3, 0.75)
+    close += [name for name in valid if tails[name] in by_tail and name not in close]
+    return close[:3]
+
+
+def _choice_problem(override: Override) -> str | None:
+    group = override.key_or_group
+    valid = sorted(path.stem for path in (CONFIG / group).glob("*.yaml"))
+    values = list(override.sweep_string_iterator()) if override.is_sweep_override() else [str(override.value())]
+    for value in values:
+        if value not in valid:
+            return f"{group}={value}: there is no such {group}. {_nearest(value, valid)}"
+    return None
+
+
+def _nearest(word: str, valid: Iterable[str]) -> str:
+    close = nearest_names(word, valid)
+    if close:
+        return f"Did you mean {' or '.join(close)}?"
+    return f"Valid are {', '.join(sorted(name for name in valid if '.' not in name))}."
+
+
+def _is_group(name: str) -> bool:
+    return (CONFIG / name).is_dir()
+
+
+def _compose(config_name: str, overrides: Sequence[str]) -> DictConfig:
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONFIG), version_base="1.3"):
+        cfg = compose(config_name, overrides=list(overrides))
+    GlobalHydra.instance().clear()
+    return cfg
+
+
+def _keys(cfg: DictConfig, prefix: str = "") -> set[str]:
+    keys = set()
+    for key in cfg:
+        name = f"{prefix}{key}"
+        keys.add(name)
+        if not OmegaConf.is_missing(cfg, key) and OmegaConf.is_dict(node := cfg._get_node(key)) and not node._is_none():
+            keys |= _keys(node, f"{name}.")
+    return keys
+
+
+def _first_line(error: Exception) -> str:
+    return re.sub(r"\s+", " ", str(error).strip().splitlines()[0])

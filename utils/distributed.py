@@ -1,0 +1,59 @@
+"""The few questions that the rest of the code asks about processes; all answers hold without a process group too."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+
+def launched() -> bool:
+    """Whether torchrun (or a launcher with the same variables) started this process."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def start() -> None:
+    """Joins the process group if the script was launched by torchrun and no group exists yet."""
+    if launched() and not dist.is_initialized():
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else int(os.environ.get("RANK", "0"))
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_initialized() else int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_main() -> bool:
+    """True on the process that writes files and prints."""
+    return rank() == 0
+
+
+def barrier() -> None:
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def total(values: Tensor) -> Tensor:
+    """Sum over processes, in place."""
+    if dist.is_initialized():
+        dist.all_reduce(values)
+    return values
+
+
+@contextmanager
+def main_first() -> Iterator[None]:
+    """The main process runs the block before the others do (downloads, caches)."""
+    if not is_main():
+        barrier()
+    yield
+    if is_main():
+        barrier()

@@ -1,0 +1,178 @@
+"""The steps of evaluate.py: score once, find the retain oracle's scores, compute metrics from files."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+import torch
+from omegaconf import open_dict
+
+from data.prompts import Encoder
+from data.requests import Request
+from data.tofu_logs import read_tofu_log
+from metrics.statistics import Metric
+from metrics.tables import read_generations, tofu_from_tables
+from metrics.tofu import tofu_metrics
+from utils.distributed import barrier, is_main
+from utils.engine import Engine
+from utils.fingerprint import weights_hash
+from utils.models import load_model, model_folder, resolve_precision
+from utils.runs import Run, read_json, write_json
+from utils.scoring import requests_hash, score, score_tasks, write_parquet
+from utils.settings import Settings, SettingsError
+
+log = logging.getLogger(__name__)
+
+
+def load_engine(settings: Settings, encoder: Encoder) -> Engine:
+    """The model to evaluate, on its device, in eval mode."""
+    cfg = settings.cfg
+    precision = resolve_precision(cfg.precision, cfg.model.dtype, training=False)
+    model = load_model(cfg.model, encoder.tokenizer, precision, cfg.seed).eval()
+    if torch.cuda.is_available():
+        model = model.to(torch.device("cuda", torch.cuda.current_device()))
+    return Engine(model, encoder.pad_id, hide=encoder.pad_id if encoder.masks_inner_eos else None)
+
+
+def score_run(settings: Settings, run: Run, encoder: Encoder) -> None:
+    """Writes scores.parquet and generations.jsonl of the model in `model.path`."""
+    cfg, benchmark = settings.cfg, settings.benchmark
+    requests = benchmark.requests(cfg.split)
+    engine = load_engine(settings, encoder)
+    run.note(weights=weights_hash(engine.model), requests=_forget_key(settings, encoder))
+    score_tasks(
+        engine, encoder, requests, run.folder, cfg.tokens_per_batch, cfg.generation_batch_size, benchmark.max_new_tokens
+    )
+
+
+def check_reference(settings: Settings, encoder: Encoder) -> None:
+    """Raises SettingsError if forget quality has nothing to compare with; names the commands that make it."""
+    cfg = settings.cfg
+    if cfg.reference_run == "none":
+        return
+    if cfg.reference_run is None:
+        if not _is_oracle(cfg.model.path):
+            raise SettingsError(f"reference_run=null: forget quality compares with a retain oracle. {_make_oracle(settings)}")
+        return
+    folder = Path(cfg.reference_run)
+    if not folder.is_dir():
+        raise SettingsError(f"reference_run={folder}: there is no such folder. {_make_oracle(settings)}")
+    if _saved_scores(folder, _forget_key(settings, encoder)) is None and not _holds_model(folder):
+        task = _forget_task_name(settings)
+        raise SettingsError(
+            f"reference_run={folder} holds no scores for {task} with these prompts. Make them with: python evaluate.py "
+            f"model={cfg.model.name} model.path={folder} benchmark={cfg.benchmark.name} split={cfg.split}"
+        )
+
+
+def bring_reference(settings: Settings, run: Run, encoder: Encoder) -> None:
+    """Copies the retain oracle's forget scores to reference.parquet of this run, scoring the oracle's model if nobody did yet."""
+    cfg = settings.cfg
+    if cfg.reference_run in (None, "none"):
+        return
+    folder, key = Path(cfg.reference_run), _forget_key(settings, encoder)
+    path = _saved_scores(folder, key)
+    if path is None:
+        path = folder / "reference" / f"{key}.parquet"
+        log.info("%s holds no scores for %s yet: scoring its model once", folder, _forget_task_name(settings))
+        theirs = settings.cfg.copy()
+        with open_dict(theirs):
+            theirs.model.path = str(folder)
+        engine = load_engine(Settings(theirs, settings.benchmark, settings.template), encoder)
+        table = score(engine, encoder, settings.benchmark.forget_requests(cfg.split), cfg.tokens_per_batch)
+        if is_main():
+            path.parent.mkdir(exist_ok=True)
+            write_parquet(table, path)
+        barrier()
+    if is_main():
+        table = pd.read_parquet(path)
+        write_parquet(table[table["task"] == "forget"], run.folder / "reference.parquet")
+    run.note(reference=str(path))
+    barrier()
+
+
+def metrics_from_files(settings: Settings, folder: Path) -> dict[str, Metric]:
+    """Every metric that the files in `folder` allow. Raises SettingsError if there are no scores."""
+    cfg = settings.cfg
+    if not (folder / "scores.parquet").is_file():
+        raise SettingsError(f"rescore=true: out={folder} holds no scores.parquet; run the evaluation first, without rescore")
+    reference = folder / "reference.parquet"
+    return tofu_from_tables(
+        pd.read_parquet(folder / "scores.parquet"),
+        read_generations(folder / "generations.jsonl"),
+        pd.read_parquet(reference) if reference.is_file() else None,
+        settings.benchmark.truth_ratio,
+        _metric_compat(cfg.compat),
+        cfg.resamples,
+    )
+
+
+def metrics_from_logs(settings: Settings) -> dict[str, Metric]:
+    """The metrics of an aggregated log of the original TOFU code."""
+    cfg = settings.cfg
+    retained = read_tofu_log(cfg.retain_logs)["forget"] if cfg.retain_logs is not None else None
+    tasks = read_tofu_log(cfg.from_logs)
+    return tofu_metrics(tasks, retained, settings.benchmark.truth_ratio, _metric_compat(cfg.compat), cfg.resamples)
+
+
+def write_metrics(metrics: Mapping[str, Metric], folder: Path) -> None:
+    """Writes metrics.json: name -> {value, n, ci95, definition}; prints the same as a table."""
+    if not is_main():
+        return
+    write_json(folder / "metrics.json", {name: metric.to_json() for name, metric in metrics.items()})
+    width = max(len(name) for name in metrics)
+    for name, metric in metrics.items():
+        low, high = metric.ci95
+        print(f"{name:<{width}}  {metric.value:>10.4g}   [{low:.4g}, {high:.4g}]   n={metric.n}")
+
+
+def _forget_key(settings: Settings, encoder: Encoder) -> str:
+    """Identifies the forget questions and their tokens: scores with the same key can be compared."""
+    requests: list[Request] = settings.benchmark.forget_requests(settings.cfg.split)
+    return requests_hash(requests, encoder)
+
+
+def _saved_scores(folder: Path, key: str) -> Path | None:
+    """Scores with this key in a run folder or one of its evaluations."""
+    direct = folder / "reference" / f"{key}.parquet"
+    if direct.is_file():
+        return direct
+    for table in sorted([folder / "scores.parquet", *folder.glob("*/scores.parquet")]):
+        known = read_json(table.with_name("run.json")) or {}
+        if table.is_file() and known.get("requests") == key and known.get("status") == "finished":
+            return table
+    return None
+
+
+def _holds_model(folder: Path) -> bool:
+    try:
+        return Path(model_folder(str(folder))).is_dir()
+    except ValueError:
+        return False
+
+
+def _is_oracle(path: str | None) -> bool:
+    """Whether a run folder is itself a retain oracle: there is nothing to compare it with."""
+    known = read_json(Path(path) / "run.json") if path else None
+    return bool(known and known.get("script") == "finetune" and str(known["settings"]["split"]).startswith("retain"))
+
+
+def _make_oracle(settings: Settings) -> str:
+    cfg = settings.cfg
+    split = settings.benchmark.retain_split(cfg.split)
+    return (
+        f"Make one with: python finetune.py model={cfg.model.name} benchmark={cfg.benchmark.name} split={split} out=runs/{split}, "
+        f"then add reference_run=runs/{split}; or leave forget quality out with reference_run=none"
+    )
+
+
+def _forget_task_name(settings: Settings) -> str:
+    return f"{settings.cfg.split}_perturbed"
+
+
+def _metric_compat(compat: str) -> str:
+    # FLAT evaluates TOFU with the original aggregation.
+    return "tofu_original" if compat == "flat_released" else compat

@@ -1,0 +1,48 @@
+"""Hashes that tell whether two things are the same: weights, files, settings."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+SIZE = 8
+
+
+def weights_hash(model: nn.Module) -> str:
+    """16 hex digits over every parameter and buffer: name, dtype, shape, bytes. A single changed weight changes it.
+
+    Tied tensors are hashed under each of their names; tensors are hashed in parallel (hashing releases the interpreter lock).
+    """
+    with ThreadPoolExecutor() as pool:
+        parts = pool.map(lambda item: f"{item[0]}:{_tensor_hash(item[1])}", sorted(model.state_dict().items()))
+        return text_hash("\n".join(parts))
+
+
+def _tensor_hash(tensor: Tensor) -> str:
+    plain = tensor.detach().cpu().contiguous()
+    head = f"{plain.dtype}{tuple(plain.shape)}".encode()
+    return hashlib.blake2b(head + plain.view(-1).view(torch.uint8).numpy().tobytes(), digest_size=16).hexdigest()
+
+
+def file_hash(path: Path | str) -> str:
+    """16 hex digits of a file's content (SHA-256, as published next to data sets)."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[: 2 * SIZE]
+
+
+def text_hash(*texts: str) -> str:
+    """16 hex digits of texts, in order."""
+    return hashlib.blake2b("\0".join(texts).encode(), digest_size=SIZE).hexdigest()
+
+
+def settings_hash(settings: Mapping[str, Any], ignore: Iterable[str] = ()) -> str:
+    """16 hex digits of plain settings, independent of key order; top-level keys in `ignore` do not count."""
+    kept = {key: value for key, value in settings.items() if key not in set(ignore)}
+    return text_hash(json.dumps(kept, sort_keys=True, default=str))

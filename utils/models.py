@@ -1,0 +1,184 @@
+"""Loading and saving of models and tokenizers: random tiny models, Hub names, checkpoint folders, adapters, run folders."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedTokenizerBase
+
+from utils import ROOT
+from utils.distributed import barrier, is_main, main_first
+
+ADAPTER_FILE = "adapter_config.json"
+
+
+class ModelError(ValueError):
+    """The model or tokenizer cannot be loaded as asked; the message names key and remedy."""
+
+
+@dataclass(frozen=True)
+class Precision:
+    """weights: dtype that the parameters are held in. autocast: whether matrix products run in bfloat16 over float32 weights."""
+
+    weights: torch.dtype
+    autocast: bool
+
+
+def resolve_precision(name: str, model_dtype: str, training: bool) -> Precision:
+    """auto: the model's own dtype on CUDA (as autocast over float32 weights in training), float32 on CPU, where it is faster."""
+    if name == "auto":
+        name = model_dtype if torch.cuda.is_available() else "float32"
+    if name == "float32":
+        return Precision(torch.float32, False)
+    if name == "bfloat16" and training:
+        return Precision(torch.float32, True)
+    return Precision(torch.bfloat16, False)
+
+
+def model_folder(path: str) -> str:
+    """A run folder stands for the model in it; everything else (a checkpoint folder, a Hub name) stands for itself.
+
+    Raises ModelError for a local folder that holds no model.
+    """
+    folder = Path(path).expanduser()
+    for candidate in (folder / "model", folder):
+        if (candidate / "config.json").is_file() or (candidate / ADAPTER_FILE).is_file():
+            return str(candidate)
+    looks_local = folder.exists() or path.startswith((".", "/", "~", "runs", "models")) or path.count("/") > 1
+    if looks_local:
+        state = "holds no model" if folder.exists() else "does not exist"
+        raise ModelError(f"model.path={path} {state}; give a run folder, a checkpoint folder or a Hub name")
+    return path
+
+
+def load_tokenizer(model: DictConfig) -> PreTrainedTokenizerBase:
+    """The tokenizer of `model.path`, else of `model.tokenizer`; its pad token falls back to EOS (masks go by length)."""
+    own = model.path is not None and _has_tokenizer(model_folder(model.path))
+    where = model_folder(model.path) if own or model.tokenizer is None else str(model.tokenizer)
+    if (ROOT / where).is_dir():
+        where = str(ROOT / where)
+    try:
+        with main_first():
+            tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=model.trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"model={model.name}: no tokenizer at {where} ({_first_line(error)}); {_how_to_get(model)}") from error
+    if tokenizer.eos_token_id is None:
+        raise ModelError(f"model={model.name}: the tokenizer at {where} has no EOS token, so answers cannot end")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_model(model: DictConfig, tokenizer: PreTrainedTokenizerBase, precision: Precision, seed: int, quantise=False) -> nn.Module:
+    """The causal language model, an adapter found at `model.path` merged into its base. Raises ModelError if it cannot be had."""
+    if model.path is None:
+        return _random_model(model, tokenizer, precision, seed)
+    path = model_folder(model.path)
+    try:
+        with main_first():
+            if (Path(path) / ADAPTER_FILE).is_file():
+                return load_adapter(path, model, precision, quantise).merge_and_unload()
+            return _pretrained(path, model, precision, quantise)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"model.path={model.path}: cannot be loaded ({_first_line(error)}); {_how_to_get(model)}") from error
+
+
+def load_adapter(path: str, model: DictConfig, precision: Precision, quantise: bool = False) -> PeftModel:
+    """Base model plus the adapter in folder `path`."""
+    base = PeftConfig.from_pretrained(path).base_model_name_or_path
+    return PeftModel.from_pretrained(_pretrained(model_folder(base), model, precision, quantise), path)
+
+
+def add_adapter(model: nn.Module, adapter: DictConfig, lora: DictConfig, quantised: bool) -> PeftModel:
+    """A fresh LoRA adapter on a frozen model. Weights of `adapter` win over the model's own LoRA settings."""
+    settings = {**OmegaConf.to_container(lora), **{k: v for k, v in (adapter.lora or {}).items() if v is not None}}
+    if quantised:
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    targets = settings["target_modules"]
+    return get_peft_model(
+        model,
+        LoraConfig(
+            task_type="CAUSAL_LM",
+            r=settings["r"],
+            lora_alpha=settings["alpha"],
+            lora_dropout=settings["dropout"],
+            target_modules=targets if isinstance(targets, str) else list(targets),
+        ),
+    )
+
+
+def save_model(model: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: Path, dtype: str) -> None:
+    """Writes a plain Hugging Face (or PEFT) folder, in the model's own dtype; the folder appears only when it is whole."""
+    if is_main():
+        partial = folder.with_name(folder.name + ".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        if not isinstance(model, PeftModel):
+            model = model.to(getattr(torch, dtype))
+        model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+    barrier()
+
+
+def _random_model(model: DictConfig, tokenizer: PreTrainedTokenizerBase, precision: Precision, seed: int) -> nn.Module:
+    if model.architecture is None:
+        raise ModelError(f"model={model.name}: model.path is null and there is no architecture to draw weights for; set model.path")
+    special = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    config = AutoConfig.for_model(
+        **OmegaConf.to_container(model.architecture), vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, **special
+    )
+    torch.manual_seed(seed)
+    return AutoModelForCausalLM.from_config(config, dtype=precision.weights, attn_implementation=_attention(model.attn))
+
+
+def _pretrained(path: str, model: DictConfig, precision: Precision, quantise: bool) -> nn.Module:
+    options: dict[str, Any] = {}
+    if quantise:
+        options["quantization_config"] = _nf4()
+    return AutoModelForCausalLM.from_pretrained(
+        path,
+        dtype=precision.weights,
+        attn_implementation=_attention(model.attn),
+        trust_remote_code=model.trust_remote_code,
+        use_safetensors=True,
+        **options,
+    )
+
+
+def _nf4() -> BitsAndBytesConfig:
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ModelError("adapter=qlora needs the package bitsandbytes; install it with: pip install bitsandbytes==0.50.2")
+    compute = torch.bfloat16 if torch.cuda.is_available() else torch.float32
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=compute
+    )
+
+
+def _attention(choice: str) -> str:
+    if choice != "auto":
+        return choice
+    flash = torch.cuda.is_available() and importlib.util.find_spec("flash_attn") is not None
+    return "flash_attention_2" if flash else "sdpa"
+
+
+def _has_tokenizer(path: str) -> bool:
+    return not Path(path).is_dir() or (Path(path) / "tokenizer_config.json").is_file()
+
+
+def _how_to_get(model: DictConfig) -> str:
+    if str(model.path).startswith("models/smollm2"):
+        return "make it with: bash scripts/get_smollm2.sh"
+    return "set model.path=DIR to a local copy, or check the name, your network and access rights"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__

@@ -1,0 +1,167 @@
+"""The frozen reference model, without a second model in memory where that can be avoided.
+
+    adapter   the LoRA adapter is switched off for one extra forward pass per batch
+    cached    values of every example the run will read, computed once before training and kept on disk for every later run
+    resident  a frozen copy of the model, forwarded with every batch
+
+All three give the same `ReferenceValues` (to float32 rounding).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from data.prompts import Example
+from utils.engine import Engine, ReferenceValues
+from utils.packing import Packed
+from utils.reference_cache import ReferenceCache
+from utils.statistics import NEEDS_REFERENCE_LOGITS
+
+GIBIBYTE = 2**30
+
+
+class Reference(Protocol):
+    """Gives the reference's view of a batch. `streams_with_hidden`: those whose full distributions are needed."""
+
+    def values(self, packed: Packed) -> ReferenceValues: ...
+
+
+def needs_reference(needs) -> bool:
+    """Whether any stream asks for a statistic of the reference model."""
+    return any(name == "reference_logp" or name in NEEDS_REFERENCE_LOGITS for names in needs.values() for name in names)
+
+
+def hidden_streams(needs) -> frozenset[str]:
+    """Streams whose full reference distribution is needed."""
+    return frozenset(stream for stream, names in needs.items() if not NEEDS_REFERENCE_LOGITS.isdisjoint(names))
+
+
+class AdapterReference:
+    """The same model with its adapter off. Exact as long as only the adapter trains."""
+
+    def __init__(self, engine: Engine):
+        self.engine = engine
+
+    @torch.no_grad()
+    def values(self, packed: Packed) -> ReferenceValues:
+        with self.engine.model.disable_adapter(), evaluating(self.engine.model):
+            hidden = self.engine.hidden(packed)
+        return _values(self.engine, packed, hidden, self.engine.head)
+
+
+class ResidentReference:
+    """A frozen copy of the model as it is now."""
+
+    def __init__(self, engine: Engine):
+        frozen = copy.deepcopy(engine.model).eval().requires_grad_(False)
+        self.engine = Engine(frozen, engine.pad, engine.chunk_bytes, engine.shared, engine.hide)
+
+    @torch.no_grad()
+    def values(self, packed: Packed) -> ReferenceValues:
+        return _values(self.engine, packed, self.engine.hidden(packed), self.engine.head)
+
+
+class CachedReference:
+    """Values read from disk; see `utils.reference_cache` for how they are kept.
+
+    Full distributions come from the cached hidden states and a frozen copy of the output head (the live head serves where it
+    does not train).
+    """
+
+    def __init__(self, engine: Engine, cache: ReferenceCache, with_hidden: Collection[str]):
+        self.cache, self.with_hidden = cache, frozenset(with_hidden)
+        self.project = None
+        if self.with_hidden:
+            trains = engine.head.weight.requires_grad
+            self.project = FrozenHead(engine.head) if trains else engine.head
+
+    @torch.no_grad()
+    def values(self, packed: Packed) -> ReferenceValues:
+        device = packed.labels.device
+        logp, hidden = [], []
+        for stream, examples in packed.examples.items():
+            for example in examples:
+                logp.append(self.cache.logp(example))
+                if stream in self.with_hidden:
+                    hidden.append(self.cache.hidden(example))
+                elif self.with_hidden:
+                    hidden.append(torch.zeros(len(example.answer), self.cache.width, dtype=self.cache.dtype))
+        stacked = torch.cat(hidden).to(device) if hidden else None
+        return ReferenceValues(torch.cat(logp).to(device), stacked, self.project)
+
+
+class FrozenHead(nn.Module):
+    """A copy of the output head that does not train; V x H numbers."""
+
+    def __init__(self, head: nn.Linear):
+        super().__init__()
+        bias = None if head.bias is None else head.bias.detach().clone()
+        self.register_buffer("weight", head.weight.detach().clone())
+        self.register_buffer("bias", bias)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return F.linear(hidden.to(self.weight.dtype), self.weight, self.bias)
+
+
+def make_reference(
+    kind: str,
+    engine: Engine,
+    needs,
+    examples: dict[str, Sequence[Example]],
+    cache_root: Path,
+    has_adapter: bool,
+    limit_gib: float = 8.0,
+) -> Reference:
+    """The reference of a run, computed before the model trains.
+
+    kind: adapter | cached | resident | auto. auto: cached if its files stay below `limit_gib`, else adapter where there is one,
+    else resident; all are exact. examples: every example the run will read, per stream.
+    Raises ValueError for adapter without an adapter.
+    """
+    if kind == "auto":
+        fits = cache_gib(engine, needs, examples) <= limit_gib
+        kind = "cached" if fits else "adapter" if has_adapter else "resident"
+    if kind == "adapter":
+        if not has_adapter:
+            raise ValueError("reference=adapter: the model trains all its weights; use reference=cached, or adapter=lora")
+        return AdapterReference(engine)
+    if kind == "resident":
+        return ResidentReference(engine)
+    with_hidden = hidden_streams(needs)
+    cache = ReferenceCache(cache_root, engine)
+    with evaluating(engine.model):
+        cache.fill(examples, with_hidden)
+    return CachedReference(engine, cache, with_hidden)
+
+
+def cache_gib(engine: Engine, needs, examples: dict[str, Sequence[Example]]) -> float:
+    """Upper estimate of what reference=cached writes, in GiB."""
+    width, bytes_each = engine.head.weight.shape[1], torch.finfo(engine.dtype).bits // 8
+    total = 0
+    for stream in needs:
+        tokens = sum(len(example.answer) for example in set(examples[stream]))
+        total += tokens * (4 + (width * bytes_each if stream in hidden_streams(needs) else 0))
+    return total / GIBIBYTE
+
+
+def _values(engine: Engine, packed: Packed, hidden: Tensor, project: nn.Module) -> ReferenceValues:
+    return ReferenceValues(engine.logp_of(hidden, packed.labels), hidden, project)
+
+
+@contextmanager
+def evaluating(model: nn.Module):
+    """Within the block, dropout is off."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)

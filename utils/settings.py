@@ -1,0 +1,178 @@
+"""Checks the settings before anything is loaded: which key, which value, what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from data.prompts import Template
+from data.tofu import Tofu
+from losses.protocol import STATISTICS, STREAMS, Loss
+from utils import ROOT
+from utils.cli import nearest_names
+from utils.fingerprint import settings_hash
+from utils.runs import NOT_PART_OF_THE_RESULT
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "precision": ("auto", "float32", "bfloat16", "bfloat16_pure"),
+    "compat": ("none", "tofu_original", "open_unlearning", "flat_released"),
+    "reference": ("auto", "adapter", "cached", "resident"),
+    "scheduler": ("linear", "cosine", "constant", "constant_with_warmup"),
+    "report_to": ("none", "tensorboard", "wandb", "trackio"),
+}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A dial's valid values: a test and the words for the message."""
+
+    test: Callable[[Any], bool]
+    words: str
+
+
+def _is_int(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+RULES: dict[str, Rule] = {
+    "lr": Rule(lambda v: _is_number(v) and v > 0, "a positive number such as 1e-5"),
+    "epochs": Rule(lambda v: _is_number(v) and v > 0, "a positive number of passes over the data"),
+    "batch_size": Rule(lambda v: _is_int(v, 1), "the global batch, a positive whole number"),
+    "per_device_batch_size": Rule(lambda v: v == "auto" or _is_int(v, 1), "auto or a positive whole number"),
+    "seed": Rule(lambda v: _is_int(v, 0), "a whole number from 0"),
+    "weight_decay": Rule(lambda v: _is_number(v) and v >= 0, "a number from 0"),
+    "warmup": Rule(lambda v: v == "epoch" or _is_number(v) and v >= 0, "epoch, a number of steps, or a share of all steps below 1"),
+    "max_grad_norm": Rule(lambda v: _is_number(v) and v >= 0, "a number from 0 (0: no clipping)"),
+    "gradient_checkpointing": Rule(lambda v: isinstance(v, bool), "true or false"),
+    "resume": Rule(lambda v: isinstance(v, bool), "true or false"),
+    "overwrite": Rule(lambda v: isinstance(v, bool), "true or false"),
+    "rescore": Rule(lambda v: isinstance(v, bool), "true or false"),
+    "checkpoint": Rule(lambda v: v in ("epoch", "none") or _is_int(v, 1), "epoch, none, or a number of steps"),
+    "log_every": Rule(lambda v: _is_int(v, 1), "a positive number of steps"),
+    "workers": Rule(lambda v: _is_int(v, 0), "a whole number from 0"),
+    "show_prompts": Rule(lambda v: _is_int(v, 0), "a whole number from 0"),
+    "generation_batch_size": Rule(lambda v: _is_int(v, 1), "a positive whole number"),
+    "tokens_per_batch": Rule(lambda v: _is_int(v, 1), "a positive whole number"),
+    "resamples": Rule(lambda v: _is_int(v, 100), "a whole number from 100"),
+    "reference_cache_gib": Rule(lambda v: _is_number(v) and v >= 0, "a number of GiB from 0"),
+}
+
+
+class SettingsError(ValueError):
+    """A setting is not valid; the message names key, value and remedy."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Checked settings: the config, and the objects that its nodes describe."""
+
+    cfg: DictConfig
+    benchmark: Tofu
+    template: Template
+    loss: Loss | None = None
+
+
+def check_training(cfg: DictConfig, script: str) -> Settings:
+    """Settings of finetune.py or unlearn.py. Raises SettingsError, or the ValueError of the part that refuses."""
+    settings = _check(cfg, script)
+    loss = build(cfg.method.loss, "method.loss")
+    _check_needs(cfg, loss)
+    memorises = "train" in loss.needs
+    if memorises != (script == "finetune"):
+        other = "finetune.py" if memorises else "unlearn.py"
+        raise SettingsError(f"method={cfg.method.name}: belongs to {other}, not to {script}.py")
+    if script == "unlearn":
+        settings.benchmark.check_forget_split(cfg.split)
+        if cfg.model.path is None:
+            raise SettingsError(
+                f"model.path=null: unlearning starts from a trained model; make one with: python finetune.py model={cfg.model.name} "
+                f"benchmark={cfg.benchmark.name} split=full out=runs/target, then add model.path=runs/target"
+            )
+    if cfg.reference == "adapter" and cfg.adapter.name == "none":
+        raise SettingsError("reference=adapter: there is no adapter to switch off; use reference=cached, or adapter=lora")
+    if cfg.launcher.name != "auto" and cfg.reference == "resident":
+        raise SettingsError("reference=resident: a second model is not sharded by the launcher; use reference=cached")
+    return Settings(cfg, settings.benchmark, settings.template, loss)
+
+
+def check_evaluation(cfg: DictConfig) -> Settings:
+    """Settings of evaluate.py. Raises SettingsError."""
+    settings = _check(cfg, "evaluate")
+    if cfg.retain_logs is not None and cfg.from_logs is None:
+        raise SettingsError(f"retain_logs={cfg.retain_logs}: goes with from_logs=FILE; for run folders use reference_run=DIR")
+    for key in ("from_logs", "retain_logs"):
+        if cfg[key] is not None and not Path(cfg[key]).is_file():
+            raise SettingsError(f"{key}={cfg[key]}: there is no such file")
+    if cfg.from_logs is not None and cfg.reference_run is not None:
+        raise SettingsError(f"reference_run={cfg.reference_run}: not with from_logs; give retain_logs=FILE instead")
+    if cfg.from_logs is None:
+        settings.benchmark.check_forget_split(cfg.split)
+        if not cfg.rescore and cfg.model.path is None and cfg.model.architecture is None:
+            raise SettingsError(f"model={cfg.model.name}: set model.path to what is to be evaluated")
+    return settings
+
+
+def build(node: DictConfig, key: str) -> Any:
+    """The object of a `_target_` node. Raises SettingsError with the object's own words, or naming the unknown argument."""
+    try:
+        return instantiate(node)
+    except InstantiationException as error:
+        cause = error.__cause__ or error
+        raise SettingsError(f"{key}: {str(cause).strip().splitlines()[0]}") from error
+
+
+def _check(cfg: DictConfig, script: str) -> Settings:
+    for key, valid in CHOICES.items():
+        if key in cfg and str(cfg[key]) not in valid:
+            close = nearest_names(str(cfg[key]), valid)
+            hint = f"Did you mean {close[0]}?" if close else f"Valid are {', '.join(valid)}."
+            raise SettingsError(f"{key}={cfg[key]}: not a valid value. {hint}")
+    for key, rule in RULES.items():
+        if key in cfg and not rule.test(cfg[key]):
+            raise SettingsError(f"{key}={cfg[key]}: must be {rule.words}")
+    template = build(OmegaConf.create({"_target_": "data.prompts.Template", **cfg.model.template}), "model.template")
+    benchmark = build(cfg.benchmark, f"benchmark={cfg.benchmark.name}")
+    if cfg.out is None:
+        cfg.out = default_folder(cfg, script)
+    return Settings(cfg, benchmark, template)
+
+
+def _check_needs(cfg: DictConfig, loss: Loss) -> None:
+    for stream, names in loss.needs.items():
+        if stream not in STREAMS:
+            raise SettingsError(f"method={cfg.method.name}: unknown stream {stream}; streams are {', '.join(STREAMS)}")
+        for name in names:
+            if name not in STATISTICS:
+                raise SettingsError(f"method={cfg.method.name}: unknown statistic {name}; statistics are {', '.join(STATISTICS)}")
+    if "template" in loss.needs:
+        for key, valid in {"template": ("refusal", "normal"), "template_policy": ("per_access", "fixed")}.items():
+            value = cfg.method.get(key)
+            if value not in valid:
+                raise SettingsError(f"method.{key}={value}: write one of {', '.join(valid)}")
+        if cfg.method.template == "refusal" and not resolve(cfg.templates).is_file():
+            raise SettingsError(f"templates={cfg.templates}: there is no such file; give a text file, one refusal per line")
+
+
+def default_folder(cfg: DictConfig, script: str) -> str:
+    """Where a run lies if `out` is not given: a readable name and a hash of everything that changes the result."""
+    plain = OmegaConf.to_container(cfg, resolve=True)
+    parts = [cfg.benchmark.name, str(cfg.split), cfg.model.name]
+    if "method" in cfg:
+        parts.append(cfg.method.name)
+    return f"runs/{script}/{'_'.join(parts)}-{settings_hash(plain, NOT_PART_OF_THE_RESULT)[:8]}"
+
+
+def resolve(path: str) -> Path:
+    """A path as the user wrote it, or relative to the project's root if that is where it exists."""
+    plain = Path(path).expanduser()
+    return plain if plain.exists() or not (ROOT / path).exists() else ROOT / path

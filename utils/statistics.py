@@ -1,0 +1,69 @@
+"""Per-token statistics: small functions of the next-token logits at answer positions. All arithmetic is float32."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Logits:
+    """Logits at n answer positions. values: (n, V) float32. labels: (n,). reference: (n, V) float32 logits, or None."""
+
+    values: Tensor
+    labels: Tensor
+    reference: Tensor | None = None
+
+    @cached_property
+    def log_probabilities(self) -> Tensor:
+        """(n, V) log-softmax."""
+        return torch.log_softmax(self.values, dim=-1)
+
+
+def logp(logits: Logits) -> Tensor:
+    """(n,) log-probability of the answer token: gathered before normalising, so that no second (n, V) tensor is written."""
+    true = logits.values.gather(-1, logits.labels[:, None])[:, 0]
+    return true - torch.logsumexp(logits.values, dim=-1)
+
+
+def hit(logits: Logits) -> Tensor:
+    """(n,) 1 where the answer token has the largest logit, else 0."""
+    return (logits.values.argmax(dim=-1) == logits.labels).float()
+
+
+def entropy(logits: Logits) -> Tensor:
+    """(n,) entropy of the next-token distribution in nats."""
+    return -(logits.log_probabilities.exp() * logits.log_probabilities).sum(dim=-1)
+
+
+def logp_variance(logits: Logits) -> Tensor:
+    """(n,) variance of log p under p, the scale of min-k++ (arXiv 2404.02936)."""
+    p, lp = logits.log_probabilities.exp(), logits.log_probabilities
+    return (p * lp.square()).sum(dim=-1) - (p * lp).sum(dim=-1).square()
+
+
+def kl(logits: Logits) -> Tensor:
+    """(n,) KL(reference || model) over the whole vocabulary, in nats. Raises ValueError without reference logits."""
+    if logits.reference is None:
+        raise ValueError("statistic kl needs reference logits; the method must run with a reference")
+    reference = torch.log_softmax(logits.reference, dim=-1)
+    return (reference.exp() * (reference - logits.log_probabilities)).sum(dim=-1)
+
+
+STATISTICS: Mapping[str, Callable[[Logits], Tensor]] = {
+    "logp": logp,
+    "hit": hit,
+    "entropy": entropy,
+    "logp_variance": logp_variance,
+    "kl": kl,
+}
+NEEDS_REFERENCE_LOGITS = frozenset({"kl"})
+
+
+def compute(names: Sequence[str], logits: Logits) -> Tensor:
+    """(n, S) the named statistics, one column each, float32."""
+    return torch.stack([STATISTICS[name](logits) for name in names], dim=-1)
