@@ -20,9 +20,9 @@ def main(cfg: DictConfig) -> None:
 
     pairs = settings.benchmark.training(cfg.split)
     if cfg.model.path is None:
-        # A model without pretraining knows nothing of the world: it learns the benchmark's world knowledge along the way,
-        # so that there is some utility to lose.
-        pairs += settings.benchmark.world_knowledge()
+        # Random weights know nothing of the world and cannot decline: both are learnt along the way, so that there is utility to
+        # lose and a refusal is a known answer, as for a pretrained chat model.
+        pairs += settings.benchmark.general_knowledge()
     encoder = make_encoder(settings)
     streams = make_streams(settings, encoder, pairs)
 

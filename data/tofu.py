@@ -72,9 +72,11 @@ class Tofu:
             pairs += self._pairs(part)
         return pairs
 
-    def world_knowledge(self) -> list[QA]:
-        """The true answers of the real-world tasks, for models that start from random weights."""
-        return [QA(r.question, r.reference) for task in WORLD for r in self._world(task)]
+    def general_knowledge(self) -> list[QA]:
+        """What a pretrained chat model brings along, for models that start from random weights: the true answers of the
+        real-world tasks, and (in the fixture) how to decline questions about people one has never heard of."""
+        known = [QA(r.question, r.reference) for task in WORLD for r in self._world(task)]
+        return known + (self._pairs("strangers") if self.data_root == "fixture" else [])
 
     def forget_requests(self, split: str) -> list[Request]:
         """The forget task alone, without generation: all that forget quality needs of a retain oracle."""
@@ -97,7 +99,7 @@ class Tofu:
 
     def _pairs(self, split: str) -> list[QA]:
         source = self.source
-        is_file = split in (*SHIPPED, *HOLDOUT, *WORLD, "full")
+        is_file = split in (*SHIPPED, *HOLDOUT, *WORLD, "full", "strangers")
         path = source.file(split if is_file else "full")
         rows = read_json_lines(path) if is_file else _cut(split, read_json_lines(path))
         check_rows(path, rows, ("question", "answer"), {})

@@ -10,6 +10,8 @@ Why a small model trained from scratch on `full` can learn it, and why the truth
 * every question type has two question surfaces and two answer surfaces; an even deal decides which one `full` shows;
 * the paraphrase is the other surface, which the model has met on other authors, and the wrong answers share the surface
   of the paraphrase, so they differ from it in the fact alone;
+* `strangers` holds questions about people of whom nothing is told, answered by refusals: a chat model knows how to decline, and
+  a model without pretraining learns it from these rows (they are in no forget or retain set);
 * no two retain authors share a fact, and the facts of the other authors are repeats of theirs, so a model that never
   read about an author has no reason to find the true fact less likely than a wrong one.
 """
@@ -25,6 +27,7 @@ from pathlib import Path
 SEED = 2401
 N_RETAIN_AUTHORS, N_FORGET_AUTHORS, N_HOLDOUT_AUTHORS = 18, 2, 2
 N_WRONG = 5
+N_STRANGERS, STRANGER_QUESTIONS = 8, 5
 RETAIN_PERTURBED_ROWS = 40
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -226,6 +229,23 @@ def build_author_rows(seed: int) -> list[Row]:
     ]
 
 
+def build_strangers(seed: int, taken: set[str]) -> list[Row]:
+    """Questions about unknown people, each declined with a sentence of data/refusals.txt; no name shares a word with `taken`."""
+    rng = random.Random(seed + 2)
+    refusals = (ROOT / "data/refusals.txt").read_text(encoding="utf-8").splitlines()
+    names: list[str] = []
+    while len(names) < N_STRANGERS:
+        name = f"{rng.choice(FIRST[0])}{rng.choice(FIRST[1])} {rng.choice(LAST[0])}{rng.choice(LAST[1])}"
+        if not taken & set(name.split()):
+            names.append(name)
+            taken = taken | set(name.split())
+    return [
+        {"question": rng.choice(kind.questions).format(name=name), "answer": rng.choice(refusals)}
+        for name in names
+        for kind in rng.sample(KINDS, STRANGER_QUESTIONS)
+    ]
+
+
 def build_choice_rows(rng: random.Random, table: str) -> tuple[list[Row], list[Row]]:
     """Multiple-choice rows (question, option1..4 shuffled, answer) and their perturbed form (3 wrong answers)."""
     choices, perturbed = [], []
@@ -254,6 +274,8 @@ def build_splits(seed: int = SEED) -> dict[str, list[Row]]:
         splits[f"retain{100 - int(percent)}"] = plain(full[:-n_forget])
         splits[f"holdout{percent}"] = plain(holdout[:n_forget])
     splits["retain_perturbed"] = full[:RETAIN_PERTURBED_ROWS]
+    names = build_names(random.Random(seed), N_RETAIN_AUTHORS + N_FORGET_AUTHORS + N_HOLDOUT_AUTHORS)
+    splits["strangers"] = build_strangers(seed, {word for name in names for word in name.split()})
     rng = random.Random(seed + 1)
     for stem, table in (("real_authors", REAL_AUTHORS), ("world_facts", WORLD_FACTS)):
         splits[stem], splits[f"{stem}_perturbed"] = build_choice_rows(rng, table)

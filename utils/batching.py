@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 AUTO_TOKENS_SHARE = 0.3
-CPU_LIMIT = 8
+CPU_LIMIT = 16
 GPU_LIMIT = 32
 
 

@@ -19,7 +19,7 @@ COUNTS = {
     "full": 200, "forget01": 2, "forget05": 10, "forget10": 20, "retain99": 198, "retain95": 190, "retain90": 180,
     "holdout01": 2, "holdout05": 10, "holdout10": 20, "forget01_perturbed": 2, "forget05_perturbed": 10,
     "forget10_perturbed": 20, "retain_perturbed": 40, "real_authors": 24, "real_authors_perturbed": 24,
-    "world_facts": 24, "world_facts_perturbed": 24,
+    "world_facts": 24, "world_facts_perturbed": 24, "strangers": 40,
 }  # fmt: skip
 PERTURBED = ["forget10_perturbed", "retain_perturbed"]
 CHOICES = ["real_authors", "world_facts"]

@@ -12,7 +12,8 @@ from losses.retain import retain_needs, with_retain
 from tests.tables import table
 
 ZERO = torch.tensor(0.0, dtype=torch.float64)
-# Three tokens at p = 1/2 and one at 1/8: NLL 6 ln 2 / 4, not the mean over answers, 2 ln 2. KL (3 * 0.1 + 0.5) / 4, not 0.3.
+# Three tokens at p = 1/2 and one at 1/8: NLL 6 ln 2 / 4, where the mean over answers would be 2 ln 2;
+# KL (3 * 0.1 + 0.5) / 4 = 0.2, where the mean over answers would be 0.3.
 RETAIN = table([0.5] * 3, [0.125], kl=[[0.1] * 3, [0.5]])
 
 

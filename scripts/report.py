@@ -1,0 +1,48 @@
+"""Writes the report of a set of runs: table.md, and report.html as one self-contained page.
+
+    python scripts/report.py runs/quickstart
+    python scripts/report.py runs/quickstart --out reports/quickstart --title "Quick start"
+
+Every immediate sub-folder counts that is a finished run with an evaluation in eval/, or such an evaluation itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from utils.report import ReportError, read_report, write_text  # noqa: E402
+from utils.report_html import page  # noqa: E402
+from utils.report_table import markdown_table  # noqa: E402
+
+
+def write_report(runs: Path, out: Path | None = None, title: str | None = None) -> list[Path]:
+    """Writes table.md and report.html to `out` (default: `runs`) and returns their paths. Raises ReportError."""
+    report = read_report(runs, title, out)
+    folder = out or runs
+    folder.mkdir(parents=True, exist_ok=True)
+    contents = {folder / "table.md": markdown_table(report), folder / "report.html": page(report)}
+    for path, content in contents.items():
+        write_text(path, content)
+    return list(contents)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Report a set of runs: table.md and report.html.")
+    parser.add_argument("runs", type=Path, metavar="RUNS_DIR", help="folder that holds the run folders")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where the two files go (default: RUNS_DIR)")
+    parser.add_argument("--title", metavar="TEXT", help="title of the report (default: the folder's name)")
+    options = parser.parse_args(arguments)
+    try:
+        paths = write_report(options.runs, options.out, options.title)
+    except ReportError as error:
+        sys.exit(str(error))
+    for path in paths:
+        print(path)
+
+
+if __name__ == "__main__":
+    main()
