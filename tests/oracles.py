@@ -1,6 +1,6 @@
 """The slow way, as released code writes it: one padded row per (prompt, answer), one forward per stream, all logits.
 
-Nothing here calls `losses/` or the engine, so that the two can be compared. Every oracle has the form
+Nothing here calls `losses/` or the engine, so that the two can be compared. Every oracle of a method has the form
 `oracle(model, reference, streams, pad) -> scalar loss`, where `streams` maps a stream to its examples and `reference` is a
 frozen copy of the model, forwarded again. Coefficients are those that papers and released code print.
 """
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from data.prompts import Example
+from utils.tokens import TokenTable
 
 Streams = Mapping[str, Sequence[Example]]
 Oracle = Callable[[nn.Module, nn.Module, Streams, int], Tensor]
@@ -185,3 +186,28 @@ def tofu_scores(model: nn.Module, groups: Sequence[Sequence[Sequence[Example]]],
         each = iter((summed / tokens).tolist())
         found.append([[next(each) for _ in answers] for answers in questions])
     return found
+
+
+def slow_tables(model, reference, needs: Mapping[str, Sequence[str]], streams: Streams, pad: int) -> dict[str, TokenTable]:
+    """The token tables of any loss, in float64, from one full padded forward per stream: the oracle of a method without one.
+
+    Statistics beyond these need a line here, written from their definition.
+    """
+    tables = {}
+    for stream, names in needs.items():
+        logits, labels = all_logits(model, streams[stream], pad)
+        with torch.no_grad():
+            theirs = torch.log_softmax(all_logits(reference, streams[stream], pad)[0].double(), dim=-1)
+        ours = torch.log_softmax(logits.double(), dim=-1)
+        true = labels.clamp(min=0)[..., None]
+        values = {
+            "logp": lambda ours=ours, true=true: ours.gather(-1, true)[..., 0],
+            "hit": lambda ours=ours, true=true: (ours.argmax(dim=-1) == true[..., 0]).double(),
+            "entropy": lambda ours=ours: torch.special.entr(ours.exp()).sum(dim=-1),
+            "reference_logp": lambda theirs=theirs, true=true: theirs.gather(-1, true)[..., 0],
+            "kl": lambda ours=ours, theirs=theirs: (theirs.exp() * (theirs - ours)).sum(dim=-1),
+        }
+        unknown = set(names) - set(values)
+        assert not unknown, f"statistics {sorted(unknown)} have no slow definition yet: add them to slow_tables in {__file__}"
+        tables[stream] = TokenTable.of(labels != -100, {name: values[name]() for name in names})
+    return tables

@@ -68,7 +68,7 @@ def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
     """About `count` round numbers in [low, high], low < high."""
     raw = (high - low) / count
     power = 10.0 ** math.floor(math.log10(raw))
-    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * 0.999)
+    step = power * min((1, 2, 5, 10), key=lambda factor: abs(math.log(factor * power / raw)))
     first = math.ceil(low / step - 1e-9)
     return [k * step for k in range(first, math.floor(high / step + 1e-9) + 1)]
 
@@ -118,7 +118,7 @@ def curves(title: str, lines: Sequence[Curve], width: float = 350, height: float
     parts = []
     for tick in nice_ticks(y.low, y.high):
         parts += [line(x.start, y(tick), right, y(tick), "grid"), text(38, y(tick) + 3.5, f"{tick:.4g}", anchor="end")]
-    for tick in nice_ticks(x.low, x.high, 3):
+    for tick in nice_ticks(x.low, x.high):
         parts.append(text(x(tick), height - 10, f"{tick:g}", anchor="middle"))
     parts.append(text(right + 16, height - 10, "step"))
     for index, curve in enumerate(drawn):

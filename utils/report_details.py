@@ -163,8 +163,8 @@ def _duration(seconds: float | None) -> str:
     if seconds is None:
         return "unknown"
     if seconds < 120:
-        return f"{seconds:.1f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+        return f"{seconds:.1f}\u00a0s"
+    return f"{seconds / 60:.1f}\u00a0min" if seconds < 7200 else f"{seconds / 3600:.1f}\u00a0h"
 
 
 def _libraries(runs: Sequence[ReportRun]) -> list[str]:

@@ -100,9 +100,10 @@ def caution(report: Report) -> list[str]:
     weak = [run for run in report.of_role("target") if (_number(run, QUALITY) or 0.0) >= SIGNIFICANCE]
     if weak:
         number = weak[0].metrics[QUALITY]
+        p = show(COLUMNS[0], number.value)
         notes.append(
-            f"The target itself passes the test (p = {show(COLUMNS[0], number.value)}, n = {number.n}): these questions "
-            "are too few, or it knows too little of them, for forget quality to tell who forgot."
+            f"The target itself passes the test (p = {p}, n = {number.n}): these questions are too few, or it knows "
+            "too little of them, for forget quality to tell who forgot."
         )
     for name, values in disagreements(report).items():
         notes.append(f"The runs do not share one {name}: {', '.join(values)}. Compare only those that do.")

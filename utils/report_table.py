@@ -40,14 +40,18 @@ QUALITY, UTILITY = "forget_quality", "model_utility"
 
 
 def best_cells(report: Report) -> set[tuple[Path, str]]:
-    """(folder, column name) of the best methods of each column; methods whose printed numbers agree share the place."""
+    """(folder, column name) of the best methods of each column.
+
+    Methods whose printed numbers agree share the place; where all of them do, or there is only one, nobody has it.
+    """
     best = set()
     for column in COLUMNS:
         values = {run.folder: run.value(column.metric) for run in report.of_role("method")}
         values = {folder: value for folder, value in values.items() if value is not None and not math.isnan(value)}
         if values:
             shown = show(column, (max if column.higher else min)(values.values()))
-            best |= {(folder, column.name) for folder, value in values.items() if show(column, value) == shown}
+            first = {(folder, column.name) for folder, value in values.items() if show(column, value) == shown}
+            best |= first if len(first) < len(values) else set()
     return best
 
 

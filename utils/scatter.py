@@ -66,7 +66,7 @@ def place_labels(
     found: dict[int, Label] = {}
     for index in sorted(range(len(centres)), key=lambda k: (centres[k], k)):
         options = _options(centres[index], _text_width(labels[index]))
-        costs = [reach + 4 * _clash(box, taken) + 40 * _outside(box, bounds) for reach, box in options]
+        costs = [reach + _clash(box, taken) + 40 * _outside(box, bounds) for reach, box in options]
         best = options[costs.index(min(costs))]
         taken.append(best[1])
         found[index] = Label(best[1][0], best[1][3] - 3, best[0] > 20)
@@ -93,7 +93,8 @@ def overlap(first: Box, second: Box) -> float:
 
 
 def _clash(box: Box, taken: Sequence[Box]) -> float:
-    return sum(overlap(box, other) for other in taken)
+    """Cost of what a box would cover: a touch is worse than any distance, more is worse."""
+    return sum(120 + 4 * shared for other in taken if (shared := overlap(box, other)) > 0)
 
 
 def _outside(box: Box, bounds: Box) -> float:
