@@ -35,8 +35,9 @@ def main(cfg: DictConfig) -> None:
     if cfg.from_logs is not None:
         metrics = metrics_from_logs(settings)
         run = Run.open(cfg, "evaluate")
-        write_metrics(metrics, out)
-        run.finish()
+        if not run.skip:
+            write_metrics(metrics, out)
+            run.finish()
         return
 
     distributed.start()

@@ -19,6 +19,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Literal, get_args
 
 from transformers import PreTrainedTokenizerBase
@@ -148,6 +149,11 @@ class Encoder:
 
     def fingerprint(self) -> str:
         """16 hex digits that change with anything that changes the ids: tokenizer, template, max_length, compat."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        # Kept: a tokenizer with a large vocabulary takes about a second to describe itself.
         state = {
             "tokenizer": tokenizer_state(self.tokenizer),
             "chat_template": self.tokenizer.chat_template if self.template.kind == "chat" else None,

@@ -47,6 +47,8 @@ class Streams:
         self.dropped = len(self.items) - len(kept)
         self.items = kept
         self.retain = [item for item in self.retain if self._fits(item)] if "retain" in self.names else ()
+        if "retain" in self.names and not self.retain:
+            raise ValueError(f"no retain item is left: all prompts fill max_length={self.encoder.max_length}; raise it")
         if not kept:
             raise ValueError(f"no item is left: all {self.dropped} prompts fill max_length={self.encoder.max_length}; raise it")
 

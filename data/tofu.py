@@ -67,7 +67,7 @@ class Tofu:
     def training(self, split: str) -> list[QA]:
         """Pairs of one split, or of several joined by +. Raises ValueError for an unknown split, DataError for bad rows."""
         pairs = []
-        for part in split.split("+"):
+        for part in str(split).split("+"):
             _one_of(part, TRAINING)
             pairs += self._pairs(part)
         return pairs
@@ -101,8 +101,10 @@ class Tofu:
         source = self.source
         is_file = split in (*SHIPPED, *HOLDOUT, *WORLD, "full", "strangers")
         path = source.file(split if is_file else "full")
-        rows = read_json_lines(path) if is_file else _cut(split, read_json_lines(path))
+        rows = read_json_lines(path)
         check_rows(path, rows, ("question", "answer"), {})
+        if not is_file:
+            rows = _cut(split, rows)
         if split.startswith("retain") and self.retain_rows is not None:
             rows = rows[: self.retain_rows]
         return [QA(row["question"], row["answer"]) for row in rows]

@@ -57,7 +57,9 @@ def encoder() -> Encoder:
     return Encoder(tokenizer(), Template("plain", "Question: ", "\n", "Answer: "))
 
 
-def tiny_model(family: str = "llama", attention: str = "sdpa", seed: int = 0, vocabulary: int = 0, **settings) -> nn.Module:
+def tiny_model(
+    family: str = "llama", attention: str = "sdpa", seed: int = 0, vocabulary: int = 0, **settings
+) -> nn.Module:
     """A random model in float32 and eval mode; its head is not tied to the embeddings unless `settings` says so.
 
     vocabulary: number of tokens, that of the tokenizer by default. settings: more fields of the model's config.
@@ -83,7 +85,9 @@ def with_lora(model: nn.Module, targets: str | list[str] = "all-linear") -> Peft
     torch.manual_seed(1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", r=4, lora_alpha=8, target_modules=targets)).eval()
+        return get_peft_model(
+            model, LoraConfig(task_type="CAUSAL_LM", r=4, lora_alpha=8, target_modules=targets)
+        ).eval()
 
 
 def moved(model: nn.Module, by: float = 0.02, seed: int = 7) -> nn.Module:
@@ -92,7 +96,9 @@ def moved(model: nn.Module, by: float = 0.02, seed: int = 7) -> nn.Module:
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:
-                parameter += by * torch.randn(parameter.shape, generator=generator, dtype=torch.float32).to(parameter.dtype)
+                parameter += by * torch.randn(parameter.shape, generator=generator, dtype=torch.float32).to(
+                    parameter.dtype
+                )
     return model
 
 

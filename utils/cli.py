@@ -11,15 +11,21 @@ from collections.abc import Callable, Iterable, Sequence
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException
+from hydra.core.override_parser.types import Glob, Override
+from hydra.errors import CompactHydraException, HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from utils import ROOT
 
 CONFIG = ROOT / "config"
+# Hydra's own flags whose next word is their value, not an override.
+FLAGS_WITH_VALUE = tuple(
+    "-c --cfg -p --package -i --info -cp --config-path -cn --config-name -cd --config-dir --experimental-rerun".split()
+)
 
 
 def check_command_line(config_name: str, arguments: Sequence[str] | None = None) -> None:
@@ -28,17 +34,19 @@ def check_command_line(config_name: str, arguments: Sequence[str] | None = None)
     Runs before Hydra, whose own message would not say which name was meant.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
-    problem = find_problem(config_name, [a for a in arguments if not a.startswith("-")])
+    problem = find_problem(config_name, _overrides(arguments))
     if problem:
         sys.exit(problem)
 
 
 def find_problem(config_name: str, overrides: Sequence[str]) -> str | None:
     """What is wrong with the overrides, in one sentence; None if nothing is."""
-    try:
-        parsed = OverridesParser.create().parse_overrides(list(overrides))
-    except HydraException as error:
-        return f"command line: {_first_line(error)}; write key=value, with quotes around values that hold spaces or commas"
+    parser, parsed = OverridesParser.create(), []
+    for word in overrides:
+        try:
+            parsed += parser.parse_overrides([word])
+        except HydraException:
+            return f"{word}: not understood; write key=value, with quotes around a value that holds brackets or commas"
     choices = [o for o in parsed if _is_group(o.key_or_group)]
     for override in choices:
         problem = _choice_problem(override)
@@ -48,15 +56,16 @@ def find_problem(config_name: str, overrides: Sequence[str]) -> str | None:
         keys = _keys(_compose(config_name, [o.input_line for o in choices if not o.is_sweep_override()]))
         if any(o.is_sweep_override() for o in choices):
             # A sweep over choices: a key is fine if any of the swept choices has it.
-            swept = [f"{o.key_or_group}={v}" for o in choices if o.is_sweep_override() for v in o.sweep_string_iterator()]
+            swept = [f"{o.key_or_group}={value}" for o in choices if o.is_sweep_override() for value in _chosen(o)]
             for choice in swept:
                 keys |= _keys(_compose(config_name, [choice]))
     except (HydraException, OmegaConfBaseException) as error:
         return f"command line: {_first_line(error)}"
     for override in parsed:
         name = override.key_or_group
-        plain = not (override.is_add() or override.is_force_add() or override.is_delete())
-        if plain and not _is_group(name) and name not in keys and not name.startswith("hydra."):
+        added = override.is_add() or override.is_force_add()
+        free = added or override.is_delete() or override.is_hydra_override()
+        if not free and not _is_group(name) and name not in keys:
             groups = {path.name for path in CONFIG.iterdir() if path.is_dir()}
             return f"{override.input_line}: there is no key {name}. {_nearest(name, keys | groups)}"
     return None
@@ -65,17 +74,23 @@ def find_problem(config_name: str, overrides: Sequence[str]) -> str | None:
 def one_sentence(main: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
     """Errors that mean bad input (ValueError and its kin) end the program with their message instead of a traceback.
 
-    LETHE_TRACEBACK=1 shows the traceback all the same.
+    A sweep goes on with its other jobs and fails at its end. LETHE_TRACEBACK=1 shows the traceback all the same.
     """
 
     @functools.wraps(main)
     def wrapped(cfg: DictConfig) -> None:
         try:
             main(cfg)
+            return
         except (ValueError, ArithmeticError, OmegaConfBaseException) as error:
             if os.environ.get("LETHE_TRACEBACK") == "1":
                 raise
-            sys.exit(str(error))
+            problem = str(error)
+        # Out here the failed calls are gone, and with them progress bars that would print after the message.
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            print(problem, file=sys.stderr)
+            raise CompactHydraException(problem)
+        sys.exit(problem)
 
     return wrapped
 
@@ -90,14 +105,32 @@ def nearest_names(word: str, valid: Iterable[str]) -> list[str]:
     return close[:3]
 
 
+def _overrides(arguments: Sequence[str]) -> list[str]:
+    """The key=value words of a command line, without flags and their values."""
+    words = []
+    for before, word in zip(("", *arguments), arguments, strict=False):
+        if not word.startswith("-") and not (before in FLAGS_WITH_VALUE and "=" not in word):
+            words.append(word)
+    return words
+
+
 def _choice_problem(override: Override) -> str | None:
-    group = override.key_or_group
-    valid = sorted(path.stem for path in (CONFIG / group).glob("*.yaml"))
-    values = list(override.sweep_string_iterator()) if override.is_sweep_override() else [str(override.value())]
-    for value in values:
+    group, valid = override.key_or_group, _choices(override.key_or_group)
+    for value in _chosen(override):
         if value not in valid:
             return f"{group}={value}: there is no such {group}. {_nearest(value, valid)}"
     return None
+
+
+def _choices(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONFIG / group).glob("*.yaml"))
+
+
+def _chosen(override: Override) -> list[str]:
+    """The choices that an override of a group makes: one, or those of a sweep (a,b or choice(a,b) or glob(a*))."""
+    if isinstance(override.value(), Glob):
+        return override.value().filter(_choices(override.key_or_group))
+    return list(override.sweep_string_iterator()) if override.is_sweep_override() else [str(override.value())]
 
 
 def _nearest(word: str, valid: Iterable[str]) -> str:
@@ -108,7 +141,7 @@ def _nearest(word: str, valid: Iterable[str]) -> str:
 
 
 def _is_group(name: str) -> bool:
-    return (CONFIG / name).is_dir()
+    return name != "" and (CONFIG / name).is_dir()
 
 
 def _compose(config_name: str, overrides: Sequence[str]) -> DictConfig:

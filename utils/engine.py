@@ -35,7 +35,8 @@ Project = Callable[[Tensor], Tensor]
 class ReferenceValues:
     """What the frozen reference model says at the n answer positions of a batch.
 
-    logp: (n,) float32. hidden: (n, H) last hidden states, None unless full distributions are needed. project: (m, H) -> (m, V).
+    logp: (n,) float32. hidden: (n, H) last hidden states, None unless full distributions are needed. project: (m, H) -> (m, V),
+    the reference's output head; None where that is the model's own, because it does not train.
     """
 
     logp: Tensor
@@ -63,6 +64,7 @@ class Engine:
         self.dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
         self.device = next(model.parameters()).device
         self.vocabulary = self.head.weight.shape[0]
+        self._check_head()
         self.shared = self._can_share() if shared is None else shared
 
     def pack(self, streams: Mapping[str, Sequence[Example]]) -> Packed:
@@ -142,6 +144,7 @@ class Engine:
         """(m, len(names)): projects at most `chunk_bytes` of logits at a time; chunks are recomputed in backward, a single one is kept."""
         size = max(1, self.chunk_bytes // (4 * self.vocabulary))
         with_reference = not NEEDS_REFERENCE_LOGITS.isdisjoint(names)
+        their_project = reference.project or project if with_reference else None
         recompute = torch.is_grad_enabled() and hidden.shape[0] > size
 
         def chunk(states: Tensor, start: int) -> Tensor:
@@ -149,7 +152,7 @@ class Engine:
             theirs = None
             if with_reference:
                 with torch.no_grad():
-                    theirs = reference.project(reference.hidden[first + start : first + stop]).float()
+                    theirs = their_project(reference.hidden[first + start : first + stop]).float()
             return compute(names, Logits(project(states).float(), labels[start:stop], theirs))
 
         parts = []
@@ -162,28 +165,33 @@ class Engine:
         return torch.cat(parts)
 
     @torch.no_grad()
-    def _can_share(self) -> bool:
-        """Tries both layouts on a few tokens: refuses a model whose logits the engine cannot reproduce, falls back if only sharing fails."""
-        tolerance = 1e-3 if self.dtype == torch.float32 else 0.5
-        span = min(self.vocabulary, 60)
-        prompt, long, short = tuple(range(3, span // 3)), tuple(range(span // 3, span - 3)), (5, 4, 3)
-        streams = {"check": [Example(prompt, long), Example(prompt, short)]}
-        was_training = self.model.training
-        self.model.eval()
-        needs = {"check": ("logp",)}
-        plain = self.statistics(self._on_device(pack(streams, self.pad, False)), needs, ("logp",))[:, 0]
-        full = torch.tensor([prompt + long], device=self.device)
-        logits = self.model(input_ids=full, use_cache=False).logits[0, len(prompt) - 1 : -1].float()
-        own = torch.log_softmax(logits, -1).gather(-1, full[0, len(prompt) :, None])[:, 0]
-        if (plain[: len(long)] - own).abs().max() > tolerance:
+    def _check_head(self) -> None:
+        """Lets the head return made-up logits: whatever the model hands on must be these."""
+        packed = pack({"check": [Example((3, 4), (5, 6, 7))]}, self.pad, shared=False).to(self.device)
+        made_up = torch.tensor([-40.0, 0.5, 40.0], device=self.device)[:, None]
+        with evaluating(self.model):
+            returned = self._forward(packed, lambda project, hidden: made_up, None)
+        if returned.shape != made_up.shape or not torch.equal(returned.float(), made_up):
             raise ValueError(
                 f"model {type(self.model).__name__}: its logits are not those of its output head (soft-capping or scaling after the "
                 "head), so token statistics would be wrong; this architecture is not supported"
             )
+
+    @torch.no_grad()
+    def _can_share(self) -> bool:
+        """Tries both layouts on a few tokens: whether the model heeds the mask of shared lines."""
+        span = min(self.vocabulary, 60)
+        prompt, long, short = tuple(range(3, span // 3)), tuple(range(span // 3, span - 3)), (5, 4, 3)
+        streams = {"check": [Example(prompt, long), Example(prompt, short)]}
+        tolerance = 1e-3 if self.dtype == torch.float32 else 0.5
         fits = self.model.config._attn_implementation not in KERNELS_WITHOUT_MASK
         if fits:
             try:
-                shared = self.statistics(self._on_device(pack(streams, self.pad, True)), needs, ("logp",))[:, 0]
+                with evaluating(self.model):
+                    plain, shared = (
+                        self.statistics(pack(streams, self.pad, how).to(self.device), {"check": ("logp",)}, ("logp",))
+                        for how in (False, True)
+                    )
                 fits = bool((shared - plain).abs().max() <= tolerance)
             except (TypeError, ValueError, RuntimeError):
                 fits = False
@@ -193,11 +201,7 @@ class Engine:
                 type(self.model).__name__,
                 self.model.config._attn_implementation,
             )
-        self.model.train(was_training)
         return fits
-
-    def _on_device(self, packed: Packed) -> Packed:
-        return packed.to(self.device)
 
 
 def output_head(model: nn.Module) -> nn.Linear:
@@ -206,6 +210,17 @@ def output_head(model: nn.Module) -> nn.Linear:
     if head is None or head.weight.dim() != 2:
         raise ValueError(f"model {type(model).__name__} has no linear output head; only causal language models can be unlearned")
     return head
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Within the block, dropout is off."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
 
 
 @contextmanager

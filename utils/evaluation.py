@@ -61,10 +61,10 @@ def check_reference(settings: Settings, encoder: Encoder) -> None:
     if not folder.is_dir():
         raise SettingsError(f"reference_run={folder}: there is no such folder. {_make_oracle(settings)}")
     if _saved_scores(folder, _forget_key(settings, encoder)) is None and not _holds_model(folder):
-        task = _forget_task_name(settings)
         raise SettingsError(
-            f"reference_run={folder} holds no scores for {task} with these prompts. Make them with: python evaluate.py "
-            f"model={cfg.model.name} model.path={folder} benchmark={cfg.benchmark.name} split={cfg.split}"
+            f"reference_run={folder} holds no model, and no scores for split={cfg.split} with these prompts and rows. Name the "
+            f"retain oracle's own folder, or evaluate it first with: python evaluate.py model={cfg.model.name} "
+            f"model.path=ORACLE benchmark={cfg.benchmark.name} split={cfg.split} reference_run=none"
         )
 
 
@@ -77,7 +77,7 @@ def bring_reference(settings: Settings, run: Run, encoder: Encoder) -> None:
     path = _saved_scores(folder, key)
     if path is None:
         path = folder / "reference" / f"{key}.parquet"
-        log.info("%s holds no scores for %s yet: scoring its model once", folder, _forget_task_name(settings))
+        log.info("%s holds no scores for split=%s yet: scoring its model once", folder, cfg.split)
         theirs = settings.cfg.copy()
         with open_dict(theirs):
             theirs.model.path = str(folder)
@@ -136,15 +136,21 @@ def _forget_key(settings: Settings, encoder: Encoder) -> str:
 
 
 def _saved_scores(folder: Path, key: str) -> Path | None:
-    """Scores with this key in a run folder or one of its evaluations."""
+    """Scores with this key in a run folder, in an evaluation of it that lies in it, or in an evaluation's own folder."""
     direct = folder / "reference" / f"{key}.parquet"
     if direct.is_file():
         return direct
     for table in sorted([folder / "scores.parquet", *folder.glob("*/scores.parquet")]):
         known = read_json(table.with_name("run.json")) or {}
         if table.is_file() and known.get("requests") == key and known.get("status") == "finished":
-            return table
+            if table.parent == folder or _same_folder(known["settings"]["model"]["path"], folder):
+                return table
     return None
+
+
+def _same_folder(path: str | None, folder: Path) -> bool:
+    # A folder that only collects runs holds evaluations of other models too.
+    return path is not None and Path(path).expanduser().resolve() == folder.expanduser().resolve()
 
 
 def _holds_model(folder: Path) -> bool:
@@ -167,10 +173,6 @@ def _make_oracle(settings: Settings) -> str:
         f"Make one with: python finetune.py model={cfg.model.name} benchmark={cfg.benchmark.name} split={split} out=runs/{split}, "
         f"then add reference_run=runs/{split}; or leave forget quality out with reference_run=none"
     )
-
-
-def _forget_task_name(settings: Settings) -> str:
-    return f"{settings.cfg.split}_perturbed"
 
 
 def _metric_compat(compat: str) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -44,11 +45,23 @@ def generate(
             mask[ids == encoder.pad_id] = 0
         length = max(1, TOFU_TOTAL - width) if original else max_new_tokens
         config = GenerationConfig(do_sample=False, max_new_tokens=length, pad_token_id=encoder.pad_id, eos_token_id=ends)
-        output = model.generate(ids.to(device), attention_mask=mask.to(device), generation_config=config)
+        with _no_habits(model):
+            output = model.generate(ids.to(device), attention_mask=mask.to(device), generation_config=config)
         decoded = tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)
         texts |= {n: text if original else text.strip() for n, text in zip(batch, decoded, strict=True)}
     model.train(was_training)
     return [texts[n] for n in range(len(prompts))]
+
+
+@contextmanager
+def _no_habits(model: nn.Module) -> Iterator[None]:
+    """Within the block, the model's own generation config does not fill in what ours leaves open (repetition penalties)."""
+    own = model.generation_config
+    model.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = own
 
 
 def _end_ids(model: nn.Module, eos: int) -> list[int]:

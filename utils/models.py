@@ -50,13 +50,18 @@ def model_folder(path: str) -> str:
     """
     folder = Path(path).expanduser()
     for candidate in (folder / "model", folder):
-        if (candidate / "config.json").is_file() or (candidate / ADAPTER_FILE).is_file():
+        if (candidate / "config.json").is_file() or is_adapter(str(candidate)):
             return str(candidate)
     looks_local = folder.exists() or path.startswith((".", "/", "~", "runs", "models")) or path.count("/") > 1
     if looks_local:
         state = "holds no model" if folder.exists() else "does not exist"
         raise ModelError(f"model.path={path} {state}; give a run folder, a checkpoint folder or a Hub name")
     return path
+
+
+def is_adapter(folder: str) -> bool:
+    """Whether a folder (as `model_folder` gives it) holds an adapter instead of a whole model."""
+    return (Path(folder) / ADAPTER_FILE).is_file()
 
 
 def load_tokenizer(model: DictConfig) -> PreTrainedTokenizerBase:
@@ -84,17 +89,27 @@ def load_model(model: DictConfig, tokenizer: PreTrainedTokenizerBase, precision:
     path = model_folder(model.path)
     try:
         with main_first():
-            if (Path(path) / ADAPTER_FILE).is_file():
-                return load_adapter(path, model, precision, quantise).merge_and_unload()
+            if is_adapter(path):
+                merged = load_adapter(path, model, precision).merge_and_unload()
+                return merged.requires_grad_(True)  # the adapter had frozen what lies under it
             return _pretrained(path, model, precision, quantise)
+    except ModelError:
+        raise
     except (OSError, ValueError) as error:
         raise ModelError(f"model.path={model.path}: cannot be loaded ({_first_line(error)}); {_how_to_get(model)}") from error
 
 
-def load_adapter(path: str, model: DictConfig, precision: Precision, quantise: bool = False) -> PeftModel:
-    """Base model plus the adapter in folder `path`."""
+def load_adapter(path: str, model: DictConfig, precision: Precision) -> PeftModel:
+    """Base model plus the adapter in folder `path`. Raises ModelError if the base model is not where the adapter says."""
     base = PeftConfig.from_pretrained(path).base_model_name_or_path
-    return PeftModel.from_pretrained(_pretrained(model_folder(base), model, precision, quantise), path)
+    try:
+        folder = model_folder(base or "")
+    except ModelError as error:
+        raise ModelError(
+            f"model.path={model.path}: the base model {base} that its adapter belongs to does not exist; bring it back, or "
+            f"change base_model_name_or_path in {Path(path) / ADAPTER_FILE}"
+        ) from error
+    return PeftModel.from_pretrained(_pretrained(folder, model, precision, quantise=False), path)
 
 
 def add_adapter(model: nn.Module, adapter: DictConfig, lora: DictConfig, quantised: bool) -> PeftModel:
@@ -154,9 +169,13 @@ def _pretrained(path: str, model: DictConfig, precision: Precision, quantise: bo
     )
 
 
-def _nf4() -> BitsAndBytesConfig:
+def check_quantisation() -> None:
+    """Raises ModelError if models cannot be loaded in 4 bit."""
     if importlib.util.find_spec("bitsandbytes") is None:
         raise ModelError("adapter=qlora needs the package bitsandbytes; install it with: pip install bitsandbytes==0.50.2")
+
+
+def _nf4() -> BitsAndBytesConfig:
     compute = torch.bfloat16 if torch.cuda.is_available() else torch.float32
     return BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=compute

@@ -65,7 +65,9 @@ class Packed:
         if not self.shared:
             return ((self.reach > 0) & readable).long()
         column = torch.arange(self.reach.shape[1], device=self.reach.device)
-        visible = (column[None, :] <= column[:, None]) & (column[:, None] < self.reach[:, None, :]) & readable[:, None, :]
+        visible = (
+            (column[None, :] <= column[:, None]) & (column[:, None] < self.reach[:, None, :]) & readable[:, None, :]
+        )
         visible |= (column[None, :] == column[:, None]) & ~visible.any(dim=-1, keepdim=True)
         blocked = torch.zeros(visible.shape, dtype=dtype, device=self.reach.device)
         return blocked.masked_fill_(~visible, torch.finfo(dtype).min)[:, None]
@@ -80,9 +82,7 @@ class Packed:
         return table, mask
 
 
-def pack(
-    streams: Mapping[str, Sequence[Example]], pad: int, shared: bool = True, hide: int | None = None
-) -> Packed:
+def pack(streams: Mapping[str, Sequence[Example]], pad: int, shared: bool = True, hide: int | None = None) -> Packed:
     """Packs the examples of all streams. Raises ValueError if there are none, or for one without prompt or answer tokens.
 
     pad: token id written on padding (any id will do: the mask goes by length).

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from data.prompts import Example
-from utils.engine import Engine, ReferenceValues
+from utils.engine import Engine, Project, ReferenceValues, evaluating
 from utils.packing import Packed
 from utils.reference_cache import ReferenceCache
 from utils.statistics import NEEDS_REFERENCE_LOGITS
@@ -49,12 +48,12 @@ class AdapterReference:
 
     def __init__(self, engine: Engine):
         self.engine = engine
+        self.project = frozen_head(engine)
 
     @torch.no_grad()
     def values(self, packed: Packed) -> ReferenceValues:
         with self.engine.model.disable_adapter(), evaluating(self.engine.model):
-            hidden = self.engine.hidden(packed)
-        return _values(self.engine, packed, hidden, self.engine.head)
+            return _values(self.engine, packed, self.project)
 
 
 class ResidentReference:
@@ -66,22 +65,18 @@ class ResidentReference:
 
     @torch.no_grad()
     def values(self, packed: Packed) -> ReferenceValues:
-        return _values(self.engine, packed, self.engine.hidden(packed), self.engine.head)
+        return _values(self.engine, packed, self.engine.head)
 
 
 class CachedReference:
     """Values read from disk; see `utils.reference_cache` for how they are kept.
 
-    Full distributions come from the cached hidden states and a frozen copy of the output head (the live head serves where it
-    does not train).
+    Full distributions come from the cached hidden states and the output head as it was (see `frozen_head`).
     """
 
     def __init__(self, engine: Engine, cache: ReferenceCache, with_hidden: Collection[str]):
         self.cache, self.with_hidden = cache, frozenset(with_hidden)
-        self.project = None
-        if self.with_hidden:
-            trains = engine.head.weight.requires_grad
-            self.project = FrozenHead(engine.head) if trains else engine.head
+        self.project = frozen_head(engine) if self.with_hidden else None
 
     @torch.no_grad()
     def values(self, packed: Packed) -> ReferenceValues:
@@ -152,16 +147,15 @@ def cache_gib(engine: Engine, needs, examples: dict[str, Sequence[Example]]) -> 
     return total / GIBIBYTE
 
 
-def _values(engine: Engine, packed: Packed, hidden: Tensor, project: nn.Module) -> ReferenceValues:
+def frozen_head(engine: Engine) -> FrozenHead | None:
+    """A copy of the output head as it is now; None if nothing of it trains, so that the live head serves.
+
+    An adapter on the head still changes nothing when the reference is made: the layer under it is the reference's head.
+    """
+    trains = any(parameter.requires_grad for parameter in engine.head.parameters())
+    return FrozenHead(engine.head) if trains else None
+
+
+def _values(engine: Engine, packed: Packed, project: Project | None) -> ReferenceValues:
+    hidden = engine.hidden(packed)
     return ReferenceValues(engine.logp_of(hidden, packed.labels), hidden, project)
-
-
-@contextmanager
-def evaluating(model: nn.Module):
-    """Within the block, dropout is off."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)

@@ -15,6 +15,7 @@ import hashlib
 import logging
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from uuid import uuid4
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -99,7 +100,7 @@ class ReferenceCache:
             tensors["hidden"] = torch.cat([states for _, _, states in entries])
         name = hashlib.blake2b(digests + bytes("hidden" in tensors), digest_size=12).hexdigest()
         target = self.folder / f"values-{name}.safetensors"
-        partial = target.with_suffix(f".partial{rank()}")
+        partial = target.with_suffix(f".partial-{uuid4().hex}")  # other runs may be writing the same file
         save_file(tensors, partial)
         partial.replace(target)
 

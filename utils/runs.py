@@ -45,6 +45,8 @@ NOT_PART_OF_THE_RESULT = (
     "checkpoint",
     "show_prompts",
     "workers",
+    "tokens_per_batch",
+    "rescore",
 )
 LIBRARIES = ("torch", "transformers", "accelerate", "peft", "datasets", "hydra-core", "rouge_score", "scipy", "numpy")
 
@@ -67,8 +69,9 @@ class Run:
     def open(cls, cfg: DictConfig, script: str) -> Run:
         """Starts, resumes or skips the run in `cfg.out`.
 
-        Raises RunError if the folder holds a run with other settings, or something that is no run, or a half-written run while
-        resume=false; nothing is deleted unless overwrite=true.
+        Raises RunError if the folder holds a run with other settings or from other weights, or something that is no run, or a
+        half-written run while resume=false. Without overwrite=true only the folder of a run that failed before its first
+        result is deleted.
         """
         settings = OmegaConf.to_container(cfg, resolve=True)
         run = cls(Path(cfg.out), settings)
@@ -77,6 +80,8 @@ class Run:
             log.info("%s is finished with these settings; skipped (overwrite=true runs it again)", run.folder)
             run.skip = True
             return run
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()  # a sweep runs many jobs in one process
         barrier()
         if is_main():
             if state != "running" or cfg.overwrite:
@@ -118,35 +123,59 @@ class Run:
     def _look(self, script: str) -> str:
         """new | running | finished. Raises RunError for what is in the way."""
         overwrite, resume = self.settings["overwrite"], self.settings["resume"]
+        if self.folder.exists() and not self.folder.is_dir():
+            raise RunError(f"out={self.folder}: there is a file of that name; choose another out=")
         if not self.folder.exists() or not any(self.folder.iterdir()):
             return "new"
-        known = read_json(self.folder / "run.json")
-        if known is None:
-            foreign = sorted(path.name for path in self.folder.iterdir())[:5]
-            if (self.folder / "run.json").exists():
-                raise RunError(f"out={self.folder}: its run.json is damaged; delete the folder or choose another out=")
-            raise RunError(f"out={self.folder}: not a run folder (it holds {', '.join(foreign)}); choose another out=")
-        if known.get("script") != script:
-            raise RunError(
-                f"out={self.folder} holds a run of {known.get('script')}, not of {script}; choose another out="
-            )
-        changed = _differences(known["settings"], self.settings)
+        known = self._known()
+        if known["script"] != script:
+            raise RunError(f"out={self.folder} holds a run of {known['script']}, not of {script}; choose another out=")
         if overwrite:
             return known["status"]
+        if known["status"] == "running" and not self._has_results():
+            return "new"
+        changed = _differences(known["settings"], self.settings)
         if changed:
+            shown = "; ".join(changed[:4]) + (f"; and {len(changed) - 4} more" if len(changed) > 4 else "")
             raise RunError(
-                f"out={self.folder} holds a {known['status']} run with other settings ({'; '.join(changed[:4])}); "
+                f"out={self.folder} holds a {known['status']} run with other settings ({shown}); "
                 "choose another out=, or overwrite=true"
             )
+        now = sources(self.settings)
+        for key, weights in known.get("sources", {}).items():
+            if weights != now[key]:
+                raise RunError(
+                    f"out={self.folder} holds a {known['status']} run, but {key} was made anew since and has other weights; "
+                    "choose another out=, or overwrite=true"
+                )
         if known["status"] == "running" and not resume:
-            raise RunError(f"out={self.folder} holds a half-written run; use resume=true to go on, overwrite=true to start again")
+            raise RunError(
+                f"out={self.folder} holds a half-written run; use resume=true to go on, overwrite=true to start again"
+            )
         return known["status"]
+
+    def _known(self) -> dict[str, Any]:
+        """run.json of a folder that is not empty. Raises RunError if it is missing or damaged."""
+        path = self.folder / "run.json"
+        known = read_json(path)
+        if isinstance(known, dict) and {"script", "status", "settings"} <= known.keys():
+            return known
+        if path.exists():
+            raise RunError(f"out={self.folder}: its run.json is damaged; delete the folder or choose another out=")
+        foreign = sorted(path.name for path in self.folder.iterdir())[:5]
+        raise RunError(f"out={self.folder}: not a run folder (it holds {', '.join(foreign)}); choose another out=")
+
+    def _has_results(self) -> bool:
+        """Whether an earlier attempt got anywhere: a run that failed while loading has nothing to lose."""
+        written = any((self.folder / name).exists() for name in ("log.jsonl", "model"))
+        return written or self.checkpoint is not None or any(self.folder.glob("parts/*"))
 
     def _begin(self, script: str, cfg: DictConfig) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._trim_log()
         write_text(self.folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
         self.capsule = {"script": script, "status": "running", "settings": self.settings, **capsule(self.settings)}
+        self.capsule["sources"] = sources(self.settings)
         write_json(self.folder / "run.json", self.capsule)
 
     def _clear(self) -> None:
@@ -160,6 +189,13 @@ class Run:
             return
         reached = int(self.checkpoint.name.split("-")[1]) if self.checkpoint else 0
         write_text(path, "".join(json.dumps(r) + "\n" for r in read_log(path) if r.get("step", 0) <= reached))
+
+
+def sources(settings: Mapping[str, Any]) -> dict[str, str | None]:
+    """Hash of the weights in the run folders that `settings` name, by key; None for what is no run folder."""
+    paths = {"model.path": settings["model"]["path"], "reference_run": settings.get("reference_run")}
+    made = {key: read_json(Path(path).expanduser() / "run.json") if path else None for key, path in paths.items()}
+    return {key: run.get("weights") if isinstance(run, dict) else None for key, run in made.items()}
 
 
 def capsule(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -200,7 +236,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
     """The object in a JSON file, or None if there is none or it is damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
+    except (OSError, ValueError):
         return None
 
 
@@ -217,9 +253,10 @@ def write_text(path: Path, text: str) -> None:
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Settings that changed, as `key: old -> new`."""
+    """Settings that changed, as `key: old -> new`, the dials of the first level before those inside groups."""
     before, after = _flat(old), _flat(new)
     keys = [key for key in {**before, **after} if key.split(".")[0] not in NOT_PART_OF_THE_RESULT]
+    keys.sort(key=lambda key: key.count("."))
     return [f"{k}: {before.get(k)} -> {after.get(k)}" for k in keys if before.get(k) != after.get(k)]
 
 

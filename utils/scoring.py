@@ -49,8 +49,7 @@ def score(engine: Engine, encoder: Encoder, requests: Sequence[Request], tokens_
     with torch.no_grad():
         for batch in tqdm(batches, desc="scoring", unit="batch", disable=not is_main()):
             unique = [example for number in batch for example in dict.fromkeys(encoded[number].values())]
-            packed = engine.pack({"answers": unique}).to(engine.device)
-            values = engine.statistics(packed, {"answers": SCORED}, SCORED).float().cpu()
+            values = _statistics(engine, unique)
             found = dict(zip(_keys(batch, encoded), values.split([len(e.answer) for e in unique]), strict=True))
             for number in batch:
                 for (role, place), example in encoded[number].items():
@@ -123,8 +122,23 @@ def _encode(encoder: Encoder, request: Request) -> dict[tuple[str, int], Example
         raise ScoreError(f"task {request.task}, row {request.index + 1}: {error}") from error
 
 
+def _statistics(engine: Engine, examples: Sequence[Example]) -> torch.Tensor:
+    """(n, len(SCORED)) statistics of all answer tokens; halves what does not fit in memory."""
+    try:
+        packed = engine.pack({"answers": examples}).to(engine.device)
+        return engine.statistics(packed, {"answers": SCORED}, SCORED).float().cpu()
+    except torch.OutOfMemoryError:
+        if len(examples) == 1:
+            raise
+    # Outside of the except block: until there, the error keeps the failed tensors alive.
+    half = len(examples) // 2
+    log.warning("%d answers do not fit in memory together: scoring them in two halves", len(examples))
+    return torch.cat([_statistics(engine, examples[:half]), _statistics(engine, examples[half:])])
+
+
 def _batches(encoded: Sequence[dict], budget: int) -> Iterator[list[int]]:
-    """Question numbers of each batch: longest first, so that a lack of memory shows at once; at most `budget` tokens each."""
+    """Question numbers of each batch, at most `budget` tokens each; longest first: a lack of memory shows at once."""
+
     def size(number: int) -> int:
         unique = dict.fromkeys(encoded[number].values())
         return max(len(e.prompt) for e in unique) + sum(len(e.answer) for e in unique)

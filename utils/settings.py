@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +11,17 @@ from typing import Any
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from transformers.training_args import OptimizerNames
 
 from data.prompts import Template
 from data.tofu import Tofu
 from losses.protocol import STATISTICS, STREAMS, Loss
 from utils import ROOT
+from utils.batching import plan_batch
 from utils.cli import nearest_names
+from utils.distributed import world_size
 from utils.fingerprint import settings_hash
+from utils.models import check_quantisation, is_adapter, model_folder
 from utils.runs import NOT_PART_OF_THE_RESULT
 
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -25,6 +30,9 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "reference": ("auto", "adapter", "cached", "resident"),
     "scheduler": ("linear", "cosine", "constant", "constant_with_warmup"),
     "report_to": ("none", "tensorboard", "wandb", "trackio"),
+    "optimizer": tuple(name.value for name in OptimizerNames),
+    "model.dtype": ("float32", "bfloat16"),
+    "model.attn": ("auto", "sdpa", "eager", "flash_attention_2", "flash_attention_3"),
 }
 
 
@@ -41,8 +49,16 @@ def _is_int(value: Any, least: int) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
+
+def _or_null(test: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: value is None or test(value)
+
+
+RANK = Rule(_or_null(lambda v: _is_int(v, 1)), "a positive whole number")
+ALPHA = Rule(_or_null(lambda v: _is_number(v) and v > 0), "a positive number")
+DROPOUT = Rule(_or_null(lambda v: _is_number(v) and 0 <= v < 1), "a number from 0 and below 1")
 
 RULES: dict[str, Rule] = {
     "lr": Rule(lambda v: _is_number(v) and v > 0, "a positive number such as 1e-5"),
@@ -51,7 +67,9 @@ RULES: dict[str, Rule] = {
     "per_device_batch_size": Rule(lambda v: v == "auto" or _is_int(v, 1), "auto or a positive whole number"),
     "seed": Rule(lambda v: _is_int(v, 0), "a whole number from 0"),
     "weight_decay": Rule(lambda v: _is_number(v) and v >= 0, "a number from 0"),
-    "warmup": Rule(lambda v: v == "epoch" or _is_number(v) and v >= 0, "epoch, a number of steps, or a share of all steps below 1"),
+    "warmup": Rule(
+        lambda v: v == "epoch" or _is_number(v) and v >= 0, "epoch, a number of steps, or a share of all steps below 1"
+    ),
     "max_grad_norm": Rule(lambda v: _is_number(v) and v >= 0, "a number from 0 (0: no clipping)"),
     "gradient_checkpointing": Rule(lambda v: isinstance(v, bool), "true or false"),
     "resume": Rule(lambda v: isinstance(v, bool), "true or false"),
@@ -65,7 +83,12 @@ RULES: dict[str, Rule] = {
     "tokens_per_batch": Rule(lambda v: _is_int(v, 1), "a positive whole number"),
     "resamples": Rule(lambda v: _is_int(v, 100), "a whole number from 100"),
     "reference_cache_gib": Rule(lambda v: _is_number(v) and v >= 0, "a number of GiB from 0"),
+    "model.max_length": Rule(lambda v: _is_int(v, 2), "a number of tokens from 2"),
+    **{f"{group}.lora.r": RANK for group in ("adapter", "model")},
+    **{f"{group}.lora.alpha": ALPHA for group in ("adapter", "model")},
+    **{f"{group}.lora.dropout": DROPOUT for group in ("adapter", "model")},
 }
+ABSENT = object()
 
 
 class SettingsError(ValueError):
@@ -86,22 +109,25 @@ def check_training(cfg: DictConfig, script: str) -> Settings:
     """Settings of finetune.py or unlearn.py. Raises SettingsError, or the ValueError of the part that refuses."""
     settings = _check(cfg, script)
     loss = build(cfg.method.loss, "method.loss")
-    _check_needs(cfg, loss)
     memorises = "train" in loss.needs
     if memorises != (script == "finetune"):
         other = "finetune.py" if memorises else "unlearn.py"
         raise SettingsError(f"method={cfg.method.name}: belongs to {other}, not to {script}.py")
+    _check_needs(cfg, loss)
     if script == "unlearn":
         settings.benchmark.check_forget_split(cfg.split)
         if cfg.model.path is None:
             raise SettingsError(
-                f"model.path=null: unlearning starts from a trained model; make one with: python finetune.py model={cfg.model.name} "
-                f"benchmark={cfg.benchmark.name} split=full out=runs/target, then add model.path=runs/target"
+                f"model.path=null: unlearning starts from a trained model; make one with: python finetune.py "
+                f"model={cfg.model.name} benchmark={cfg.benchmark.name} split=full out=runs/target, "
+                "then add model.path=runs/target"
             )
     if cfg.reference == "adapter" and cfg.adapter.name == "none":
         raise SettingsError("reference=adapter: there is no adapter to switch off; use reference=cached, or adapter=lora")
     if cfg.launcher.name != "auto" and cfg.reference == "resident":
         raise SettingsError("reference=resident: a second model is not sharded by the launcher; use reference=cached")
+    _check_adapter(cfg)
+    plan_batch(cfg.batch_size, world_size(), cfg.per_device_batch_size, largest=1)
     return Settings(cfg, settings.benchmark, settings.template, loss)
 
 
@@ -109,7 +135,9 @@ def check_evaluation(cfg: DictConfig) -> Settings:
     """Settings of evaluate.py. Raises SettingsError."""
     settings = _check(cfg, "evaluate")
     if cfg.retain_logs is not None and cfg.from_logs is None:
-        raise SettingsError(f"retain_logs={cfg.retain_logs}: goes with from_logs=FILE; for run folders use reference_run=DIR")
+        raise SettingsError(
+            f"retain_logs={cfg.retain_logs}: goes with from_logs=FILE; for run folders use reference_run=DIR"
+        )
     for key in ("from_logs", "retain_logs"):
         if cfg[key] is not None and not Path(cfg[key]).is_file():
             raise SettingsError(f"{key}={cfg[key]}: there is no such file")
@@ -133,18 +161,35 @@ def build(node: DictConfig, key: str) -> Any:
 
 def _check(cfg: DictConfig, script: str) -> Settings:
     for key, valid in CHOICES.items():
-        if key in cfg and str(cfg[key]) not in valid:
-            close = nearest_names(str(cfg[key]), valid)
+        value = OmegaConf.select(cfg, key, default=ABSENT)
+        if value is not ABSENT and str(value) not in valid:
+            close = nearest_names(str(value), valid)
             hint = f"Did you mean {close[0]}?" if close else f"Valid are {', '.join(valid)}."
-            raise SettingsError(f"{key}={cfg[key]}: not a valid value. {hint}")
+            raise SettingsError(f"{key}={value}: not a valid value. {hint}")
     for key, rule in RULES.items():
-        if key in cfg and not rule.test(cfg[key]):
-            raise SettingsError(f"{key}={cfg[key]}: must be {rule.words}")
+        value = OmegaConf.select(cfg, key, default=ABSENT)
+        if value is not ABSENT and not rule.test(value):
+            raise SettingsError(f"{key}={value}: must be {rule.words}")
     template = build(OmegaConf.create({"_target_": "data.prompts.Template", **cfg.model.template}), "model.template")
     benchmark = build(cfg.benchmark, f"benchmark={cfg.benchmark.name}")
     if cfg.out is None:
         cfg.out = default_folder(cfg, script)
     return Settings(cfg, benchmark, template)
+
+
+def _check_adapter(cfg: DictConfig) -> None:
+    adapter = cfg.adapter.name
+    if adapter == "none":
+        return
+    if cfg.model.path is None:
+        raise SettingsError(
+            f"adapter={adapter}: model.path=null draws random weights, and an adapter is kept without the weights under it; "
+            "use adapter=none, or set model.path"
+        )
+    if adapter == "qlora":
+        check_quantisation()
+        if is_adapter(model_folder(cfg.model.path)):
+            raise SettingsError(f"adapter=qlora: model.path={cfg.model.path} holds an adapter, not a model; use adapter=lora")
 
 
 def _check_needs(cfg: DictConfig, loss: Loss) -> None:
@@ -153,7 +198,9 @@ def _check_needs(cfg: DictConfig, loss: Loss) -> None:
             raise SettingsError(f"method={cfg.method.name}: unknown stream {stream}; streams are {', '.join(STREAMS)}")
         for name in names:
             if name not in STATISTICS:
-                raise SettingsError(f"method={cfg.method.name}: unknown statistic {name}; statistics are {', '.join(STATISTICS)}")
+                raise SettingsError(
+                    f"method={cfg.method.name}: unknown statistic {name}; statistics are {', '.join(STATISTICS)}"
+                )
     if "template" in loss.needs:
         for key, valid in {"template": ("refusal", "normal"), "template_policy": ("per_access", "fixed")}.items():
             value = cfg.method.get(key)

@@ -43,7 +43,8 @@ def entropy(logits: Logits) -> Tensor:
 def logp_variance(logits: Logits) -> Tensor:
     """(n,) variance of log p under p, the scale of min-k++ (arXiv 2404.02936)."""
     p, lp = logits.log_probabilities.exp(), logits.log_probabilities
-    return (p * lp.square()).sum(dim=-1) - (p * lp).sum(dim=-1).square()
+    mean = (p * lp).sum(dim=-1, keepdim=True)
+    return (p * (lp - mean).square()).sum(dim=-1)
 
 
 def kl(logits: Logits) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from transformers import PreTrainedTokenizerBase, ProgressCallback, Trainer, Tra
 from data.prompts import Example
 from data.streams import StepDataset
 from losses.protocol import Loss
-from utils.distributed import total, world_size
+from utils.distributed import barrier, total, world_size
 from utils.engine import Engine
 from utils.packing import Packed, pack
 from utils.reference import Reference, needs_reference
@@ -132,11 +133,22 @@ class UnlearnTrainer(Trainer):
 
 
 class MarkCheckpoints(TrainerCallback):
-    """Marks a checkpoint as whole once everything of it is on disk; `last_checkpoint` reads only marked ones."""
+    """Marks a checkpoint as whole once everything of it is on disk, and only then deletes the older ones.
+
+    `last_checkpoint` reads only marked ones, so at every moment there is one to go on from.
+    """
 
     def on_save(self, args, state, control, **_):
-        if state.is_world_process_zero:
-            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / WHOLE).touch()
+        barrier()  # other processes write their part too
+        if not state.is_world_process_zero:
+            return
+        folder = Path(args.output_dir)
+        newest = folder / f"checkpoint-{state.global_step}"
+        (newest / WHOLE).touch()
+        for older in folder.glob("checkpoint-*"):
+            if older != newest:
+                (older / WHOLE).unlink(missing_ok=True)
+                shutil.rmtree(older)
 
 
 class Progress(ProgressCallback):

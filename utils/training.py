@@ -16,7 +16,17 @@ from data.streams import QA, StepDataset, Streams
 from utils.batching import BatchPlan, largest_micro_batch, plan_batch
 from utils.distributed import is_main, world_size
 from utils.engine import Engine
-from utils.models import Precision, add_adapter, load_model, load_tokenizer, resolve_precision, save_model
+from utils.fingerprint import weights_hash
+from utils.models import (
+    Precision,
+    add_adapter,
+    is_adapter,
+    load_model,
+    load_tokenizer,
+    model_folder,
+    resolve_precision,
+    save_model,
+)
 from utils.reference import make_reference, needs_reference
 from utils.runs import Run
 from utils.settings import Settings
@@ -36,11 +46,11 @@ def make_streams(
 ) -> Streams:
     """The training items of a run; says how many answers did not fit."""
     cfg = settings.cfg
-    streams = Streams(
-        tuple(settings.loss.needs), items, encoder, cfg.seed, retain, templates, cfg.method.get("template_policy", "fixed")
-    )
+    policy = cfg.method.get("template_policy", "fixed")
+    streams = Streams(tuple(settings.loss.needs), items, encoder, cfg.seed, retain, templates, policy)
     if streams.dropped:
-        log.warning("%d of %d items left out: their prompts fill max_length=%d", streams.dropped, len(items), encoder.max_length)
+        left_out = "%d of %d items left out: their prompts fill max_length=%d"
+        log.warning(left_out, streams.dropped, len(items), encoder.max_length)
     for index in range(min(cfg.show_prompts, len(streams)) if is_main() else 0):
         for name, example in streams.draw(0, index).items():
             print(f"--- item {index}, stream {name}\n{encoder.show(example)}")
@@ -51,7 +61,8 @@ def show_requests(settings: Settings, encoder: Encoder) -> None:
     """Prints the first `show_prompts` questions with every answer that is scored, supervised tokens marked."""
     for request in settings.benchmark.requests(settings.cfg.split)[: settings.cfg.show_prompts] if is_main() else ():
         for role, number, text in request.answers:
-            print(f"--- {request.task} {request.index}, {role} {number}\n{encoder.show(encoder.example(request.question, text))}")
+            shown = encoder.show(encoder.example(request.question, text))
+            print(f"--- {request.task} {request.index}, {role} {number}\n{shown}")
 
 
 def train(settings: Settings, run: Run, encoder: Encoder, streams: Streams) -> None:
@@ -63,13 +74,14 @@ def train(settings: Settings, run: Run, encoder: Encoder, streams: Streams) -> N
     dataset = StepDataset(streams, cfg.epochs, cfg.batch_size)
     plan = _plan(settings, engine, dataset)
     log.info("%d items, %d optimizer steps; %s", len(streams), dataset.steps, plan)
-    reference = None
-    if needs_reference(settings.loss.needs):
-        examples = _all_examples(dataset, tuple(settings.loss.needs))
+    reference, needs = None, settings.loss.needs
+    if needs_reference(needs):
+        examples, has_adapter = _all_examples(dataset, tuple(needs)), isinstance(model, PeftModel)
         reference = make_reference(
-            cfg.reference, engine, settings.loss.needs, examples, cfg.cache, isinstance(model, PeftModel), cfg.reference_cache_gib
+            cfg.reference, engine, needs, examples, cfg.cache, has_adapter, cfg.reference_cache_gib
         )
-    run.note(batch=str(plan), steps=dataset.steps, items=len(streams), dropped=streams.dropped, prompts=encoder.fingerprint())
+    prompts = encoder.fingerprint()
+    run.note(batch=str(plan), steps=dataset.steps, items=len(streams), dropped=streams.dropped, prompts=prompts)
     trainer = UnlearnTrainer(
         engine,
         settings.loss,
@@ -81,7 +93,7 @@ def train(settings: Settings, run: Run, encoder: Encoder, streams: Streams) -> N
         [MarkCheckpoints()],
     )
     trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
-    _save(trainer, encoder.tokenizer, run, cfg.model.dtype if precision.autocast else str(precision.weights).split(".")[1])
+    _save(trainer, settings, encoder.tokenizer, run, precision)
     run.finish()
 
 
@@ -121,6 +133,9 @@ def _arguments(
     every = {"epoch": dataset.steps_per_epoch, "none": dataset.steps + 1}.get(cfg.checkpoint, cfg.checkpoint)
     warmup = min(dataset.steps_per_epoch, dataset.steps) if cfg.warmup == "epoch" else cfg.warmup
     launcher = cfg.launcher
+    # Only when asked for: newer versions warn about the name, older ones know no other.
+    recompute = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}}
+    recompute = recompute if cfg.gradient_checkpointing else {}
     return TrainingArguments(
         output_dir=str(run.checkpoints),
         max_steps=dataset.steps,
@@ -133,13 +148,11 @@ def _arguments(
         optim=cfg.optimizer,
         max_grad_norm=cfg.max_grad_norm,
         bf16=precision.autocast,
-        gradient_checkpointing=cfg.gradient_checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False} if cfg.gradient_checkpointing else None,
+        **recompute,
         logging_steps=cfg.log_every,
         logging_nan_inf_filter=False,
         save_strategy="no" if cfg.checkpoint == "none" else "steps",
         save_steps=every,
-        save_total_limit=1,
         seed=cfg.seed,
         data_seed=cfg.seed,
         report_to=cfg.report_to,
@@ -155,13 +168,21 @@ def _arguments(
     )
 
 
-def _save(trainer: UnlearnTrainer, tokenizer: PreTrainedTokenizerBase, run: Run, dtype: str) -> None:
-    model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
+def _save(
+    trainer: UnlearnTrainer, settings: Settings, tokenizer: PreTrainedTokenizerBase, run: Run, precision: Precision
+) -> None:
+    model, path = trainer.accelerator.unwrap_model(trainer.model_wrapped), settings.cfg.model.path
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         # Sharded weights are gathered by the Trainer's own saving.
         trainer.save_model(str(run.folder / "model"))
         return
+    if isinstance(model, PeftModel) and is_adapter(model_folder(path)):
+        # The model under this adapter is a merge that exists nowhere on disk: an adapter file alone would name the wrong base.
+        model = model.merge_and_unload()
+    dtype = settings.cfg.model.dtype if precision.autocast else str(precision.weights).split(".")[1]
     save_model(model, tokenizer, run.folder / "model", dtype)
+    if is_main():
+        run.note(weights=weights_hash(model))
 
 
 def _plain(node: DictConfig | None) -> dict | None:

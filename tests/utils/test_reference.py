@@ -115,8 +115,12 @@ def test_gradient_of_full_kl(kind, tmp_path):
     trained = {name: p for name, p in adapted.named_parameters() if p.requires_grad}
     tables = slow_tables(adapted, original, NEEDS, STREAMS, PAD)
     kl = tables["retain"]["kl"][tables["retain"].mask].sum()
-    for (name, parameter), gradient in zip(trained.items(), torch.autograd.grad(kl, list(trained.values())), strict=True):
-        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-3, atol=1e-5, msg=lambda text, n=name: f"{n}: {text}")
+    for (name, parameter), gradient in zip(
+        trained.items(), torch.autograd.grad(kl, list(trained.values())), strict=True
+    ):
+        torch.testing.assert_close(
+            parameter.grad, gradient, rtol=1e-3, atol=1e-5, msg=lambda text, n=name: f"{n}: {text}"
+        )
 
 
 def test_values_are_of_the_moment_the_reference_was_made(tmp_path):
@@ -128,7 +132,9 @@ def test_values_are_of_the_moment_the_reference_was_made(tmp_path):
     packed = engine.pack(STREAMS)
     values = reference.values(packed)
     logp = slow_tables(model.eval(), model, {"forget": ("logp",)}, STREAMS, PAD)["forget"]
-    torch.testing.assert_close(packed.tabulate("forget", values.logp)[0].sum(1).double(), logp.sum("logp"), rtol=0, atol=1e-4)
+    torch.testing.assert_close(
+        packed.tabulate("forget", values.logp)[0].sum(1).double(), logp.sum("logp"), rtol=0, atol=1e-4
+    )
     assert not values.logp.requires_grad
 
 
@@ -256,6 +262,8 @@ def test_adapter_reference_needs_an_adapter(tmp_path):
 
 
 def test_what_a_loss_asks_of_the_reference():
-    assert needs_reference(NEEDS) and needs_reference({"forget": ("kl",)}) and needs_reference({"f": ("reference_logp",)})
+    assert (
+        needs_reference(NEEDS) and needs_reference({"forget": ("kl",)}) and needs_reference({"f": ("reference_logp",)})
+    )
     assert not needs_reference({"forget": ("logp", "hit")})
     assert hidden_streams(NEEDS) == {"retain"}

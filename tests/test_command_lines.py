@@ -1,0 +1,176 @@
+"""The command lines of the README, one after the other, as a user types them; and what a user gets who mistypes them."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import utils.evaluation
+from tests.runs import SMALL, Finished, launch, losses, metrics, script, succeed, target
+from utils.runs import read_json
+
+GOLDEN = Path(os.environ.get("LETHE_SHARED", "")) / "golden"
+needs_golden = pytest.mark.skipif("LETHE_SHARED" not in os.environ, reason="LETHE_SHARED is not set: no golden logs")
+
+FEW_STEPS = (*SMALL, "epochs=1", "batch_size=64", "checkpoint=none")
+FEW_ROWS = ("benchmark.rows=4", "benchmark.max_new_tokens=8", "resamples=100")
+UNLEARN = ("model=tiny", "model.path=runs/target", "benchmark=tofu", "split=forget10", *FEW_STEPS)
+EVALUATE = ("model=tiny", "model.path=runs/flat_kl", "benchmark=tofu", "split=forget10", *FEW_ROWS)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Where the four commands of the README were run; the first and the last in a Python of their own."""
+    where = tmp_path_factory.mktemp("readme")
+    made = launch(where, "finetune.py", "model=tiny", "benchmark=tofu", "split=full", *FEW_STEPS, "out=runs/target")
+    assert made.code == 0, made.err
+    succeed(where, "finetune", "model=tiny", "benchmark=tofu", "split=retain90", *FEW_STEPS, "out=runs/retain90")
+    succeed(where, "unlearn", "method=flat", "method.loss.divergence=kl", *UNLEARN, "out=runs/flat_kl")
+    scored = launch(where, "evaluate.py", *EVALUATE, "reference_run=runs/retain90", "out=runs/flat_kl/eval")
+    assert scored.code == 0, scored.err
+    (where / "evaluate.txt").write_text(scored.out)
+    return where
+
+
+def test_four_commands_lead_to_fifteen_numbers(folder):
+    found = metrics(folder / "runs" / "flat_kl" / "eval")
+    parts = ("prob", "rougeL_recall", "truth_ratio")
+    tasks = ("forget", "retain", "real_authors", "world_facts")
+    names = {f"{task}_{part}" for task in tasks for part in parts} | {"model_utility", "forget_quality", "ks_statistic"}
+    assert set(found) == names and len(names) == 15
+    printed = (folder / "evaluate.txt").read_text()
+    for name, metric in found.items():
+        assert f"{metric['value']:>10.4g}   [" in next(line for line in printed.splitlines() if line.startswith(f"{name} "))
+    assert "runs/retain90 holds no scores for split=forget10 yet: scoring its model once" in printed
+
+
+def test_every_run_folder_is_complete(folder):
+    runs = folder / "runs"
+    # 200 or 180 pairs, and 88 of general knowledge for weights that were drawn at random
+    for name, script_name, items in (("target", "finetune", 288), ("retain90", "finetune", 268), ("flat_kl", "unlearn", 20)):
+        known = read_json(runs / name / "run.json")
+        assert (known["script"], known["status"], known["items"]) == (script_name, "finished", items)
+        assert known["steps"] == len(losses(runs / name)) == max(1, items // 64)
+        assert sorted(path.name for path in (runs / name).iterdir() if path.name not in ("eval", "reference")) == [
+            "config.yaml", "log.jsonl", "model", "run.json",
+        ]  # fmt: skip
+    evaluation = read_json(runs / "flat_kl" / "eval" / "run.json")
+    assert evaluation["status"] == "finished" and evaluation["sources"] == {
+        "model.path": read_json(runs / "flat_kl" / "run.json")["weights"],
+        "reference_run": read_json(runs / "retain90" / "run.json")["weights"],
+    }
+    settings = read_json(runs / "flat_kl" / "run.json")["settings"]
+    assert settings["method"]["loss"]["divergence"] == "kl" and settings["model"]["path"] == "runs/target"
+
+
+def test_prompts_are_shown_with_their_supervised_tokens(folder, tmp_path):
+    shown = succeed(tmp_path, "unlearn", "method=flat", f"model.path={target()}", *FEW_STEPS, "show_prompts=3").out
+    for item in range(3):
+        for stream in ("forget", "template"):
+            assert shown.count(f"--- item {item}, stream {stream}\nQuestion: ") == 1
+    assert "--- item 3" not in shown and shown.count("\nAnswer:⟦ ") == 6
+
+
+def test_metrics_can_be_computed_again_without_a_model(folder, monkeypatch):
+    def load(*_):
+        pytest.fail("a model was loaded")
+
+    monkeypatch.setattr(utils.evaluation, "load_model", load)
+    before = (folder / "runs" / "flat_kl" / "eval" / "metrics.json").read_text()
+    out = "out=runs/flat_kl/eval"
+    again = succeed(folder, "evaluate", "benchmark=tofu", "resamples=100", "rescore=true", out)
+    assert (folder / "runs" / "flat_kl" / "eval" / "metrics.json").read_text() == before
+    assert "forget_quality" in again.out
+    skipped = succeed(folder, "evaluate", *EVALUATE, "reference_run=runs/retain90", out)
+    assert "runs/flat_kl/eval is finished with these settings; skipped" in skipped.out
+
+
+def test_a_sweep_gives_every_combination_its_own_folder(tmp_path):
+    sweep = ("method=flat,npo", "seed=0,1", "model=tiny", f"model.path={target()}", "split=forget01", *FEW_STEPS)
+    done = succeed(tmp_path, "unlearn", "-m", *sweep)
+    runs = sorted((tmp_path / "runs" / "unlearn").iterdir())
+    assert len(runs) == 4 and all((run / "model" / "config.json").exists() for run in runs)
+    made = {(known["settings"]["method"]["name"], known["settings"]["seed"]) for known in map(capsule, runs)}
+    assert made == {("flat", 0), ("flat", 1), ("npo", 0), ("npo", 1)}
+    assert [run.name.split("-")[0] for run in runs] == ["tofu_forget01_tiny_flat"] * 2 + ["tofu_forget01_tiny_npo"] * 2
+    assert done.out.count("2 items, 1 optimizer steps") == 4
+    assert succeed(tmp_path, "unlearn", "-m", *sweep).out.count("is finished with these settings; skipped") == 4
+
+
+def capsule(run: Path) -> dict:
+    return read_json(run / "run.json")
+
+
+@needs_golden
+@pytest.mark.parametrize(
+    "overrides, key",
+    [
+        ((), "expected"),
+        (("benchmark.truth_ratio=arithmetic",), "expected_utils_variant"),
+        (("compat=open_unlearning",), "expected_open_unlearning"),
+    ],
+)
+def test_logs_of_the_original_code_give_its_numbers(tmp_path, overrides, key):
+    (case,) = [case for case in json.loads((GOLDEN / "tofu_aggregate.json").read_text())["cases"] if "retain90" in case["id"]]
+    logs = (f"from_logs={GOLDEN / case['unlearned_log']}", f"retain_logs={GOLDEN / case['retain_log']}")
+    command = ("benchmark=tofu", *logs, *overrides, "resamples=100", "out=logs")
+    succeed(tmp_path, "evaluate", *command)
+    found = metrics(tmp_path / "logs")
+    assert len(found) == 15
+    compared = [name for name in case[key] if name in found]
+    assert len(compared) >= 5
+    for name in compared:
+        assert found[name]["value"] == pytest.approx(case[key][name], rel=1e-6, abs=1e-30), name
+    if not overrides:  # the same again leaves what is finished as it is
+        before = (tmp_path / "logs" / "run.json").read_text()
+        assert "skipped" in succeed(tmp_path, "evaluate", *command).out
+        assert (tmp_path / "logs" / "run.json").read_text() == before
+
+
+# The settings themselves are tested in tests/utils/test_settings.py and test_cli.py; here, what a user sees.
+REFUSED = [
+    ("unlearn", ["metod=flat"], "metod=flat: there is no key metod. Did you mean method"),
+    ("unlearn", ["method.loss.divergense=kl"], "method.loss.divergense=kl: there is no key method.loss.divergense. Did you"),
+    ("unlearn", ["lerning_rate=1"], "lerning_rate=1: there is no key lerning_rate. Valid are"),
+    ("unlearn", ["method=flta"], "method=flta: there is no such method. Did you mean flat?"),
+    ("unlearn", ["split=forget7"], "split=forget7: TOFU has forget01, forget05, forget10"),
+    ("unlearn", ["lr=-1"], "lr=-1: must be a positive number such as 1e-5"),
+    ("unlearn", ["reference=cachd"], "reference=cachd: not a valid value. Did you mean cached?"),
+    ("unlearn", ["batch_size=0"], "batch_size=0: must be the global batch, a positive whole number"),
+    ("unlearn", ["model.path=null"], "model.path=null: unlearning starts from a trained model; make one with: python finetune.py"),
+    ("finetune", ["split=retain9"], "split=retain9: TOFU has full, forget01"),
+    ("evaluate", [], "reference_run=null: forget quality compares with a retain oracle. Make one with: python finetune.py"),
+    ("evaluate", ["reference_run=runs/nowhere"], "reference_run=runs/nowhere: there is no such folder. Make one with:"),
+    ("evaluate", ["from_logs=nowhere.json"], "from_logs=nowhere.json: there is no such file"),
+]
+
+
+@pytest.mark.parametrize("name, arguments, message", REFUSED)
+def test_a_mistake_is_one_sentence_and_leaves_nothing_behind(tmp_path, name, arguments, message):
+    start = () if name == "finetune" else (f"model.path={target()}",)
+    check_refusal(script(tmp_path, name, *start, *arguments, "out=runs/x"), tmp_path, message)
+
+
+def check_refusal(refused: Finished, folder: Path, message: str) -> None:
+    assert refused.code == 1 and refused.out == ""
+    lines = [line for line in refused.err.splitlines() if line.strip()]
+    assert len(lines) == 1 and lines[0].startswith(message), refused.err
+    assert not list(folder.iterdir())
+
+
+def test_a_mistake_in_a_new_python(tmp_path):
+    refused = launch(tmp_path, "unlearn.py", "method=flat", f"model.path={target()}", "per_device_batch_size=3", "out=runs/x")
+    check_refusal(refused, tmp_path, "per_device_batch_size=3: does not divide the 16 items")
+
+
+def test_scores_are_a_table_that_other_programs_read(folder):
+    table = pd.read_parquet(folder / "runs" / "flat_kl" / "eval" / "scores.parquet")
+    assert list(table.columns) == ["task", "index", "role", "number", "tokens", "logp", "hit"]
+    assert len(table) == 4 * (7 + 7 + 5 + 5) and (table["tokens"] == table["logp"].map(len)).all()
+    lines = (folder / "runs" / "flat_kl" / "eval" / "generations.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert len(rows) == 16 and set(rows[0]) == {"task", "index", "question", "generation", "reference"}

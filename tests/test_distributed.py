@@ -1,0 +1,71 @@
+"""Two processes give what one gives: the same curve, the same weights, the same metrics. Each test starts torchrun (gloo)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.runs import (
+    QUICK_EVALUATION,
+    assert_same_curve,
+    assert_same_weights,
+    launch,
+    losses,
+    metrics,
+    run,
+    target,
+    weights,
+)
+from utils.runs import read_json
+
+# 10 items in batches of 4: 5 steps. NPO-KL reads a reference, which two processes compute and cache together.
+STEPS = ("method=npo_kl", "split=forget05", "batch_size=4", "epochs=2", "warmup=1", "optimizer=sgd", "lr=0.05")
+
+
+def test_two_processes_train_like_one(tmp_path):
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    alone.mkdir()
+    together.mkdir()
+    overrides = (f"model.path={target()}", *STEPS, "checkpoint=2", "out=run")
+    run(alone, "unlearn", *overrides)
+    finished = launch(together, "unlearn.py", *overrides, "per_device_batch_size=2", processes=2)
+    assert finished.code == 0, finished.err
+    assert finished.out.count("10 items, 5 optimizer steps; batch 4 = 2 process(es) x 2 per device x 1 accumulation") == 2
+    noted = read_json(together / "run" / "run.json")
+    assert noted["status"] == "finished" and noted["hardware"]["processes"] == 2
+    assert [record["step"] for record in losses(together / "run")] == [1, 2, 3, 4, 5]
+    assert_same_curve(together / "run", alone / "run")
+    assert_same_weights(weights(together / "run"), weights(alone / "run"), 1e-6)
+
+
+def test_two_processes_evaluate_like_one(tmp_path):
+    overrides = ("split=forget05", f"model.path={target()}", *QUICK_EVALUATION, "tokens_per_batch=300", "generation_batch_size=2")
+    folders = {}
+    for name, processes in (("alone", 1), ("together", 2)):
+        folders[name] = tmp_path / name
+        folders[name].mkdir()
+        oracle(folders[name])
+        arguments = (*overrides, "reference_run=oracle", "out=eval")
+        if processes == 1:
+            run(folders[name], "evaluate", *arguments)
+        else:
+            finished = launch(folders[name], "evaluate.py", *arguments, processes=2)
+            assert finished.code == 0, finished.err
+            assert finished.out.count("forget_quality") == 1  # one process prints
+    one, other = metrics(folders["alone"] / "eval"), metrics(folders["together"] / "eval")
+    assert list(one) == list(other) and len(one) == 15
+    for name, metric in one.items():
+        assert other[name]["value"] == pytest.approx(metric["value"], rel=1e-4), name
+        assert other[name]["ci95"] == pytest.approx(metric["ci95"], rel=1e-4), name
+        assert (other[name]["n"], other[name]["definition"]) == (metric["n"], metric["definition"])
+    texts = {name: (folder / "eval" / "generations.jsonl").read_text() for name, folder in folders.items()}
+    assert texts["alone"] == texts["together"] and len(texts["alone"].splitlines()) == 12
+
+
+def oracle(folder: Path) -> None:
+    """A folder that points to a model: what evaluations write beside an oracle must not lie in the shared one."""
+    (folder / "oracle").mkdir()
+    (folder / "oracle" / "model").symlink_to(target())
+    (folder / "oracle" / "run.json").write_text(json.dumps({"script": "finetune", "settings": {"split": "retain95"}}))

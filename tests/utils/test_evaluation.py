@@ -1,0 +1,222 @@
+"""evaluate.py: fifteen numbers from what was saved, each oracle scored once, nothing compared that cannot be."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import utils.evaluation
+from metrics.tables import read_generations, tofu_from_tables
+from tests.models import tiny_model, tokenizer
+from tests.runs import QUICK_EVALUATION, compose_settings, metrics, run, target
+from utils import scoring
+from utils.models import save_model
+from utils.runs import read_json
+from utils.settings import SettingsError, check_evaluation
+from utils.training import make_encoder
+
+NAMES = {f"{task}_{part}" for task in ("forget", "retain", "real_authors", "world_facts") for part in ("prob", "rougeL_recall", "truth_ratio")}
+NAMES |= {"model_utility", "forget_quality", "ks_statistic"}
+
+
+def evaluate(folder: Path, *overrides: object, out: str = "eval") -> Path:
+    run(folder, "evaluate", "split=forget05", f"model.path={target()}", *QUICK_EVALUATION, *overrides, f"out={out}")
+    return folder / out
+
+
+@pytest.fixture
+def oracle(tmp_path) -> Path:
+    """A checkpoint folder that nobody has evaluated."""
+    model = tiny_model(seed=5, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64)
+    save_model(model, tokenizer(), tmp_path / "oracle", "float32")
+    return tmp_path / "oracle"
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory) -> Path:
+    """A folder with `oracle` (a checkpoint) and `eval`, an evaluation that compares with it."""
+    folder = tmp_path_factory.mktemp("evaluated")
+    model = tiny_model(seed=5, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64)
+    save_model(model, tokenizer(), folder / "oracle", "float32")
+    evaluate(folder, f"reference_run={folder}/oracle")
+    return folder
+
+
+@pytest.fixture
+def no_model(monkeypatch):
+    def load(*_):
+        pytest.fail("a model was loaded")
+
+    monkeypatch.setattr(utils.evaluation, "load_model", load)
+
+
+@pytest.fixture
+def scored(monkeypatch) -> list[str]:
+    """Tasks that are scored during the test, in order."""
+    tasks, original = [], scoring.score
+
+    def score(engine, encoder, requests, *rest):
+        tasks.append(requests[0].task)
+        return original(engine, encoder, requests, *rest)
+
+    monkeypatch.setattr(scoring, "score", score)
+    monkeypatch.setattr(utils.evaluation, "score", score)
+    return tasks
+
+
+def test_there_are_fifteen_numbers_each_with_its_definition(evaluated):
+    found = metrics(evaluated / "eval")
+    assert set(found) == NAMES
+    for name, metric in found.items():
+        assert set(metric) == {"value", "n", "ci95", "definition"} and metric["n"] in (3, 9), name
+        assert np.isfinite(metric["value"]) and "arXiv 2401.06121" in metric["definition"], name
+
+
+def test_the_numbers_follow_from_the_saved_files(evaluated):
+    folder = evaluated / "eval"
+    scores = pd.read_parquet(folder / "scores.parquet")
+    own = scores[(scores["task"] == "forget") & (scores["role"] == "answer")]
+    assert metrics(folder)["forget_prob"]["value"] == pytest.approx(np.mean([np.exp(x.mean()) for x in own["logp"]]))
+    again = tofu_from_tables(
+        scores,
+        read_generations(folder / "generations.jsonl"),
+        pd.read_parquet(folder / "reference.parquet"),
+        "geometric",
+        "none",
+        100,
+    )
+    assert {name: metric.to_json() for name, metric in again.items()} == json.loads((folder / "metrics.json").read_text())
+
+
+def test_rescoring_needs_no_model_and_changes_nothing(evaluated, tmp_path, no_model):
+    shutil.copytree(evaluated / "eval", tmp_path / "eval")
+    before = metrics(tmp_path / "eval")
+    (tmp_path / "eval" / "metrics.json").unlink()
+    run(tmp_path, "evaluate", "split=forget05", *QUICK_EVALUATION, "rescore=true", "out=eval")
+    assert metrics(tmp_path / "eval") == before
+    other = ("benchmark.truth_ratio=arithmetic", "resamples=200")
+    run(tmp_path, "evaluate", "split=forget05", *QUICK_EVALUATION, *other, "rescore=true", "out=eval")
+    changed = metrics(tmp_path / "eval")
+    assert changed["forget_prob"]["value"] == before["forget_prob"]["value"]
+    assert changed["forget_truth_ratio"]["value"] != before["forget_truth_ratio"]["value"]
+    with pytest.raises(SettingsError, match="rescore=true: out=nowhere holds no scores.parquet; run the evaluation first"):
+        run(tmp_path, "evaluate", "rescore=true", "out=nowhere")
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_finished_evaluation_is_skipped(evaluated, no_model, caplog):
+    with caplog.at_level("INFO"):
+        evaluate(evaluated, f"reference_run={evaluated}/oracle", "tokens_per_batch=100")
+    assert "is finished with these settings; skipped" in caplog.text
+
+
+def test_an_oracle_is_scored_once_for_all(evaluated, tmp_path, scored):
+    shutil.copytree(evaluated / "oracle", tmp_path / "oracle")
+    evaluate(tmp_path, f"reference_run={tmp_path}/oracle")
+    assert scored == ["forget", "retain", "real_authors", "world_facts"]  # its scores lie in oracle/reference
+    assert metrics(tmp_path / "eval")["forget_quality"] == metrics(evaluated / "eval")["forget_quality"]
+
+
+def test_the_evaluation_of_an_oracle_will_do(oracle, tmp_path, scored, evaluated):
+    evaluate(tmp_path, f"model.path={oracle}", "reference_run=none", out="oracle/eval")
+    assert set(metrics(oracle / "eval")) == NAMES - {"forget_quality", "ks_statistic"}
+    del scored[:]
+    wanted = metrics(evaluated / "eval")
+    for reference in (oracle, oracle / "eval"):
+        out = evaluate(tmp_path, f"reference_run={reference}", out=f"by_{reference.name}")
+        assert metrics(out)["forget_quality"] == wanted["forget_quality"]
+        assert read_json(out / "run.json")["reference"] == str(oracle / "eval" / "scores.parquet")
+    assert scored.count("forget") == 2  # the model's own, each time
+
+
+def test_scores_of_other_prompts_or_rows_are_not_compared(evaluated, tmp_path, scored):
+    shutil.copytree(evaluated / "oracle", tmp_path / "oracle")
+    for number, other in enumerate(("model.template.answer_tag='A: '", "model.max_length=400", "benchmark.rows=2"), 1):
+        evaluate(tmp_path, f"reference_run={tmp_path}/oracle", other, out=f"eval{number}")
+        assert scored == ["forget", "retain", "real_authors", "world_facts", "forget"]  # the last is the oracle's
+        assert len(list((tmp_path / "oracle" / "reference").iterdir())) == 1 + number
+        del scored[:]
+    shutil.copytree(evaluated / "eval", tmp_path / "only_scores")
+    with pytest.raises(SettingsError, match="holds no model, and no scores for split=forget05 with these prompts and rows"):
+        evaluate(tmp_path, f"reference_run={tmp_path}/only_scores", "model.max_length=400", out="refused")
+    assert not (tmp_path / "refused").exists()
+
+
+def test_a_folder_that_collects_runs_is_no_oracle(evaluated, tmp_path):
+    shutil.copytree(evaluated / "eval", tmp_path / "runs" / "flat_eval")
+    with pytest.raises(SettingsError, match="reference_run=.*runs holds no model, and no scores"):
+        evaluate(tmp_path, f"reference_run={tmp_path}/runs")
+
+
+def test_an_evaluation_that_is_not_finished_is_not_used(evaluated, tmp_path):
+    shutil.copytree(evaluated / "eval", tmp_path / "half")
+    known = read_json(tmp_path / "half" / "run.json")
+    (tmp_path / "half" / "run.json").write_text(json.dumps({**known, "status": "running"}))
+    with pytest.raises(SettingsError, match="reference_run=.*half holds no model, and no scores"):
+        evaluate(tmp_path, f"reference_run={tmp_path}/half")
+
+
+def test_without_an_oracle_the_command_that_makes_one_is_told(tmp_path):
+    make = "Make one with: python finetune.py model=tiny benchmark=tofu split=retain95 out=runs/retain95"
+    for reference, state in (("null", "forget quality compares with a retain oracle"), ("nowhere", "there is no such folder")):
+        with pytest.raises(SettingsError) as refusal:
+            evaluate(tmp_path, f"reference_run={reference}")
+        assert str(refusal.value).startswith(f"reference_run={reference}: {state}") and make in str(refusal.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_oracle_needs_no_oracle(tmp_path, monkeypatch):
+    shutil.copytree(target(), tmp_path / "oracle" / "model")
+    made = {"script": "finetune", "status": "finished", "settings": {"split": "retain95"}}
+    (tmp_path / "oracle" / "run.json").write_text(json.dumps(made))
+    evaluate(tmp_path, f"model.path={tmp_path}/oracle")
+    assert set(metrics(tmp_path / "eval")) == NAMES - {"forget_quality", "ks_statistic"}
+
+
+def test_an_interrupted_evaluation_goes_on(evaluated, tmp_path, monkeypatch, scored):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(utils.evaluation, "bring_reference", stop)
+        patch.setattr(scoring, "continue_prompts", stop_at(scoring.continue_prompts, "real_authors"))
+        evaluate(tmp_path, f"reference_run={evaluated}/oracle")
+    assert read_json(tmp_path / "eval" / "run.json")["status"] == "running"
+    del scored[:]
+    evaluate(tmp_path, f"reference_run={evaluated}/oracle", "tokens_per_batch=300")
+    assert scored == ["real_authors", "world_facts"]
+    for name, metric in metrics(evaluated / "eval").items():
+        assert metrics(tmp_path / "eval")[name]["value"] == pytest.approx(metric["value"], rel=1e-4), name
+
+
+def stop_at(original, task: str):
+    def continue_prompts(engine, encoder, requests, *rest):
+        if requests[0].task == task:
+            raise KeyboardInterrupt
+        return original(engine, encoder, requests, *rest)
+
+    return continue_prompts
+
+
+def test_prompts_can_be_looked_at(tmp_path, capsys):
+    evaluate(tmp_path, "reference_run=none", "show_prompts=2")
+    shown = capsys.readouterr().out
+    assert shown.count("--- forget 0, perturbed") == 5 and "--- forget 1, paraphrased 0\n" in shown
+    assert "--- forget 2" not in shown and "Answer:⟦ " in shown
+
+
+def test_the_tokenizer_is_described_once_per_evaluation(monkeypatch):
+    from data import prompts
+
+    calls, original = [], prompts.tokenizer_state
+    monkeypatch.setattr(prompts, "tokenizer_state", lambda which: calls.append(which) or original(which))
+    settings = check_evaluation(compose_settings("evaluate", f"model.path={target()}", f"reference_run={target()}"))
+    encoder = make_encoder(settings)
+    utils.evaluation.check_reference(settings, encoder)
+    utils.evaluation.check_reference(settings, encoder)
+    assert len(calls) == 1

@@ -1,0 +1,67 @@
+"""Hashes: the same for the same thing, different for anything that matters."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+import torch
+from torch import nn
+
+from data import prompts
+from data.prompts import Encoder
+from tests.models import encoder, tiny_model, tokenizer
+from utils.fingerprint import file_hash, settings_hash, text_hash, weights_hash
+
+
+def test_a_single_changed_weight_changes_the_hash():
+    model, same = tiny_model(seed=1), tiny_model(seed=1)
+    known = weights_hash(model)
+    assert weights_hash(same) == known and len(known) == 16 and weights_hash(tiny_model(seed=2)) != known
+    with torch.no_grad():
+        same.lm_head.weight[3, 5] += 1e-6
+    assert weights_hash(same) != known
+    assert weights_hash(model.to(torch.bfloat16)) != known
+
+
+def test_names_shapes_and_buffers_count():
+    class Layer(nn.Module):
+        def __init__(self, name: str, shape: tuple[int, ...], buffer: float = 0.0):
+            super().__init__()
+            self.register_parameter(name, nn.Parameter(torch.zeros(shape)))
+            self.register_buffer("scale", torch.tensor(buffer))
+
+    layers = [Layer("a", (6,)), Layer("b", (6,)), Layer("a", (2, 3)), Layer("a", (6,), 1.0)]
+    assert len({weights_hash(layer) for layer in layers}) == 4
+
+
+def test_order_and_borders_of_texts_count():
+    assert text_hash("ab", "c") != text_hash("a", "bc") != text_hash("bc", "a")
+    assert text_hash("a", "b") == text_hash("a", "b")
+
+
+def test_files_are_named_by_their_sha256(tmp_path):
+    (tmp_path / "data.json").write_bytes(b"{}\n")
+    assert file_hash(tmp_path / "data.json") == hashlib.sha256(b"{}\n").hexdigest()[:16]
+
+
+@pytest.mark.parametrize("ignore, same", [((), False), (("out",), True)])
+def test_settings_count_by_value_and_not_by_order(ignore, same):
+    one, other = {"lr": 1e-5, "out": "a", "x": {"b": 1, "c": 2}}, {"x": {"c": 2, "b": 1}, "out": "b", "lr": 0.00001}
+    assert (settings_hash(one, ignore) == settings_hash(other, ignore)) is same
+    assert settings_hash({"lr": 1}) != settings_hash({"lr": 2})
+
+
+def test_an_encoder_describes_its_tokenizer_once(monkeypatch):
+    calls = []
+
+    def state(which):
+        calls.append(which)
+        return original(which)
+
+    original = prompts.tokenizer_state
+    monkeypatch.setattr(prompts, "tokenizer_state", state)
+    fresh = Encoder(tokenizer(), encoder().template)
+    assert {fresh.fingerprint() for _ in range(3)} == {encoder().fingerprint()}
+    assert calls.count(tokenizer()) <= 2  # once for each of the two encoders
+    assert Encoder(tokenizer(), encoder().template, max_length=100).fingerprint() != fresh.fingerprint()

@@ -1,0 +1,219 @@
+"""Scoring and generation: equal to doing one answer at a time, whatever the batches; an interruption costs one task."""
+
+from __future__ import annotations
+
+import json
+from contextlib import nullcontext
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from transformers import GenerationConfig
+
+from data.prompts import Encoder
+from data.requests import Request
+from data.tofu import Tofu
+from tests.data.made_tokenizers import bpe
+from tests.models import encoder, tiny_model, tokenizer
+from utils import generation, scoring
+from utils.engine import Engine
+from utils.generation import generate
+from utils.scoring import ScoreError, continue_prompts, requests_hash, score, score_tasks
+
+REQUESTS = Tofu("tofu", "owner/data", "0123", "fixture", rows=3).requests("forget05")
+
+
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    return Engine(tiny_model(), pad=tokenizer().pad_token_id)
+
+
+@pytest.fixture(scope="module")
+def table(engine) -> pd.DataFrame:
+    return score(engine, encoder(), REQUESTS, tokens_per_batch=8192)
+
+
+@torch.no_grad()
+def slow_row(model, request: Request, text: str) -> tuple[np.ndarray, np.ndarray]:
+    """Log-probability and hit of every answer token, one answer alone in one forward pass."""
+    example = encoder().example(request.question, text)
+    ids = torch.tensor([example.prompt + example.answer])
+    logits = model(input_ids=ids).logits[0, len(example.prompt) - 1 : -1].float()
+    labels = torch.tensor(example.answer)
+    return logits.log_softmax(-1).gather(-1, labels[:, None])[:, 0].numpy(), (logits.argmax(-1) == labels).numpy()
+
+
+def test_the_table_equals_one_answer_at_a_time(engine, table):
+    rows = {(row["task"], row["index"], row["role"], row["number"]): row for row in table.to_dict("records")}
+    assert len(rows) == len(table) == 3 * (7 + 7 + 5 + 5)
+    for request in REQUESTS:
+        for role, number, text in request.answers:
+            logp, hit = slow_row(engine.model, request, text)
+            row = rows[request.task, request.index, role, number]
+            assert row["tokens"] == len(logp) == len(row["logp"])
+            np.testing.assert_allclose(row["logp"], logp, atol=2e-5)
+            assert (row["hit"] == hit).all()
+
+
+def same_tables(left: pd.DataFrame, right: pd.DataFrame) -> None:
+    keys = ["task", "index", "role", "number", "tokens"]
+    pd.testing.assert_frame_equal(left[keys], right[keys])
+    for one, other in zip(left["logp"], right["logp"], strict=True):
+        np.testing.assert_allclose(one, other, atol=2e-5)
+
+
+@pytest.mark.parametrize("budget", [1, 500])
+def test_the_table_does_not_depend_on_the_batches(engine, table, budget):
+    same_tables(score(engine, encoder(), REQUESTS[::-1], budget), table)
+
+
+def test_what_does_not_fit_in_memory_is_halved(engine, table, monkeypatch):
+    def statistics(packed, *rest):
+        sizes.append(sum(len(examples) for examples in packed.examples.values()))
+        if sizes[-1] > 10:
+            raise torch.OutOfMemoryError
+        return original(packed, *rest)
+
+    original, sizes = engine.statistics, []
+    monkeypatch.setattr(engine, "statistics", statistics)
+    same_tables(score(engine, encoder(), REQUESTS, 8192), table)
+    assert max(sizes) > 40 and sum(size for size in sizes if size <= 10) == max(sizes)
+    monkeypatch.setattr(engine, "statistics", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError()))
+    with pytest.raises(torch.OutOfMemoryError):
+        score(engine, encoder(), REQUESTS[:1], 8192)
+
+
+def test_a_question_that_fills_the_length_is_named(engine):
+    short = Encoder(tokenizer(), encoder().template, max_length=15)
+    with pytest.raises(ScoreError, match="task forget, row 2: no token of the answer to .* fits in max_length=15"):
+        score(engine, short, REQUESTS, 8192)
+
+
+def test_scores_are_known_by_questions_tokens_and_rows():
+    other = Encoder(tokenizer(), encoder().template, max_length=100)
+    known = requests_hash(REQUESTS, encoder())
+    assert len({known, requests_hash(REQUESTS, other), requests_hash(REQUESTS[1:], encoder())}) == 3
+    assert requests_hash(list(REQUESTS), Encoder(tokenizer(), encoder().template)) == known
+
+
+@torch.no_grad()
+def slow_greedy(model, prompt, count: int, ends=()) -> list[int]:
+    ids = list(prompt)
+    for _ in range(count):
+        ids.append(int(model(input_ids=torch.tensor([ids])).logits[0, -1].argmax()))
+        if ids[-1] in ends:
+            break
+    return ids[len(prompt) :]
+
+
+PROMPTS = [encoder().generation_prompt(request.question) for request in REQUESTS[:5]]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5])
+def test_generation_equals_greedy_decoding_of_one_prompt(engine, batch_size):
+    found = generate(engine.model, encoder(), PROMPTS, batch_size, max_new_tokens=12)
+    wanted = [slow_greedy(engine.model, prompt, 12, [tokenizer().eos_token_id]) for prompt in PROMPTS]
+    assert found == [tokenizer().decode(ids, skip_special_tokens=True).strip() for ids in wanted]
+    assert len(set(found)) == len(PROMPTS) and len({len(prompt) for prompt in PROMPTS}) > 1
+
+
+def test_generation_ends_at_any_end_of_the_model(monkeypatch):
+    model = tiny_model()
+    ends = [slow_greedy(model, prompt, 4)[3] for prompt in PROMPTS]
+    monkeypatch.setattr(model.generation_config, "eos_token_id", ends)
+    wanted = [slow_greedy(model, prompt, 12, [*ends, tokenizer().eos_token_id]) for prompt in PROMPTS]
+    assert generate(model, encoder(), PROMPTS, 5, 12) == [
+        tokenizer().decode(ids, skip_special_tokens=True).strip() for ids in wanted
+    ]
+    assert max(len(ids) for ids in wanted) <= 4
+
+
+def test_a_model_that_penalises_repetition_is_greedy_all_the_same(monkeypatch):
+    model = tiny_model()
+    plain = generate(model, encoder(), PROMPTS, 5, 12)
+    habits = GenerationConfig(repetition_penalty=9.0, no_repeat_ngram_size=1, do_sample=True, temperature=3.0, max_length=9)
+    habits.eos_token_id = tokenizer().eos_token_id
+    model.generation_config = habits
+    assert generate(model, encoder(), PROMPTS, 5, 12) == plain
+    assert model.generation_config is habits and not model.training
+    monkeypatch.setattr(generation, "_no_habits", lambda _: nullcontext())
+    assert generate(model, encoder(), PROMPTS, 5, 12) != plain  # so the habits are strong enough to show
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """What the model's own `generate` is asked for; nothing is generated."""
+    model, found = tiny_model(), []
+
+    def record(ids, attention_mask, generation_config):
+        found.append((ids, attention_mask, generation_config))
+        return torch.cat([ids, torch.full((len(ids), 2), 9)], dim=1)
+
+    monkeypatch.setattr(model, "generate", record)
+    return model, found
+
+
+def test_prompts_are_padded_on_the_left_longest_first(calls):
+    model, found = calls
+    assert generate(model, encoder(), PROMPTS, 2, 12) == [tokenizer().decode([9, 9]).strip()] * 5
+    lengths = [mask.sum(dim=1).tolist() for _, mask, _ in found]
+    assert sum(lengths, []) == sorted((len(prompt) for prompt in PROMPTS), reverse=True)
+    for ids, mask, config in found:
+        assert mask[:, -1].all() and mask[0].all() and config.max_new_tokens == 12
+        assert (ids[mask == 0] == tokenizer().pad_token_id).all()
+    assert generate(model, encoder(), [], 2, 12) == []
+
+
+def test_the_original_code_counts_the_prompt_in_and_keeps_white_space(calls):
+    model, found = calls
+    original = Encoder(tokenizer(), encoder().template, compat="tofu_original")
+    texts = generate(model, original, PROMPTS, 5, 12)
+    assert [config.max_new_tokens for _, _, config in found] == [200 - max(len(prompt) for prompt in PROMPTS)]
+    assert texts[0] == tokenizer().decode([9, 9])
+
+
+def test_open_unlearning_hides_the_ends_inside_a_prompt(calls):
+    model, found = calls
+    chat = bpe()
+    chat.pad_token = chat.eos_token
+    hiding = Encoder(chat, encoder().template, compat="open_unlearning")
+    assert hiding.masks_inner_eos
+    generate(model, hiding, [(5, chat.eos_token_id, 6, 7)], 1, 12)
+    assert found[0][1].tolist() == [[1, 0, 1, 1]]
+
+
+def test_continuations_come_with_their_references(engine):
+    rows = continue_prompts(engine, encoder(), REQUESTS, 4, 5)
+    assert [(row["task"], row["index"]) for row in rows] == sorted((r.task, r.index) for r in REQUESTS)
+    by_place = {(row["task"], row["index"]): row for row in rows}
+    for request in REQUESTS:
+        row = by_place[request.task, request.index]
+        assert (row["question"], row["reference"]) == (request.question, request.reference)
+    texts = generate(engine.model, encoder(), PROMPTS, 1, 5)
+    assert [by_place[r.task, r.index]["generation"] for r in REQUESTS[:5]] == texts
+    assert continue_prompts(engine, encoder(), Tofu("tofu", "o", "0", "fixture").forget_requests("forget01"), 4, 5) == []
+
+
+def test_an_interrupted_evaluation_goes_on_with_the_next_task(engine, tmp_path, monkeypatch):
+    def interrupted(engine, encoder, requests, *rest):
+        asked.append(requests[0].task)
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return original(engine, encoder, requests, *rest)
+
+    original, asked = scoring.score, []
+    score_tasks(engine, encoder(), REQUESTS, tmp_path / "whole", 8192, 4, 5)
+    monkeypatch.setattr(scoring, "score", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        score_tasks(engine, encoder(), REQUESTS, tmp_path / "cut", 8192, 4, 5)
+    assert not (tmp_path / "cut" / "scores.parquet").exists()
+    score_tasks(engine, encoder(), REQUESTS, tmp_path / "cut", 8192, 4, 5)
+    assert asked == ["forget", "retain", "real_authors", "real_authors", "world_facts"]
+    assert read(tmp_path / "cut") == read(tmp_path / "whole")
+    rows = [json.loads(line) for line in (tmp_path / "cut" / "generations.jsonl").read_text().splitlines()]
+    assert len(rows) == len(REQUESTS) and len(pd.read_parquet(tmp_path / "cut" / "scores.parquet")) == 3 * 24
+
+
+def read(folder) -> tuple[str, str]:
+    return pd.read_parquet(folder / "scores.parquet").to_json(), (folder / "generations.jsonl").read_text()
