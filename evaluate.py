@@ -1,4 +1,7 @@
-"""Scores a checkpoint, or recomputes metrics from saved scores: python evaluate.py model.path=runs/flat reference_run=runs/retain90"""
+"""Scores a checkpoint, or recomputes metrics from saved scores.
+
+    python evaluate.py model.path=runs/flat reference_run=runs/retain90 out=runs/flat/eval
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Runs one unlearning method on one benchmark: python unlearn.py method=flat model.path=runs/target split=forget10 out=runs/flat"""
+"""Runs one unlearning method on one benchmark.
+
+    python unlearn.py method=flat model.path=runs/target split=forget10 out=runs/flat
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Randomness as a pure function of (seed, epoch, index): the same on 1 process or 8, with any number of workers, after a resume."""
+"""Randomness as a pure function of (seed, epoch, index): the same with any number of processes or workers, and after a resume."""
 
 from __future__ import annotations
 

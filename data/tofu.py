@@ -7,11 +7,13 @@ answer and wrong answers), real_authors, world_facts. `a+b` joins splits.
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
+from data.benchmark import Metrics
 from data.requests import Request
 from data.sources import Source, check_rows, read_json_lines
 from data.streams import QA
+from metrics.tables import TofuMetrics
 
 FORGET = ("forget01", "forget05", "forget10", "forget20", "forget30", "forget50", "forget90")
 SHIPPED = ("forget01", "forget05", "forget10", "retain90", "retain95", "retain99")
@@ -27,8 +29,8 @@ TASKS = ("forget", "retain", *WORLD)
 class Tofu:
     """The benchmark as configured in config/benchmark/tofu.yaml.
 
-    rows: all | number of rows per task that are evaluated (300 in the original code). retain_rows: use only the first so many rows
-    of every retain split and of its evaluation, for runs on small machines; None uses all. max_new_tokens: generation limit.
+    rows: all | number of rows per task that are evaluated (300 in the original code). retain_rows: use only the first so many
+    rows of every retain split and of its evaluation, for runs on small machines; None uses all. max_new_tokens: generation limit.
     truth_ratio: geometric | arithmetic average over wrong answers.
     """
 
@@ -40,6 +42,7 @@ class Tofu:
     retain_rows: int | None = None
     max_new_tokens: int = 200
     truth_ratio: str = "geometric"
+    metrics: Metrics = field(default_factory=TofuMetrics)
 
     def __post_init__(self) -> None:
         if self.rows != "all" and (not isinstance(self.rows, int) or self.rows < 1):
@@ -47,9 +50,7 @@ class Tofu:
         if self.retain_rows is not None and (not isinstance(self.retain_rows, int) or self.retain_rows < 1):
             raise ValueError(f"benchmark.retain_rows={self.retain_rows}: write null for all, or a number of rows")
         if not isinstance(self.max_new_tokens, int) or self.max_new_tokens < 1:
-            raise ValueError(f"benchmark.max_new_tokens={self.max_new_tokens}: write a positive whole number (200 in published runs)")
-        if self.truth_ratio not in ("geometric", "arithmetic"):
-            raise ValueError(f"benchmark.truth_ratio={self.truth_ratio}: write geometric or arithmetic")
+            raise ValueError(f"benchmark.max_new_tokens={self.max_new_tokens}: write a whole number (published runs: 200)")
 
     @property
     def source(self) -> Source:
@@ -78,15 +79,15 @@ class Tofu:
         known = [QA(r.question, r.reference) for task in WORLD for r in self._world(task)]
         return known + (self._pairs("strangers") if self.data_root == "fixture" else [])
 
-    def forget_requests(self, split: str) -> list[Request]:
+    def reference_requests(self, split: str) -> list[Request]:
         """The forget task alone, without generation: all that forget quality needs of a retain oracle."""
         return [replace(request, reference=None) for request in self.requests(split) if request.task == "forget"]
 
     def requests(self, split: str) -> list[Request]:
         """What is evaluated for forget split `split`: the tasks forget, retain, real_authors, world_facts.
 
-        Roles: answer (the true one), paraphrased (the correct side of the truth ratio; the answer itself in the real-world tasks),
-        perturbed 0, 1, ... (the wrong side).
+        Roles: answer (the true one), paraphrased (the correct side of the truth ratio; the answer itself in the real-world
+        tasks), perturbed 0, 1, ... (the wrong side).
         """
         self.check_forget_split(split)
         forget = f"{split}_perturbed" if split in SHIPPED else "forget10_perturbed"
@@ -133,7 +134,7 @@ def _request(task: str, index: int, row: dict, paraphrased: str) -> Request:
 
 
 def _cut(split: str, full: list[dict]) -> list[dict]:
-    """Splits that are not files: a suffix (forget) or prefix (retain) of full, by percent; forget90 / retain10 the other way round."""
+    """Splits cut from full by percent: forget is a suffix, retain a prefix; forget90 and retain10 the other way round."""
     kind, percent = split[:6], int(split[6:])
     forget_percent = percent if kind == "forget" else 100 - percent
     if forget_percent == 90:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from data.tofu_logs import read_tofu_log
 from metrics.rouge import rouge
 from metrics.statistics import Metric
 from metrics.tofu import TaskScores, tofu_metrics
@@ -16,7 +18,7 @@ from metrics.tofu import TaskScores, tofu_metrics
 
 def read_generations(path: Path) -> list[dict]:
     """The rows of generations.jsonl."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
 def average_losses(scores: pd.DataFrame) -> pd.DataFrame:
@@ -41,15 +43,30 @@ def tofu_task_scores(scores: pd.DataFrame, generations: Sequence[dict], task: st
     )
 
 
-def tofu_from_tables(
-    scores: pd.DataFrame,
-    generations: Sequence[dict],
-    reference: pd.DataFrame | None,
-    average: str,
-    compat: str,
-    resamples: int,
-) -> dict[str, Metric]:
-    """All TOFU metrics of one evaluation. reference: the retain oracle's scores of the forget task, or None."""
-    tasks = {task: tofu_task_scores(scores, generations, task) for task in scores["task"].unique()}
-    retained = None if reference is None else tofu_task_scores(reference, (), "forget")
-    return tofu_metrics(tasks, retained, average, compat, resamples)
+@dataclass(frozen=True)
+class TofuMetrics:
+    """The metrics of TOFU. truth_ratio: geometric | arithmetic average over the wrong answers."""
+
+    truth_ratio: str = "geometric"
+
+    def __post_init__(self) -> None:
+        if self.truth_ratio not in ("geometric", "arithmetic"):
+            raise ValueError(f"benchmark.truth_ratio={self.truth_ratio}: write geometric or arithmetic")
+
+    def from_tables(
+        self, scores: pd.DataFrame, generations: Sequence[dict], reference: pd.DataFrame | None, compat: str, resamples: int
+    ) -> dict[str, Metric]:
+        """All TOFU metrics of one evaluation. reference: the retain oracle's scores of the forget task, or None."""
+        tasks = {task: tofu_task_scores(scores, generations, task) for task in scores["task"].unique()}
+        retained = None if reference is None else tofu_task_scores(reference, (), "forget")
+        return tofu_metrics(tasks, retained, self.truth_ratio, _aggregation(compat), resamples)
+
+    def from_logs(self, log: Path, retain_log: Path | None, compat: str, resamples: int) -> dict[str, Metric]:
+        """The metrics of aggregated logs of the original TOFU code."""
+        retained = None if retain_log is None else read_tofu_log(retain_log)["forget"]
+        return tofu_metrics(read_tofu_log(log), retained, self.truth_ratio, _aggregation(compat), resamples)
+
+
+def _aggregation(compat: str) -> str:
+    # FLAT evaluates TOFU with the original aggregation.
+    return "tofu_original" if compat == "flat_released" else compat

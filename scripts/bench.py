@@ -4,13 +4,14 @@
     python scripts/bench.py step --method flat --template short --data-root DIR --repeats 5 --out bench.json
     python scripts/bench.py score --template chat --data-root DIR
 
-step: one training step, forward and backward, on rows of TOFU forget10 in training order (retain90 beside them). The released
-way pads every stream to its longest row, makes one forward pass per stream with all logits, and asks a second copy of the model
-for the reference. score: 1 + 1 + 5 answers per question of forget10_perturbed; the released way has one row per answer, in file
-order. Both sides compute the same values, which is checked. DIR holds tofu/*.json; without it the shipped fixture is read.
+step: one training step, forward and backward, on rows of TOFU forget10 in training order (retain90 beside them). The
+released way pads every stream to its longest row, makes one forward pass per stream with all logits, and asks a second
+copy of the model for the reference. score: 1 + 1 + 5 answers per question of forget10_perturbed; the released way has
+one row per answer, in file order. Both sides compute the same values, which is checked. DIR holds tofu/*.json; without
+it the shipped fixture is read.
 
-Arithmetic does not depend on the machine; `--repeats 0` leaves the clock out. What the cached reference costs once is printed on
-a line of its own.
+Arithmetic does not depend on the machine; `--repeats 0` leaves the clock out. What the cached reference costs once is
+printed on a line of its own.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ ANSWERS = ("answer", "paraphrased", "perturbed")
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two ways to the same values. held: bytes that each keeps beside the model. once: what ours did beforehand, one time."""
+    """Two ways to the same values. held: bytes that each keeps beside the model. once: what ours did beforehand."""
 
     naive: Callable[[], Tensor]
     ours: Callable[[], Tensor]
@@ -65,7 +66,7 @@ class Comparison:
 
 
 def main(arguments: list[str] | None = None) -> dict:
-    """Runs one comparison, prints it, and returns what it writes to --out. Raises ValueError if the two sides differ."""
+    """Runs one comparison, prints it, returns what it writes to --out. Raises ValueError if the two sides differ."""
     options = parse(arguments)
     torch.manual_seed(0)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

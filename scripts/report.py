@@ -14,7 +14,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils.report import ReportError, read_report, write_text  # noqa: E402
+from utils.files import write_text  # noqa: E402
+from utils.report import ReportError, read_report  # noqa: E402
 from utils.report_html import page  # noqa: E402
 from utils.report_table import markdown_table  # noqa: E402
 

@@ -18,7 +18,7 @@ from data.streams import QA, Streams
 ROOT = Path(__file__).resolve().parents[1]
 TOKENIZER = ROOT / "data" / "fixtures" / "tiny_tokenizer"
 
-# What is different from one family to the next; init 0.2 instead of 0.02, so that a wrong mask shows in the probabilities.
+# What differs from family to family; initial weights of 0.2 instead of 0.02, so that a wrong mask shows in the numbers.
 FAMILIES: dict[str, dict] = {
     "llama": {"num_key_value_heads": 2, "intermediate_size": 128, "initializer_range": 0.2},
     "opt": {"ffn_dim": 128, "word_embed_proj_dim": 64, "init_std": 0.2},
@@ -108,7 +108,7 @@ def moved_copy(model: nn.Module, by: float = 0.02, seed: int = 7) -> nn.Module:
 
 
 def toy_streams(names, rows: int = 5) -> dict[str, list[Example]]:
-    """Stream -> examples of the first `rows` toy questions. A stream that data/streams.py cannot draw gets retain rows."""
+    """Stream -> examples of the first `rows` toy questions; streams that `Streams` cannot draw get retain rows."""
     known = ("train", "forget", "template", "retain")
     drawn = Streams(known, ITEMS, encoder(), seed=3, retain=RETAIN, templates=TEMPLATES)
     items = [drawn.draw(0, index) for index in range(rows)]
@@ -120,7 +120,7 @@ def toy_streams(names, rows: int = 5) -> dict[str, list[Example]]:
 
 
 def random_examples(count: int, vocabulary: int, seed: int = 0, prompts: int | None = None) -> list[Example]:
-    """Examples of random ids from 3 upwards, with 1 to 9 answer tokens; `prompts` of them different (all by default)."""
+    """Examples of random ids from 3 upwards, 1 to 9 answer tokens, `prompts` different prompts (default: all)."""
     generator = torch.Generator().manual_seed(seed)
     draw = lambda low, high: int(torch.randint(low, high, (1,), generator=generator))  # noqa: E731
     ids = lambda length: tuple(draw(3, vocabulary) for _ in range(length))  # noqa: E731

@@ -1,8 +1,8 @@
 """The slow way, as released code writes it: one padded row per (prompt, answer), one forward per stream, all logits.
 
 Nothing here calls `losses/` or the engine, so that the two can be compared. Every oracle of a method has the form
-`oracle(model, reference, streams, pad) -> scalar loss`, where `streams` maps a stream to its examples and `reference` is a
-frozen copy of the model, forwarded again. Coefficients are those that papers and released code print.
+`oracle(model, reference, streams, pad) -> scalar loss`, where `streams` maps a stream to its examples and `reference`
+is a frozen copy of the model, forwarded again. Coefficients are those that papers and released code print.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Oracle = Callable[[nn.Module, nn.Module, Streams, int], Tensor]
 
 
 def pad_right(examples: Sequence[Example], pad: int, length: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """(B, T) input ids, attention mask and labels; labels are -100 on prompts and padding. T: the longest row, or `length`."""
+    """(B, T) input ids, attention mask and labels, -100 on prompts and padding. T: the longest row, or `length`."""
     width = length or max(len(e.prompt) + len(e.answer) for e in examples)
     ids = torch.full((len(examples), width), pad)
     attention = torch.zeros(len(examples), width, dtype=torch.long)
@@ -181,8 +181,9 @@ ORACLES: dict[str, Oracle] = {
 def tofu_scores(model: nn.Module, groups: Sequence[Sequence[Sequence[Example]]], pad: int) -> list[list[list[float]]]:
     """Mean negative log-likelihood per token of every answer, as released TOFU code evaluates it.
 
-    groups[g][q]: the answers of question q in pass g; TOFU makes three passes over the questions in file order: 1 answer,
-    1 paraphrased answer, 5 perturbed answers. Each pass is one padded batch with a row per answer, and all its logits.
+    groups[g][q]: the answers of question q in pass g; TOFU makes three passes over the questions in file order: 1
+    answer, 1 paraphrased answer, 5 perturbed answers. Each pass is one padded batch with a row per answer, and all its
+    logits.
     """
     found = []
     for questions in groups:
@@ -195,7 +196,7 @@ def tofu_scores(model: nn.Module, groups: Sequence[Sequence[Sequence[Example]]],
 def slow_tables(
     model, reference, needs: Mapping[str, Sequence[str]], streams: Streams, pad: int
 ) -> dict[str, TokenTable]:
-    """The token tables of any loss, in float64, from one full padded forward per stream: the oracle of a method without one.
+    """The token tables of any loss, in float64, from one full padded forward per stream: an oracle for every method.
 
     Statistics beyond these need a line here, written from their definition.
     """

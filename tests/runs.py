@@ -29,8 +29,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tests.models import tiny_model, tokenizer
+from utils.files import read_log
 from utils.models import save_model
-from utils.runs import read_log
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = os.environ.get("LETHE_SHARED")
@@ -109,13 +109,14 @@ def succeed(folder: Path, name: str, *arguments: object) -> Finished:
 @contextmanager
 def _command_line(arguments: list[str]) -> Iterator[None]:
     """Within the block the program was called with `arguments`; afterwards logging is as before."""
-    before, root = sys.argv, logging.getLogger()
+    before, root = (sys.argv, sys.__stderr__), logging.getLogger()
     handlers, level = root.handlers[:], root.level
-    sys.argv = arguments
+    # Hydra closes all log handlers, and that of absl closes its stream, pytest's, unless it is a standard one.
+    sys.argv, sys.__stderr__ = arguments, sys.stderr
     try:
         yield
     finally:
-        sys.argv = before
+        sys.argv, sys.__stderr__ = before
         root.handlers[:], root.level = handlers, level
 
 

@@ -23,8 +23,9 @@ from tests.losses import cases
 from tests.losses import test_conformance as conformance
 from tests.models import tiny_model, tokenizer
 from utils import cli
+from utils.files import read_json, read_log
 from utils.models import save_model
-from utils.runs import Run, read_json, read_log
+from utils.runs import Run
 from utils.settings import check_training
 from utils.training import make_encoder, make_streams, train
 

@@ -1,8 +1,8 @@
 """What every method promises when it trains a real (tiny) model. A new file in config/method is tested by being there.
 
-The fast path is the engine with shared prompts, chunks and the cached reference. It is held against two slow ways: for every
-method, token tables in float64 from full padded forward passes, given to the method's own loss; and for the methods of
-`tests/oracles.py` a formula of its own, which knows nothing of `losses/`.
+The fast path is the engine with shared prompts, chunks and the cached reference. It is held against two slow ways: for
+every method, token tables in float64 from full padded forward passes, given to the method's own loss; and for the
+methods of `tests/oracles.py` a formula of its own, which knows nothing of `losses/`.
 """
 
 from __future__ import annotations
@@ -37,6 +37,11 @@ def original() -> nn.Module:
     return tiny_model()
 
 
+@cache
+def original_engine() -> Engine:
+    return Engine(original(), PAD)
+
+
 @pytest.fixture(scope="module")
 def cache_folder(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("cache")
@@ -51,7 +56,7 @@ def trained() -> nn.Module:
 def cached_reference(loss: Loss, streams: Mapping[str, Sequence[Example]], folder: Path) -> Reference | None:
     if not needs_reference(loss.needs):
         return None
-    return make_reference("cached", Engine(copy.deepcopy(original()), PAD), loss.needs, streams, folder, False)
+    return make_reference("cached", original_engine(), loss.needs, streams, folder, False)
 
 
 def step(engine: Engine, loss: Loss, streams, reference: Reference | None, counts=None) -> tuple[float, Gradients]:
@@ -191,7 +196,7 @@ def test_finite_in_bfloat16(name, trained, cache_folder):
 def test_descends(name, cache_folder):
     """30 steps of AdamW from the original model lower the loss, and no reading of it is NaN."""
     loss = method_loss(name)
-    streams = toy_streams(loss.needs)
+    streams = toy_streams(loss.needs, rows=2)
     model = copy.deepcopy(original())
     reference = cached_reference(loss, streams, cache_folder)
     engine = Engine(model, PAD)

@@ -34,9 +34,9 @@ CPU_ATTENTION = {
 
 
 def count_flops(call: Callable[[], Any]) -> int:
-    """Floating-point operations of every matrix product and attention in `call`, backward passes and recomputation included.
+    """Floating-point operations of all matrix products and attention in `call`, with backward passes and recomputation.
 
-    A masked position counts like any other, as hardware computes it.
+    A masked position counts like any other.
     """
     with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
         call()
@@ -76,7 +76,7 @@ class LiveBytes(TorchDispatchMode):
 
 
 def peak_bytes(call: Callable[[], Any], device: torch.device) -> int:
-    """Largest sum of bytes of all tensors that `call` makes, at any one time; weights that exist before do not count."""
+    """Largest sum of bytes of all tensors that `call` makes, at any one time; what exists before does not count."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
@@ -90,8 +90,9 @@ def peak_bytes(call: Callable[[], Any], device: torch.device) -> int:
 
 
 def median_seconds(calls: Mapping[str, Callable[[], Any]], repeats: int, device: torch.device) -> dict[str, float]:
-    """Median wall-clock seconds of each call, after one warm-up; taken in turns (A B A B ...), so that a busy spell of the
-    machine slows all of them.
+    """Median wall-clock seconds of each call, after one warm-up.
+
+    Taken in turns (A B A B ...), so that a busy spell of the machine slows all of them.
     """
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(repeats + 1):

@@ -1,9 +1,9 @@
 """The engine: (prompt, answers) in, token statistics out, in one forward pass of the model.
 
-The output head is the place where memory goes (answer tokens x vocabulary), so while the engine runs, the head computes
-statistics instead of logits: it picks the positions that predict answer tokens, projects them chunk by chunk, and returns n x S
-numbers. The call still goes through the whole (wrapped) model, so DDP, FSDP, ZeRO, adapters and activation checkpointing see an
-ordinary forward pass.
+The output head is where memory goes (answer tokens x vocabulary), so while the engine runs, the head computes
+statistics instead of logits: it picks the positions that predict answer tokens, projects them chunk by chunk, and
+returns n x S numbers. The call still goes through the whole (wrapped) model, so DDP, FSDP, ZeRO, adapters and
+activation checkpointing see an ordinary forward pass.
 """
 
 from __future__ import annotations
@@ -29,14 +29,15 @@ KERNELS_WITHOUT_MASK = ("flash_attention_2", "flash_attention_3")
 
 Needs = Mapping[str, Sequence[str]]
 Project = Callable[[Tensor], Tensor]
+AtAnswers = Callable[[Project, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class ReferenceValues:
     """What the frozen reference model says at the n answer positions of a batch.
 
-    logp: (n,) float32. hidden: (n, H) last hidden states, None unless full distributions are needed. project: (m, H) -> (m, V),
-    the reference's output head; None where that is the model's own, because it does not train.
+    logp: (n,) float32. hidden: (n, H) last hidden states, None unless full distributions are needed.
+    project: (m, H) -> (m, V), the reference's output head; None where it is the model's own, which does not train.
     """
 
     logp: Tensor
@@ -47,8 +48,9 @@ class ReferenceValues:
 class Engine:
     """Token statistics of one causal language model.
 
-    Raises ValueError if the model has no linear output head, or changes logits after it (soft-capping, scaling): statistics
-    would then silently differ from the model's own.
+    autocast: matrix products run in bfloat16 over float32 weights, in training and for the reference alike.
+    Raises ValueError if the model has no linear output head, or changes logits after it (soft-capping, scaling):
+    statistics would then silently differ from the model's own.
     """
 
     def __init__(
@@ -58,8 +60,9 @@ class Engine:
         chunk_bytes: int = CHUNK_BYTES,
         shared: bool | None = None,
         hide: int | None = None,
+        autocast: bool = False,
     ):
-        self.model, self.pad, self.chunk_bytes, self.hide = model, pad, chunk_bytes, hide
+        self.model, self.pad, self.chunk_bytes, self.hide, self.autocast = model, pad, chunk_bytes, hide, autocast
         self.head = output_head(model)
         self.dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
         self.device = next(model.parameters()).device
@@ -131,17 +134,25 @@ class Engine:
     @torch.no_grad()
     def logp_of(self, hidden: Tensor, labels: Tensor) -> Tensor:
         """(n,) float32 log-probability of `labels` given (n, H) hidden states, chunk by chunk."""
-        return self._chunked(self.head, hidden, labels, ("logp",), None, 0)[:, 0]
+        with self._precision():
+            return self._chunked(self.head, hidden, labels, ("logp",), None, 0)[:, 0]
 
-    def _forward(self, packed: Packed, at_answers: Callable[[Project, Tensor], Tensor], model: nn.Module | None) -> Tensor:
-        inputs = {"input_ids": packed.input_ids, "attention_mask": packed.attention_mask(self.dtype), "use_cache": False}
+    def _forward(self, packed: Packed, at_answers: AtAnswers, model: nn.Module | None) -> Tensor:
+        mask = packed.attention_mask(self.dtype)
+        inputs = {"input_ids": packed.input_ids, "attention_mask": mask, "use_cache": False}
         if packed.shared:
             inputs["position_ids"] = packed.position_ids
-        with _head_returns(self.head, at_answers):
+        with _head_returns(self.head, at_answers), self._precision():
             return (model or self.model)(**inputs).logits
 
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast)
+
     def _chunked(self, project, hidden, labels, names, reference, first) -> Tensor:
-        """(m, len(names)): projects at most `chunk_bytes` of logits at a time; chunks are recomputed in backward, a single one is kept."""
+        """(m, len(names)): projects at most `chunk_bytes` of logits at a time.
+
+        Chunks are computed again in backward; a single one is kept.
+        """
         size = max(1, self.chunk_bytes // (4 * self.vocabulary))
         with_reference = not NEEDS_REFERENCE_LOGITS.isdisjoint(names)
         their_project = reference.project or project if with_reference else None
@@ -173,8 +184,8 @@ class Engine:
             returned = self._forward(packed, lambda project, hidden: made_up, None)
         if returned.shape != made_up.shape or not torch.equal(returned.float(), made_up):
             raise ValueError(
-                f"model {type(self.model).__name__}: its logits are not those of its output head (soft-capping or scaling after the "
-                "head), so token statistics would be wrong; this architecture is not supported"
+                f"model {type(self.model).__name__}: its logits are not those of its output head (soft-capping or "
+                "scaling after the head), so token statistics would be wrong; this architecture is not supported"
             )
 
     @torch.no_grad()
@@ -197,7 +208,8 @@ class Engine:
                 fits = False
         if not fits:
             log.warning(
-                "%s with %s attention takes no row mask: prompts are repeated for each answer (same numbers, more time)",
+                "%s with %s attention takes no row mask: prompts are repeated for each answer "
+                "(same numbers, more time)",
                 type(self.model).__name__,
                 self.model.config._attn_implementation,
             )
@@ -208,7 +220,8 @@ def output_head(model: nn.Module) -> nn.Linear:
     """The linear layer that maps hidden states to logits. Raises ValueError if there is none."""
     head = model.get_output_embeddings()
     if head is None or head.weight.dim() != 2:
-        raise ValueError(f"model {type(model).__name__} has no linear output head; only causal language models can be unlearned")
+        name = type(model).__name__
+        raise ValueError(f"model {name} has no linear output head; only causal language models can be unlearned")
     return head
 
 
@@ -224,7 +237,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _head_returns(head: nn.Module, at_answers: Callable[[Project, Tensor], Tensor]) -> Iterator[None]:
+def _head_returns(head: nn.Module, at_answers: AtAnswers) -> Iterator[None]:
     """Within the block, calling the head returns `at_answers(projection, hidden)` instead of logits."""
     project, wrapped = head.forward, head.__dict__.get("forward")
     head.forward = lambda hidden: at_answers(project, hidden)

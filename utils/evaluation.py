@@ -12,15 +12,14 @@ from omegaconf import open_dict
 
 from data.prompts import Encoder
 from data.requests import Request
-from data.tofu_logs import read_tofu_log
 from metrics.statistics import Metric
-from metrics.tables import read_generations, tofu_from_tables
-from metrics.tofu import tofu_metrics
+from metrics.tables import read_generations
 from utils.distributed import barrier, is_main
 from utils.engine import Engine
+from utils.files import read_json, write_json
 from utils.fingerprint import weights_hash
 from utils.models import load_model, model_folder, resolve_precision
-from utils.runs import Run, read_json, write_json
+from utils.runs import Run
 from utils.scoring import requests_hash, score, score_tasks, write_parquet
 from utils.settings import Settings, SettingsError
 
@@ -82,14 +81,15 @@ def bring_reference(settings: Settings, run: Run, encoder: Encoder) -> None:
         with open_dict(theirs):
             theirs.model.path = str(folder)
         engine = load_engine(Settings(theirs, settings.benchmark, settings.template), encoder)
-        table = score(engine, encoder, settings.benchmark.forget_requests(cfg.split), cfg.tokens_per_batch)
+        table = score(engine, encoder, settings.benchmark.reference_requests(cfg.split), cfg.tokens_per_batch)
         if is_main():
             path.parent.mkdir(exist_ok=True)
             write_parquet(table, path)
         barrier()
     if is_main():
         table = pd.read_parquet(path)
-        write_parquet(table[table["task"] == "forget"], run.folder / "reference.parquet")
+        tasks = {request.task for request in settings.benchmark.reference_requests(cfg.split)}
+        write_parquet(table[table["task"].isin(tasks)], run.folder / "reference.parquet")
     run.note(reference=str(path))
     barrier()
 
@@ -100,22 +100,20 @@ def metrics_from_files(settings: Settings, folder: Path) -> dict[str, Metric]:
     if not (folder / "scores.parquet").is_file():
         raise SettingsError(f"rescore=true: out={folder} holds no scores.parquet; run the evaluation first, without rescore")
     reference = folder / "reference.parquet"
-    return tofu_from_tables(
+    return settings.benchmark.metrics.from_tables(
         pd.read_parquet(folder / "scores.parquet"),
         read_generations(folder / "generations.jsonl"),
         pd.read_parquet(reference) if reference.is_file() else None,
-        settings.benchmark.truth_ratio,
-        _metric_compat(cfg.compat),
+        cfg.compat,
         cfg.resamples,
     )
 
 
 def metrics_from_logs(settings: Settings) -> dict[str, Metric]:
-    """The metrics of an aggregated log of the original TOFU code."""
+    """The metrics of logs that the benchmark's original code wrote."""
     cfg = settings.cfg
-    retained = read_tofu_log(cfg.retain_logs)["forget"] if cfg.retain_logs is not None else None
-    tasks = read_tofu_log(cfg.from_logs)
-    return tofu_metrics(tasks, retained, settings.benchmark.truth_ratio, _metric_compat(cfg.compat), cfg.resamples)
+    retained = None if cfg.retain_logs is None else Path(cfg.retain_logs)
+    return settings.benchmark.metrics.from_logs(Path(cfg.from_logs), retained, cfg.compat, cfg.resamples)
 
 
 def write_metrics(metrics: Mapping[str, Metric], folder: Path) -> None:
@@ -131,7 +129,7 @@ def write_metrics(metrics: Mapping[str, Metric], folder: Path) -> None:
 
 def _forget_key(settings: Settings, encoder: Encoder) -> str:
     """Identifies the forget questions and their tokens: scores with the same key can be compared."""
-    requests: list[Request] = settings.benchmark.forget_requests(settings.cfg.split)
+    requests: list[Request] = settings.benchmark.reference_requests(settings.cfg.split)
     return requests_hash(requests, encoder)
 
 
@@ -170,11 +168,6 @@ def _make_oracle(settings: Settings) -> str:
     cfg = settings.cfg
     split = settings.benchmark.retain_split(cfg.split)
     return (
-        f"Make one with: python finetune.py model={cfg.model.name} benchmark={cfg.benchmark.name} split={split} out=runs/{split}, "
-        f"then add reference_run=runs/{split}; or leave forget quality out with reference_run=none"
+        f"Make one with: python finetune.py model={cfg.model.name} benchmark={cfg.benchmark.name} split={split} "
+        f"out=runs/{split}, then add reference_run=runs/{split}; or leave forget quality out with reference_run=none"
     )
-
-
-def _metric_compat(compat: str) -> str:
-    # FLAT evaluates TOFU with the original aggregation.
-    return "tofu_original" if compat == "flat_released" else compat

@@ -82,7 +82,9 @@ def load_tokenizer(model: DictConfig) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_model(model: DictConfig, tokenizer: PreTrainedTokenizerBase, precision: Precision, seed: int, quantise=False) -> nn.Module:
+def load_model(
+    model: DictConfig, tokenizer: PreTrainedTokenizerBase, precision: Precision, seed: int, quantise: bool = False
+) -> nn.Module:
     """The causal language model, an adapter found at `model.path` merged into its base. Raises ModelError if it cannot be had."""
     if model.path is None:
         return _random_model(model, tokenizer, precision, seed)
@@ -146,7 +148,7 @@ def save_model(model: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: Pat
 
 def _random_model(model: DictConfig, tokenizer: PreTrainedTokenizerBase, precision: Precision, seed: int) -> nn.Module:
     if model.architecture is None:
-        raise ModelError(f"model={model.name}: model.path is null and there is no architecture to draw weights for; set model.path")
+        raise ModelError(f"model={model.name}: model.path is null and there is no architecture to draw from; set model.path")
     special = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     config = AutoConfig.for_model(
         **OmegaConf.to_container(model.architecture), vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, **special

@@ -4,9 +4,9 @@
     rows      [q1 | a | b]  [q2 | c]                (all answers of one prompt)
     lines     [q1 | a | b | q2 | c]                 (as many rows as make lines of nearly the same length)
 
-Within a line the pairs form a trie, written depth first: a prompt that several answers share, a system prompt that several
-questions share, and the words with which two answers both begin are there once. A token sees the tokens on its path from the
-root, and its position is its depth, so each pair is computed exactly as if it stood alone.
+Within a line the pairs form a trie, written depth first: a prompt that several answers share, a system prompt that
+several questions share, and the words with which two answers both begin are there once. A token sees the tokens on its
+path from the root, and its position is its depth, so each pair is computed exactly as if it stood alone.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from torch import Tensor
 
 from data.prompts import Example
 
-# What one more column costs a token, as a share of the arithmetic that it costs anyway: 1 / (6 hidden sizes) by count, more where
-# masks slow attention down. Only the trade between padding and wide lines depends on it.
+# What one more column costs a token, as a share of the arithmetic that it costs anyway: 1 / (6 hidden sizes) by count,
+# more where masks slow attention down. Only the trade between padding and wide lines depends on it.
 WIDTH_COST = 5e-4
 
 Ids = tuple[int, ...]
@@ -36,8 +36,8 @@ class Packed:
     source: (n,) flat index into (L, W) of the position that predicts each answer token. labels: (n,) the answer tokens.
     streams: stream name -> (first, lengths): its answer tokens are `first : first + sum(lengths)`, example by example.
     shared: whether lines need the (W, W) mask (False: one pair per line, plain right padding).
-    hide: token id that no position may attend to; None hides nothing. Released code that derives the attention mask from token
-        values hides every EOS inside a prompt this way.
+    hide: token id that no position may attend to; None hides nothing. Released code that derives the attention mask
+        from token values hides every EOS inside a prompt this way.
     """
 
     input_ids: Tensor
@@ -58,8 +58,8 @@ class Packed:
     def attention_mask(self, dtype: torch.dtype) -> Tensor:
         """(L, 1, W, W) additive mask for shared lines, (L, W) int64 otherwise.
 
-        Additive rather than boolean, because eager attention adds whatever mask it gets. A position that would see nothing
-        (padding) sees itself, so that no softmax runs over nothing.
+        Additive rather than boolean, because eager attention adds whatever mask it gets. A position that would see
+        nothing (padding) sees itself, so that no softmax runs over nothing.
         """
         readable = torch.ones_like(self.reach, dtype=torch.bool) if self.hide is None else self.input_ids != self.hide
         if not self.shared:
@@ -73,7 +73,7 @@ class Packed:
         return blocked.masked_fill_(~visible, torch.finfo(dtype).min)[:, None]
 
     def tabulate(self, stream: str, values: Tensor) -> tuple[Tensor, Tensor]:
-        """(n,) values of all answer tokens -> ((B, T) values of one stream, zero on padding, and its (B, T) bool mask)."""
+        """(n,) values of all answer tokens -> (B, T) values of one stream, zero on padding, and their (B, T) mask."""
         first, lengths = self.streams[stream]
         counts = torch.tensor(lengths, device=values.device)
         mask = torch.arange(max(lengths), device=values.device) < counts[:, None]
@@ -83,9 +83,10 @@ class Packed:
 
 
 def pack(streams: Mapping[str, Sequence[Example]], pad: int, shared: bool = True, hide: int | None = None) -> Packed:
-    """Packs the examples of all streams. Raises ValueError if there are none, or for one without prompt or answer tokens.
+    """Packs the examples of all streams.
 
     pad: token id written on padding (any id will do: the mask goes by length).
+    Raises ValueError if there are no examples, or for one without prompt or answer tokens.
     """
     pairs = [example for examples in streams.values() for example in examples]
     _check(streams)
@@ -120,8 +121,8 @@ def pack(streams: Mapping[str, Sequence[Example]], pad: int, shared: bool = True
 class Line:
     """Token sequences as a trie in depth-first order.
 
-    tokens, depth, reach: one entry per token; `reach` is the column after its last descendant. columns: sequence -> the columns
-    of its tokens.
+    tokens, depth, reach: one entry per token; `reach` is the column after its last descendant. columns: sequence -> the
+    columns of its tokens.
     """
 
     def __init__(self, sequences: Sequence[Ids]):

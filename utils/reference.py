@@ -1,7 +1,7 @@
 """The frozen reference model, without a second model in memory where that can be avoided.
 
     adapter   the LoRA adapter is switched off for one extra forward pass per batch
-    cached    values of every example the run will read, computed once before training and kept on disk for every later run
+    cached    values of every example the run will read, computed once before training, kept on disk for later runs
     resident  a frozen copy of the model, forwarded with every batch
 
 All three give the same `ReferenceValues` (to float32 rounding).
@@ -61,7 +61,7 @@ class ResidentReference:
 
     def __init__(self, engine: Engine):
         frozen = copy.deepcopy(engine.model).eval().requires_grad_(False)
-        self.engine = Engine(frozen, engine.pad, engine.chunk_bytes, engine.shared, engine.hide)
+        self.engine = Engine(frozen, engine.pad, engine.chunk_bytes, engine.shared, engine.hide, engine.autocast)
 
     @torch.no_grad()
     def values(self, packed: Packed) -> ReferenceValues:
@@ -117,8 +117,8 @@ def make_reference(
 ) -> Reference:
     """The reference of a run, computed before the model trains.
 
-    kind: adapter | cached | resident | auto. auto: cached if its files stay below `limit_gib`, else adapter where there is one,
-    else resident; all are exact. examples: every example the run will read, per stream.
+    kind: adapter | cached | resident | auto. auto: cached if its files stay below `limit_gib`, else adapter where there
+    is one, else resident; all are exact. examples: every example the run will read, per stream.
     Raises ValueError for adapter without an adapter.
     """
     if kind == "auto":
@@ -126,7 +126,9 @@ def make_reference(
         kind = "cached" if fits else "adapter" if has_adapter else "resident"
     if kind == "adapter":
         if not has_adapter:
-            raise ValueError("reference=adapter: the model trains all its weights; use reference=cached, or adapter=lora")
+            raise ValueError(
+                "reference=adapter: the model trains all its weights; use reference=cached, or adapter=lora"
+            )
         return AdapterReference(engine)
     if kind == "resident":
         return ResidentReference(engine)

@@ -6,7 +6,8 @@
         logp (N,) float32        log-probability of every answer token
         hidden (N, H)            last hidden states that predict them; only in files of kind "hidden"
 
-Files are written under another name and renamed, so a file that exists is whole; one that cannot be read is deleted and made anew.
+Files are written under another name and renamed, so a file that exists is whole; one that cannot be read is deleted and
+made anew.
 """
 
 from __future__ import annotations
@@ -41,8 +42,10 @@ class ReferenceCache:
         self.engine = engine
         self.width = engine.head.weight.shape[1]
         self.dtype = engine.dtype
+        dtype = str(engine.dtype).removeprefix("torch.")
+        autocast = "-autocast" if engine.autocast else ""
         hidden_eos = "" if engine.hide is None else f"-hide{engine.hide}"
-        self.folder = Path(root) / f"{weights_hash(engine.model)}-{str(engine.dtype).removeprefix('torch.')}{hidden_eos}"
+        self.folder = Path(root) / f"{weights_hash(engine.model)}-{dtype}{autocast}{hidden_eos}"
         self._where: dict[tuple[bytes, str], tuple[safe_open, int, int]] = {}
 
     def fill(self, examples: dict[str, Sequence[Example]], with_hidden: Collection[str]) -> None:

@@ -18,6 +18,8 @@ from typing import Any, Literal
 
 from natsort import natsorted
 
+from utils.files import flat_settings
+
 Role = Literal["target", "oracle", "method"]
 ROLES: tuple[Role, ...] = ("target", "oracle", "method")
 
@@ -123,21 +125,6 @@ def read_run(folder: Path) -> ReportRun:
         _read_lines(folder / "log.jsonl"),
         _read_generations(at / "generations.jsonl"),
     )
-
-
-def flat_settings(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings as dotted keys."""
-    flat = {}
-    for key, value in settings.items():
-        flat |= flat_settings(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes text so that the file is either the old or the new one."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8", errors="replace")
-    partial.replace(path)
 
 
 def _read_capsule(folder: Path, shown: str) -> dict[str, Any]:

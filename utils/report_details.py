@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from utils.files import flat_settings
 from utils.markup import Html, element, join
-from utils.report import Report, ReportRun, flat_settings
+from utils.report import Report, ReportRun
 
 QUESTIONS = 3  # per task
 SHOWN_TASKS = (("forget", "Forget set"), ("retain", "Retain set"))

@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.report import Number, Report, ReportRun, flat_settings
+from utils.files import flat_settings
+from utils.report import Number, Report, ReportRun
 
 MISSING = "–"
 

@@ -1,7 +1,7 @@
-"""A run is a folder: config.yaml, run.json (what made it), log.jsonl, checkpoints/ while it trains, model/ or scores when it is done.
+"""A run is a folder: config.yaml, run.json (what made it), log.jsonl, checkpoints/ while it trains, model/ or scores at the end.
 
-run.json says `running` until everything else is on disk, then `finished`. Files that others read are written under another name and
-renamed, so what exists is whole.
+run.json says `running` until everything else is on disk, then `finished`. Files that others read are written under another
+name and renamed, so what exists is whole.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from utils import ROOT
 from utils.distributed import barrier, is_main, world_size
+from utils.files import flat_settings, read_json, read_log, write_json, write_text
 from utils.fingerprint import settings_hash
 from utils.trainer import last_checkpoint
 
@@ -223,51 +224,12 @@ def git_commit() -> str:
         return "unknown"
 
 
-def read_log(path: Path) -> list[dict[str, Any]]:
-    """Records of a log.jsonl; a last line that was cut off is left out."""
-    records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        with suppress(json.JSONDecodeError):
-            records.append(json.loads(line))
-    return records
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """The object in a JSON file, or None if there is none or it is damaged."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Writes JSON so that the file is either the old or the new one."""
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes text so that the file is either the old or the new one."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
-
-
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Settings that changed, as `key: old -> new`, the dials of the first level before those inside groups."""
-    before, after = _flat(old), _flat(new)
+    before, after = flat_settings(old), flat_settings(new)
     keys = [key for key in {**before, **after} if key.split(".")[0] not in NOT_PART_OF_THE_RESULT]
     keys.sort(key=lambda key: key.count("."))
     return [f"{k}: {before.get(k)} -> {after.get(k)}" for k in keys if before.get(k) != after.get(k)]
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for key, value in settings.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + str(key)] = value
-    return flat
 
 
 def _versions() -> dict[str, str]:

@@ -3,8 +3,8 @@
     scores.parquet     task, index, role, number, tokens, and per answer token: logp (nats), hit
     generations.jsonl  task, index, question, generation, reference
 
-Questions are packed with all their answers, sorted by length, and dealt out to the processes; finished tasks are kept in parts/, so
-that an interrupted evaluation goes on with the next task.
+Questions are packed with all their answers, sorted by length, and dealt out to the processes; finished tasks are kept in
+parts/, so that an interrupted evaluation goes on with the next task.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from data.prompts import EmptyAnswer, Encoder, Example
 from data.requests import Request
 from utils.distributed import barrier, is_main, rank, world_size
 from utils.engine import Engine
+from utils.files import write_text
 from utils.fingerprint import text_hash
 from utils.generation import generate
-from utils.runs import write_text
 
 log = logging.getLogger(__name__)
 

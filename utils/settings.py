@@ -13,8 +13,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from transformers.training_args import OptimizerNames
 
+from data.benchmark import Benchmark
 from data.prompts import Template
-from data.tofu import Tofu
 from losses.protocol import STATISTICS, STREAMS, Loss
 from utils import ROOT
 from utils.batching import plan_batch
@@ -100,7 +100,7 @@ class Settings:
     """Checked settings: the config, and the objects that its nodes describe."""
 
     cfg: DictConfig
-    benchmark: Tofu
+    benchmark: Benchmark
     template: Template
     loss: Loss | None = None
 

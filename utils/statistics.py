@@ -25,7 +25,7 @@ class Logits:
 
 
 def logp(logits: Logits) -> Tensor:
-    """(n,) log-probability of the answer token: gathered before normalising, so that no second (n, V) tensor is written."""
+    """(n,) log-probability of the answer token, gathered before normalising: no second (n, V) tensor is written."""
     true = logits.values.gather(-1, logits.labels[:, None])[:, 0]
     return true - torch.logsumexp(logits.values, dim=-1)
 

@@ -70,7 +70,8 @@ def train(settings: Settings, run: Run, encoder: Encoder, streams: Streams) -> N
     cfg = settings.cfg
     precision = resolve_precision(cfg.precision, cfg.model.dtype, training=True)
     model = _trainable(settings, encoder.tokenizer, precision)
-    engine = Engine(model, encoder.pad_id, hide=encoder.pad_id if encoder.masks_inner_eos else None)
+    hide = encoder.pad_id if encoder.masks_inner_eos else None
+    engine = Engine(model, encoder.pad_id, hide=hide, autocast=precision.autocast)
     dataset = StepDataset(streams, cfg.epochs, cfg.batch_size)
     plan = _plan(settings, engine, dataset)
     log.info("%d items, %d optimizer steps; %s", len(streams), dataset.steps, plan)

@@ -116,7 +116,7 @@ def test_derived_forget_splits_are_evaluated_on_the_largest_that_has_wrong_answe
 
 
 def test_a_retain_oracle_is_asked_for_the_forget_task_without_generations():
-    asked = tofu().forget_requests("forget05")
+    asked = tofu().reference_requests("forget05")
     assert {r.task for r in asked} == {"forget"} and {r.reference for r in asked} == {None} and len(asked) == 10
     assert [r.answers for r in asked] == [r.answers for r in tofu().requests("forget05") if r.task == "forget"]
 

@@ -85,7 +85,8 @@ def folder(tmp_path_factory) -> str:
     tokenizer().save_pretrained(where)
     settings = json.loads((where / "tokenizer_config.json").read_text())
     settings["chat_template"] = (
-        "{{ bos_token }}Answer in one sentence, and only if you know.\n{% for m in messages %}{{ m.role + ': ' + m.content }}"
+        "{{ bos_token }}Answer in one sentence, and only if you know.\n"
+        "{% for m in messages %}{{ m.role + ': ' + m.content }}"
         "{% if m.role == 'assistant' %}{{ eos_token }}{% else %}{{ '\n' }}{% endif %}{% endfor %}"
         "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
     )

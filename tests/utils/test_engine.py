@@ -141,7 +141,7 @@ def refuse(mask):
 
 @pytest.mark.parametrize("how", [refuse, lambda mask: None], ids=["refuses", "ignores"])
 def test_model_without_row_masks_falls_back_with_one_warning(how, caplog):
-    """Prompts are repeated and the numbers are the same. Worse than refusing is ignoring: the numbers would be wrong."""
+    """Prompts are repeated, the numbers are the same. Ignoring is worse than refusing: the numbers would be wrong."""
     model = small()
     wanted = engine_values(Engine(model, PAD))
     with caplog.at_level(logging.WARNING):
@@ -149,7 +149,8 @@ def test_model_without_row_masks_falls_back_with_one_warning(how, caplog):
         found = engine_values(engine)
     assert not engine.shared and not engine.pack(STREAMS).shared
     assert [record.message for record in caplog.records if record.name == "utils.engine"] == [
-        "LlamaForCausalLM with sdpa attention takes no row mask: prompts are repeated for each answer (same numbers, more time)"
+        "LlamaForCausalLM with sdpa attention takes no row mask: prompts are repeated for each answer "
+        "(same numbers, more time)"
     ]
     assert_equal(found, wanted)
 

@@ -11,16 +11,17 @@ import pandas as pd
 import pytest
 
 import utils.evaluation
-from metrics.tables import read_generations, tofu_from_tables
+from metrics.tables import TofuMetrics, read_generations
 from tests.models import tiny_model, tokenizer
 from tests.runs import QUICK_EVALUATION, compose_settings, metrics, run, target
 from utils import scoring
+from utils.files import read_json
 from utils.models import save_model
-from utils.runs import read_json
 from utils.settings import SettingsError, check_evaluation
 from utils.training import make_encoder
 
-NAMES = {f"{task}_{part}" for task in ("forget", "retain", "real_authors", "world_facts") for part in ("prob", "rougeL_recall", "truth_ratio")}
+TASKS = ("forget", "retain", "real_authors", "world_facts")
+NAMES = {f"{task}_{part}" for task in TASKS for part in ("prob", "rougeL_recall", "truth_ratio")}
 NAMES |= {"model_utility", "forget_quality", "ks_statistic"}
 
 
@@ -82,11 +83,10 @@ def test_the_numbers_follow_from_the_saved_files(evaluated):
     scores = pd.read_parquet(folder / "scores.parquet")
     own = scores[(scores["task"] == "forget") & (scores["role"] == "answer")]
     assert metrics(folder)["forget_prob"]["value"] == pytest.approx(np.mean([np.exp(x.mean()) for x in own["logp"]]))
-    again = tofu_from_tables(
+    again = TofuMetrics("geometric").from_tables(
         scores,
         read_generations(folder / "generations.jsonl"),
         pd.read_parquet(folder / "reference.parquet"),
-        "geometric",
         "none",
         100,
     )

@@ -1,4 +1,4 @@
-"""Models on disk: what is saved loads with plain Hugging Face and PEFT calls, what is named wrongly is refused with the remedy."""
+"""Models on disk: what is saved loads with plain Hugging Face and PEFT calls, wrong names are refused with the remedy."""
 
 from __future__ import annotations
 

@@ -10,7 +10,8 @@ import pytest
 
 from tests.runs import assert_same_curve, assert_same_weights, compose_settings, losses, run, target, weights
 from utils import training
-from utils.runs import Run, RunError, read_json, read_log, write_json
+from utils.files import read_json, read_log, write_json
+from utils.runs import Run, RunError
 from utils.trainer import MarkCheckpoints, last_checkpoint
 
 # 10 items in batches of 4: 6 steps, checkpoints after steps 2, 4 and 6.

@@ -175,8 +175,7 @@ def test_the_original_code_counts_the_prompt_in_and_keeps_white_space(calls):
 
 def test_open_unlearning_hides_the_ends_inside_a_prompt(calls):
     model, found = calls
-    chat = bpe()
-    chat.pad_token = chat.eos_token
+    chat = bpe(pad="<eos>")
     hiding = Encoder(chat, encoder().template, compat="open_unlearning")
     assert hiding.masks_inner_eos
     generate(model, hiding, [(5, chat.eos_token_id, 6, 7)], 1, 12)
@@ -192,7 +191,7 @@ def test_continuations_come_with_their_references(engine):
         assert (row["question"], row["reference"]) == (request.question, request.reference)
     texts = generate(engine.model, encoder(), PROMPTS, 1, 5)
     assert [by_place[r.task, r.index]["generation"] for r in REQUESTS[:5]] == texts
-    assert continue_prompts(engine, encoder(), Tofu("tofu", "o", "0", "fixture").forget_requests("forget01"), 4, 5) == []
+    assert continue_prompts(engine, encoder(), Tofu("tofu", "o", "0", "fixture").reference_requests("forget01"), 4, 5) == []
 
 
 def test_an_interrupted_evaluation_goes_on_with_the_next_task(engine, tmp_path, monkeypatch):

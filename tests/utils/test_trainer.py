@@ -20,8 +20,8 @@ from tests import oracles
 from tests.models import ITEMS, RETAIN, encoder, tiny_model, tokenizer, with_lora
 from tests.runs import assert_same_curve, assert_same_weights, losses, run, script, target, weights
 from utils.engine import Engine
+from utils.files import read_json
 from utils.reference import ResidentReference
-from utils.runs import read_json
 from utils.trainer import MarkCheckpoints, NonFinite, UnlearnTrainer, last_checkpoint
 
 # 10 items in batches of 4: 5 steps. Plain SGD, because Adam's first steps blow rounding up to the size of the learning rate.

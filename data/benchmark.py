@@ -1,0 +1,55 @@
+"""What the scripts ask of a benchmark. config/benchmark/<name>.yaml names the class; no script and no utility does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import pandas as pd
+
+from data.requests import Request
+from data.streams import QA
+from metrics.statistics import Metric
+
+
+class Metrics(Protocol):
+    """From saved files to numbers; calls no model."""
+
+    def from_tables(
+        self, scores: pd.DataFrame, generations: Sequence[dict], reference: pd.DataFrame | None, compat: str, resamples: int
+    ) -> dict[str, Metric]:
+        """scores, generations: what an evaluation saved. reference: the retain oracle's scores, or None."""
+        ...
+
+    def from_logs(self, log: Path, retain_log: Path | None, compat: str, resamples: int) -> dict[str, Metric]:
+        """The same from logs of the benchmark's original code. Raises ValueError for files that are no such logs."""
+        ...
+
+
+class Benchmark(Protocol):
+    """Data of one benchmark. Methods raise ValueError for unknown splits and DataError for bad rows."""
+
+    name: str
+    max_new_tokens: int
+    metrics: Metrics
+
+    def check_forget_split(self, split: str) -> None: ...
+
+    def retain_split(self, split: str) -> str:
+        """The split that is kept when `split` is forgotten."""
+        ...
+
+    def training(self, split: str) -> list[QA]: ...
+
+    def general_knowledge(self) -> list[QA]:
+        """What a model that starts from random weights must learn besides, to have something to lose."""
+        ...
+
+    def requests(self, split: str) -> list[Request]:
+        """Everything that is evaluated when `split` is forgotten."""
+        ...
+
+    def reference_requests(self, split: str) -> list[Request]:
+        """What must be scored on the retain oracle too; empty if no metric compares with it."""
+        ...

@@ -1,0 +1,50 @@
+"""Small files that are never half-written, and what is read back from them. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in a JSON file, or None if there is none or it is damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Records of a log.jsonl; a last line that was cut off is left out."""
+    records = []
+    for line in path.read_text(encoding="utf-8").split("\n"):
+        with suppress(json.JSONDecodeError):
+            records.append(json.loads(line))
+    return records
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes JSON so that the file is either the old or the new one."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes text so that the file is either the old or the new one."""
+    partial = path.with_name(path.name + ".partial")
+    # A generation may hold half of a surrogate pair, which UTF-8 has no bytes for.
+    partial.write_text(text, encoding="utf-8", errors="replace")
+    partial.replace(path)
+
+
+def flat_settings(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            flat |= flat_settings(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
