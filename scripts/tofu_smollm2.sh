@@ -19,9 +19,9 @@ python finetune.py "${common[@]}" split=retain99 lr=2e-4 out=$runs/retain99
 echo "2/4  Unlearn: 5 epochs of 40 rows, 25 steps each"
 python unlearn.py -m "${common[@]}" "method=$methods" model.path=$runs/target split=forget01 lr=5e-5 epochs=5 "out=$runs/\${method.name}"
 
-echo "3/4  Evaluate: up to 60 questions of each task"
+echo "3/4  Evaluate: up to 40 questions of each task"
 models="$runs/target,$runs/retain99,$(echo "$methods" | sed "s#[^,]*#$runs/&#g")"
-python evaluate.py -m model=smollm2-135m "model.path=$models" benchmark=tofu benchmark.retain_rows=200 benchmark.rows=60 \
+python evaluate.py -m model=smollm2-135m "model.path=$models" benchmark=tofu benchmark.retain_rows=200 benchmark.rows=40 \
   benchmark.max_new_tokens=64 "data_root=$data_root" split=forget01 reference_run=$runs/retain99 "out=\${model.path}/eval"
 
 echo "4/4  Report"

@@ -15,13 +15,16 @@ from torch import Tensor, nn
 SIZE = 8
 
 
-def weights_hash(model: nn.Module) -> str:
+def weights_hash(model: nn.Module, adapters: bool = True) -> str:
     """16 hex digits over every parameter and buffer: name, dtype, shape, bytes. A single changed weight changes it.
+
+    adapters=False leaves LoRA weights out: the model as it is with its adapter off.
 
     Tied tensors are hashed under each of their names; tensors are hashed in parallel (hashing releases the interpreter lock).
     """
+    tensors = [(name, tensor) for name, tensor in sorted(model.state_dict().items()) if adapters or ".lora_" not in name]
     with ThreadPoolExecutor() as pool:
-        parts = pool.map(lambda item: f"{item[0]}:{_tensor_hash(item[1])}", sorted(model.state_dict().items()))
+        parts = pool.map(lambda item: f"{item[0]}:{_tensor_hash(item[1])}", tensors)
         return text_hash("\n".join(parts))
 
 

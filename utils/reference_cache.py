@@ -44,8 +44,9 @@ class ReferenceCache:
         self.dtype = engine.dtype
         dtype = str(engine.dtype).removeprefix("torch.")
         autocast = "-autocast" if engine.autocast else ""
+        # A fresh adapter changes nothing yet, and its random half differs from run to run.
         hidden_eos = "" if engine.hide is None else f"-hide{engine.hide}"
-        self.folder = Path(root) / f"{weights_hash(engine.model)}-{dtype}{autocast}{hidden_eos}"
+        self.folder = Path(root) / f"{weights_hash(engine.model, adapters=False)}-{dtype}{autocast}{hidden_eos}"
         self._where: dict[tuple[bytes, str], tuple[safe_open, int, int]] = {}
 
     def fill(self, examples: dict[str, Sequence[Example]], with_hidden: Collection[str]) -> None:

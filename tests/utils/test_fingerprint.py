@@ -10,7 +10,7 @@ from torch import nn
 
 from data import prompts
 from data.prompts import Encoder
-from tests.models import encoder, tiny_model, tokenizer
+from tests.models import encoder, moved, tiny_model, tokenizer, with_lora
 from utils.fingerprint import file_hash, settings_hash, text_hash, weights_hash
 
 
@@ -65,3 +65,11 @@ def test_an_encoder_describes_its_tokenizer_once(monkeypatch):
     assert {fresh.fingerprint() for _ in range(3)} == {encoder().fingerprint()}
     assert calls.count(tokenizer()) <= 2  # once for each of the two encoders
     assert Encoder(tokenizer(), encoder().template, max_length=100).fingerprint() != fresh.fingerprint()
+
+
+def test_adapters_can_be_left_out():
+    one, other = with_lora(tiny_model()), with_lora(tiny_model())
+    moved(other)  # as if another seed had drawn the adapter
+    assert weights_hash(one) != weights_hash(other)
+    assert weights_hash(one, adapters=False) == weights_hash(other, adapters=False)
+    assert weights_hash(one, adapters=False) != weights_hash(with_lora(tiny_model(seed=2)), adapters=False)

@@ -267,3 +267,15 @@ def test_what_a_loss_asks_of_the_reference():
     )
     assert not needs_reference({"forget": ("logp", "hit")})
     assert hidden_streams(NEEDS) == {"retain"}
+
+
+def test_the_reference_computes_in_the_precision_of_training(tmp_path):
+    """Under autocast the reference runs in bfloat16 too: at the start model and reference are the same, whichever way it is kept."""
+    engine = Engine(tiny_model(), PAD, autocast=True)
+    exact = statistics(Engine(tiny_model(), PAD), build("resident", Engine(tiny_model(), PAD), tmp_path))
+    for kind in ("cached", "resident"):
+        found = statistics(engine, build(kind, engine, tmp_path))
+        assert (found["forget.logp"] - exact["forget.logp"]).abs().max() > 1e-5  # it is bfloat16
+        torch.testing.assert_close(found["forget.reference_logp"], found["forget.logp"], rtol=0.0, atol=0.05)
+        assert found["retain.kl"].abs().max() < 1e-3
+    assert len(list(tmp_path.glob("*-float32-autocast"))) == 1  # never mixed with exact values

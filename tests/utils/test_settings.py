@@ -47,7 +47,7 @@ WRONG_VALUES = [
     ("split=7", "split=7: TOFU has forget01"),
     ("benchmark.rows=no", "benchmark.rows=no: write all, or a number of rows"),
     ("benchmark.retain_rows=0", "benchmark.retain_rows=0: write null for all, or a number of rows"),
-    ("benchmark.max_new_tokens=0", "benchmark.max_new_tokens=0: write a positive whole number"),
+    ("benchmark.max_new_tokens=0", "benchmark.max_new_tokens=0: write a whole number"),
     ("benchmark.truth_ratio=mean", "benchmark.truth_ratio=mean: write geometric or arithmetic"),
     ("method.loss.divergence=tvv", "method.loss: divergence=tvv is not one of kl, tv,"),
     ("+method.loss.beta=1", "method.loss: Flat.__init__() got an unexpected keyword argument 'beta'"),
