@@ -270,7 +270,7 @@ def test_what_a_loss_asks_of_the_reference():
 
 
 def test_the_reference_computes_in_the_precision_of_training(tmp_path):
-    """Under autocast the reference runs in bfloat16 too: at the start model and reference are the same, whichever way it is kept."""
+    """Under autocast the reference runs in bfloat16 too: at the start, model and reference are the same however it is kept."""
     engine = Engine(tiny_model(), PAD, autocast=True)
     exact = statistics(Engine(tiny_model(), PAD), build("resident", Engine(tiny_model(), PAD), tmp_path))
     for kind in ("cached", "resident"):
