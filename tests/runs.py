@@ -135,7 +135,7 @@ def _environment() -> dict[str, str]:
     env = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false"}
     if env.pop("PYTHONDONTWRITEBYTECODE", None):
         # Compiling torch and transformers anew for every process takes longer than the tests.
-        env["PYTHONPYCACHEPREFIX"] = str(shared_folder() / "compiled")
+        env["PYTHONPYCACHEPREFIX"] = str(ROOT / ".cache" / "compiled")
     return env
 
 

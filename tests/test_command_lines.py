@@ -24,10 +24,9 @@ EVALUATE = ("model=tiny", "model.path=runs/flat_kl", "benchmark=tofu", "split=fo
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """Where the four commands of the README were run; the first and the last in a Python of their own."""
+    """Where the four commands of the README were run; the last in a Python of its own."""
     where = tmp_path_factory.mktemp("readme")
-    made = launch(where, "finetune.py", "model=tiny", "benchmark=tofu", "split=full", *FEW_STEPS, "out=runs/target")
-    assert made.code == 0, made.err
+    succeed(where, "finetune", "model=tiny", "benchmark=tofu", "split=full", *FEW_STEPS, "out=runs/target")
     succeed(where, "finetune", "model=tiny", "benchmark=tofu", "split=retain90", *FEW_STEPS, "out=runs/retain90")
     succeed(where, "unlearn", "method=flat", "method.loss.divergence=kl", *UNLEARN, "out=runs/flat_kl")
     scored = launch(where, "evaluate.py", *EVALUATE, "reference_run=runs/retain90", "out=runs/flat_kl/eval")
@@ -159,7 +158,7 @@ def check_refusal(refused: Finished, folder: Path, message: str) -> None:
 
 
 def test_a_mistake_in_a_new_python(tmp_path):
-    refused = launch(tmp_path, "unlearn.py", "method=flat", f"model.path={target()}", "per_device_batch_size=3", "out=runs/x")
+    refused = launch(tmp_path, "finetune.py", "model=tiny", "split=full", "per_device_batch_size=3", "out=runs/x")
     check_refusal(refused, tmp_path, "per_device_batch_size=3: does not divide the 16 items")
 
 

@@ -205,7 +205,7 @@ def test_weights_that_cannot_be_read_are_named(tmp_path):
         load_model(settings(f"model.path={tmp_path}/cut"), tokenizer(), FLOAT32, 0)
     assert str(refusal.value).startswith(f"model.path={tmp_path}/cut: cannot be loaded (")
     assert "set model.path=DIR to a local copy" in str(refusal.value)
-    with pytest.raises(ModelError, match="model=tiny: model.path is null and no architecture is given"):
+    with pytest.raises(ModelError, match="model=tiny: model.path is null and there is no architecture"):
         load_model(settings("model.architecture=null"), tokenizer(), FLOAT32, 0)
 
 
