@@ -35,7 +35,13 @@ class Reference(Protocol):
 
 def needs_reference(needs) -> bool:
     """Whether any stream asks for a statistic of the reference model."""
-    return any(name == "reference_logp" or name in NEEDS_REFERENCE_LOGITS for names in needs.values() for name in names)
+    return bool(reference_streams(needs))
+
+
+def reference_streams(needs) -> frozenset[str]:
+    """Streams of which anything at all is asked of the reference; the others are not forwarded through it."""
+    asked = {"reference_logp"} | NEEDS_REFERENCE_LOGITS
+    return frozenset(stream for stream, names in needs.items() if not asked.isdisjoint(names))
 
 
 def hidden_streams(needs) -> frozenset[str]:
@@ -46,26 +52,27 @@ def hidden_streams(needs) -> frozenset[str]:
 class AdapterReference:
     """The same model with its adapter off. Exact as long as only the adapter trains."""
 
-    def __init__(self, engine: Engine):
-        self.engine = engine
+    def __init__(self, engine: Engine, streams: Collection[str]):
+        self.engine, self.streams = engine, frozenset(streams)
         self.project = frozen_head(engine)
 
     @torch.no_grad()
     def values(self, packed: Packed) -> ReferenceValues:
         with self.engine.model.disable_adapter(), evaluating(self.engine.model):
-            return _values(self.engine, packed, self.project)
+            return _values(self.engine, packed, self.streams, self.project)
 
 
 class ResidentReference:
     """A frozen copy of the model as it is now."""
 
-    def __init__(self, engine: Engine):
+    def __init__(self, engine: Engine, streams: Collection[str]):
+        self.streams = frozenset(streams)
         frozen = copy.deepcopy(engine.model).eval().requires_grad_(False)
         self.engine = Engine(frozen, engine.pad, engine.chunk_bytes, engine.shared, engine.hide, engine.autocast)
 
     @torch.no_grad()
     def values(self, packed: Packed) -> ReferenceValues:
-        return _values(self.engine, packed, self.engine.head)
+        return _values(self.engine, packed, self.streams, self.engine.head)
 
 
 class CachedReference:
@@ -129,9 +136,9 @@ def make_reference(
             raise ValueError(
                 "reference=adapter: the model trains all its weights; use reference=cached, or adapter=lora"
             )
-        return AdapterReference(engine)
+        return AdapterReference(engine, reference_streams(needs))
     if kind == "resident":
-        return ResidentReference(engine)
+        return ResidentReference(engine, reference_streams(needs))
     with_hidden = hidden_streams(needs)
     cache = ReferenceCache(cache_root, engine)
     with evaluating(engine.model):
@@ -158,6 +165,20 @@ def frozen_head(engine: Engine) -> FrozenHead | None:
     return FrozenHead(engine.head) if trains else None
 
 
-def _values(engine: Engine, packed: Packed, project: Project | None) -> ReferenceValues:
-    hidden = engine.hidden(packed)
-    return ReferenceValues(engine.logp_of(hidden, packed.labels), hidden, project)
+def _values(engine: Engine, packed: Packed, streams: Collection[str], project: Project | None) -> ReferenceValues:
+    """Values of `streams` alone; zero for answer tokens of the others."""
+    asked = {stream: examples for stream, examples in packed.examples.items() if stream in streams}
+    part = packed if len(asked) == len(packed.examples) else engine.pack(asked).to(packed.labels.device)
+    hidden = engine.hidden(part)
+    logp = engine.logp_of(hidden, part.labels)
+    if part is packed:
+        return ReferenceValues(logp, hidden, project)
+    places = torch.cat([torch.arange(*_span(packed, stream)) for stream in asked]).to(logp.device)
+    everywhere = logp.new_zeros(len(packed.labels)).index_copy(0, places, logp)
+    states = hidden.new_zeros(len(packed.labels), hidden.shape[1]).index_copy(0, places, hidden)
+    return ReferenceValues(everywhere, states, project)
+
+
+def _span(packed: Packed, stream: str) -> tuple[int, int]:
+    first, lengths = packed.streams[stream]
+    return first, first + sum(lengths)

@@ -279,3 +279,19 @@ def test_the_reference_computes_in_the_precision_of_training(tmp_path):
         torch.testing.assert_close(found["forget.reference_logp"], found["forget.logp"], rtol=0.0, atol=0.05)
         assert found["retain.kl"].abs().max() < 1e-3
     assert len(list(tmp_path.glob("*-float32-autocast"))) == 1  # never mixed with exact values
+
+
+@pytest.mark.parametrize("kind", ["adapter", "resident"])
+def test_streams_that_ask_nothing_are_not_forwarded(tmp_path, kind):
+    needs = {"retain": ("logp",), "forget": ("logp", "reference_logp")}
+    engine = Engine(with_lora(tiny_model()), PAD)
+    reference = build(kind, engine, tmp_path, has_adapter=True, needs=needs)
+    moved(engine.model)
+    packed = engine.pack({name: STREAMS[name] for name in needs})
+    seen = []
+    reference.engine.head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape))
+    values = reference.values(packed)
+    assert [shape[:2].numel() < packed.input_ids.numel() for shape in seen if len(shape) == 3] == [True]
+    found = flat(engine.tables(packed, needs, values))
+    wanted = flat(slow_tables(engine.model, tiny_model(), needs, STREAMS, PAD))
+    assert_equal(found, {name: wanted[name] for name in found})

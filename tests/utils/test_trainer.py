@@ -85,7 +85,7 @@ def train(folder: Path, model: nn.Module, loss, data: StepDataset, callbacks=Non
         Engine(model, pad=0),
         loss,
         data,
-        ResidentReference(Engine(model, pad=0)),
+        ResidentReference(Engine(model, pad=0), loss.needs),
         TrainingArguments(output_dir=str(folder), max_steps=data.steps, **arguments),
         tokenizer(),
         records.append,
