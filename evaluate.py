@@ -5,13 +5,17 @@
 
 from __future__ import annotations
 
+from utils.cli import check_command_line, one_sentence
+
+if __name__ == "__main__":
+    check_command_line("evaluate")  # a misspelt name is refused at once, before the slow imports
+
 from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig
 
 from utils import distributed
-from utils.cli import check_command_line, one_sentence
 from utils.evaluation import (
     bring_reference,
     check_reference,
@@ -57,5 +61,4 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    check_command_line("evaluate")
     main()

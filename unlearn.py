@@ -5,12 +5,16 @@
 
 from __future__ import annotations
 
+from utils.cli import check_command_line, one_sentence
+
+if __name__ == "__main__":
+    check_command_line("unlearn")  # a misspelt name is refused at once, before the slow imports
+
 import hydra
 from omegaconf import DictConfig
 
 from data.sources import read_lines
 from utils import distributed
-from utils.cli import check_command_line, one_sentence
 from utils.runs import Run
 from utils.settings import check_training, resolve
 from utils.training import make_encoder, make_streams, train
@@ -38,5 +42,4 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    check_command_line("unlearn")
     main()

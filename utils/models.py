@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedTokenizerBase
+from transformers.utils.logging import disable_progress_bar
 
 from utils import ROOT
 from utils.distributed import barrier, is_main, main_first
@@ -86,6 +87,7 @@ def load_model(
     model: DictConfig, tokenizer: PreTrainedTokenizerBase, precision: Precision, seed: int, quantise: bool = False
 ) -> nn.Module:
     """The causal language model, an adapter found at `model.path` merged into its base. Raises ModelError if it cannot be had."""
+    disable_progress_bar()  # the bars of training, scoring and generation say what one waits for
     if model.path is None:
         return _random_model(model, tokenizer, precision, seed)
     path = model_folder(model.path)
