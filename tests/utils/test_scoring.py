@@ -56,7 +56,7 @@ def test_the_table_equals_one_answer_at_a_time(engine, table):
             assert (row["hit"] == hit).all()
 
 
-def same_tables(left: pd.DataFrame, right: pd.DataFrame) -> None:
+def assert_same_tables(left: pd.DataFrame, right: pd.DataFrame) -> None:
     keys = ["task", "index", "role", "number", "tokens"]
     pd.testing.assert_frame_equal(left[keys], right[keys])
     for one, other in zip(left["logp"], right["logp"], strict=True):
@@ -65,7 +65,7 @@ def same_tables(left: pd.DataFrame, right: pd.DataFrame) -> None:
 
 @pytest.mark.parametrize("budget", [1, 500])
 def test_the_table_does_not_depend_on_the_batches(engine, table, budget):
-    same_tables(score(engine, encoder(), REQUESTS[::-1], budget), table)
+    assert_same_tables(score(engine, encoder(), REQUESTS[::-1], budget), table)
 
 
 def test_what_does_not_fit_in_memory_is_halved(engine, table, monkeypatch):
@@ -77,7 +77,7 @@ def test_what_does_not_fit_in_memory_is_halved(engine, table, monkeypatch):
 
     original, sizes = engine.statistics, []
     monkeypatch.setattr(engine, "statistics", statistics)
-    same_tables(score(engine, encoder(), REQUESTS, 8192), table)
+    assert_same_tables(score(engine, encoder(), REQUESTS, 8192), table)
     assert max(sizes) > 40 and sum(size for size in sizes if size <= 10) == max(sizes)
     monkeypatch.setattr(engine, "statistics", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError()))
     with pytest.raises(torch.OutOfMemoryError):
