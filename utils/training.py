@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 
 import torch
@@ -134,6 +135,8 @@ def _arguments(
     every = {"epoch": dataset.steps_per_epoch, "none": dataset.steps + 1}.get(cfg.checkpoint, cfg.checkpoint)
     warmup = min(dataset.steps_per_epoch, dataset.steps) if cfg.warmup == "epoch" else cfg.warmup
     launcher = cfg.launcher
+    # By default its records would lie among the checkpoints, which go when the run is finished.
+    os.environ["TENSORBOARD_LOGGING_DIR"] = str(run.folder / "tensorboard")
     # Only when asked for: newer versions warn about the name, older ones know no other.
     recompute = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}}
     recompute = recompute if cfg.gradient_checkpointing else {}

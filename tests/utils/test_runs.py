@@ -230,3 +230,8 @@ def test_files_are_whole_or_absent(tmp_path):
     shutil.copy(tmp_path / "a.json", tmp_path / "c.json")
     (tmp_path / "c.json").write_bytes(b"\xff")
     assert read_json(tmp_path / "c.json") is None
+
+
+def test_tensorboard_records_outlive_the_checkpoints(tmp_path):
+    run(tmp_path, "unlearn", f"model.path={target()}", *STEPS, "report_to=tensorboard", "out=run")
+    assert list((tmp_path / "run" / "tensorboard").glob("events.*")) and not (tmp_path / "run" / "checkpoints").exists()
