@@ -28,7 +28,7 @@ GIBIBYTE = 2**30
 
 
 class Reference(Protocol):
-    """Gives the reference's view of a batch. `streams_with_hidden`: those whose full distributions are needed."""
+    """Gives the reference's view of a batch: zero for streams that ask nothing of it."""
 
     def values(self, packed: Packed) -> ReferenceValues: ...
 
