@@ -1,13 +1,18 @@
-"""What the scripts ask of a benchmark. config/benchmark/<name>.yaml names the class; no script and no utility does."""
+"""What the scripts ask of a benchmark. config/benchmark/<name>.yaml names the class; no script and no utility does.
+
+Benchmarks inherit from `Benchmark`: what it defines is what most of them do.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import pandas as pd
+from omegaconf import DictConfig
 
+from data.prompts import Template
 from data.requests import Request
 from data.streams import QA
 from metrics.statistics import Metric
@@ -33,6 +38,16 @@ class Benchmark(Protocol):
     name: str
     max_new_tokens: int
     metrics: Metrics
+    statistics: ClassVar[tuple[str, ...]] = ("logp", "hit")
+    """What is scored for each answer token: names of utils/statistics.py."""
+
+    def prompts(self, script: str, template: Template, max_length: int) -> tuple[Template, int]:
+        """How questions are written in finetune, unlearn or evaluate: as the model's template says, or in the benchmark's way."""
+        return template, max_length
+
+    def enrich(self, generations: list[dict], folder: Path, cfg: DictConfig) -> list[dict]:
+        """Adds to the rows of generations.jsonl what only other models can say (a judge's verdict); most need nothing."""
+        return generations
 
     def check_forget_split(self, split: str) -> None: ...
 

@@ -27,6 +27,7 @@ from transformers import PreTrainedTokenizerBase
 from data.rendering import chat_text, is_newline, show, tokenizer_state
 
 Compat = Literal["none", "tofu_original", "open_unlearning", "flat_released"]
+IGNORED = -100  # a label that asks for nothing; the value that loss functions of PyTorch know
 
 
 class EmptyAnswer(ValueError):
@@ -35,10 +36,23 @@ class EmptyAnswer(ValueError):
 
 @dataclass(frozen=True)
 class Example:
-    """Token ids of a prompt and an answer, neither empty: every answer token is supervised, no prompt token is."""
+    """Token ids of a prompt and an answer, neither empty: every answer token is supervised, no prompt token is.
+
+    labels: what is to be predicted in place of each answer token, IGNORED where nothing is; None: the answer itself.
+    """
 
     prompt: tuple[int, ...]
     answer: tuple[int, ...]
+    labels: tuple[int, ...] | None = None
+
+    def supervised(self) -> list[tuple[int, int]]:
+        """(place in the answer, token to predict there) of every supervised token."""
+        labels = self.answer if self.labels is None else self.labels
+        return [(place, label) for place, label in enumerate(labels) if label != IGNORED]
+
+    def __len__(self) -> int:
+        """Number of supervised tokens."""
+        return len(self.answer) if self.labels is None else len(self.labels) - self.labels.count(IGNORED)
 
 
 @dataclass(frozen=True)
@@ -49,6 +63,7 @@ class Template:
     chat: the tokenizer's chat template. system: None sends no system message, though the template may add its own; ""
     sends an empty one. date: the fixed date that Llama-3 templates print.
     eos: whether the end of the answer (EOS) is supervised; an answer cut at max_length never has one.
+    supervise_tag: the prompt is counted in tokens without the answer tag, so that the tag carries loss (plain only).
     Raises ValueError for an unknown kind, or a setting that belongs to the other kind.
     """
 
@@ -59,19 +74,20 @@ class Template:
     system: str | None = None
     date: str | None = None
     eos: bool = True
+    supervise_tag: bool = False
 
     def __post_init__(self) -> None:
         if self.kind not in ("plain", "chat"):
             raise ValueError(f"template.kind={self.kind}: write plain or chat")
+        if self.supervise_tag and self.kind == "chat":
+            raise ValueError("template.supervise_tag=true has no meaning for template.kind=chat: make it false")
         tags = {"question_start": self.question_start, "question_end": self.question_end, "answer_tag": self.answer_tag}
         chat_only = {"system": self.system, "date": self.date}
         foreign = chat_only if self.kind == "plain" else {name: text or None for name, text in tags.items()}
         for name, value in foreign.items():
             if value is not None:
                 remedy = "null" if self.kind == "plain" else 'an empty string ("")'
-                raise ValueError(
-                    f"template.{name}={value!r} has no meaning for template.kind={self.kind}: make it {remedy}"
-                )
+                raise ValueError(f"template.{name}={value!r} has no meaning for template.kind={self.kind}: make it {remedy}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,7 +181,7 @@ class Encoder:
 
     @property
     def _counts_without_tag(self) -> bool:
-        return self.compat in ("tofu_original", "flat_released")
+        return self.template.supervise_tag or self.compat in ("tofu_original", "flat_released")
 
     def _whole_text(self, question: str, answer: str) -> tuple[list[int], list[int]]:
         text = self._prompt_text(question)

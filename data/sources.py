@@ -12,9 +12,13 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from utils.distributed import main_first
+from utils.fingerprint import file_hash
 
 FIXTURES = Path(__file__).resolve().parent / "fixtures"
 ENDINGS = (".json", ".jsonl")
+
+
+_read: dict[str, str] = {}
 
 
 class DataError(ValueError):
@@ -53,15 +57,41 @@ class Source:
             ) from error
 
 
+def files_read() -> dict[str, str]:
+    """folder/name -> hash of every data file read since `forget_files`: a run keeps them beside its settings."""
+    return dict(sorted(_read.items()))
+
+
+def forget_files() -> None:
+    """A new run begins; a sweep runs many in one process."""
+    _read.clear()
+
+
+def read_text(path: Path | str) -> str:
+    """A data file as text, noted for `files_read`. Raises DataError if it cannot be read or is not UTF-8."""
+    path = Path(path).expanduser()
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        row = content[: error.start].count(b"\n") + 1
+        raise DataError(f"{path}, row {row}: not UTF-8 (byte {error.start}); convert the file to UTF-8") from error
+    note_file(path)
+    return text
+
+
+def note_file(path: Path) -> None:
+    """For readers of files that are not text: `files_read` names the file from now on."""
+    _read[f"{path.parent.name}/{path.name}"] = file_hash(path)
+
+
 def read_json_lines(path: Path) -> list[dict]:
     """The objects of a JSON-lines file. Raises DataError for bytes that are not UTF-8, lines that are not objects, no rows."""
-    try:
-        lines = path.read_bytes().decode("utf-8").split("\n")
-    except UnicodeDecodeError as error:
-        row = path.read_bytes()[: error.start].count(b"\n") + 1
-        raise DataError(f"{path}, row {row}: not UTF-8 (byte {error.start}); convert the file to UTF-8") from error
     rows = []
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
         if not line.strip():
             continue
         try:
@@ -100,11 +130,7 @@ def _check_list(path: Path | str, number: int, field: str, values: object, lengt
 
 def read_lines(path: Path | str) -> list[str]:
     """The non-empty lines of a UTF-8 text file, stripped. Raises DataError if there are none or the file cannot be read."""
-    try:
-        text = Path(path).expanduser().read_bytes().decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read as UTF-8 text ({error}); one sentence per line is expected") from error
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [line.strip() for line in read_text(path).splitlines() if line.strip()]
     if not lines:
         raise DataError(f"{path}: holds no lines")
     return lines

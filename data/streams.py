@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import TYPE_CHECKING, Protocol
 
 from torch.utils.data import Dataset
 
 from data.prompts import EmptyAnswer, Encoder, Example
 from data.sampling import draw, permutation
+
+if TYPE_CHECKING:
+    from data.benchmark import Benchmark
+    from utils.engine import Engine
+    from utils.runs import Run
+
+Drawn = dict[str, tuple[Example, ...]]
 
 
 @dataclass(frozen=True)
@@ -20,13 +28,38 @@ class QA:
     answer: str
 
 
+@dataclass(frozen=True)
+class Material:
+    """What a method may make its streams of.
+
+    names: the streams that the loss needs. items: what is memorised, or forgotten. retain: what is kept. templates: template
+    answers, drawn anew in every epoch (template_policy per_access) or kept (fixed).
+    """
+
+    names: tuple[str, ...]
+    benchmark: Benchmark
+    encoder: Encoder
+    seed: int
+    items: Sequence[QA]
+    retain: Sequence[QA] = ()
+    templates: Sequence[str] = ()
+    template_policy: str = "fixed"
+
+
+class Prepare(Protocol):
+    """The `prepare` node of a method: makes the streams if they are more than question, template and retain partner.
+
+    Called before any model is loaded, so that bad data are refused early; what needs the model happens in `Streams.ready`.
+    """
+
+    def __call__(self, material: Material) -> Streams: ...
+
+
 @dataclass
 class Streams:
-    """Draws the streams that a loss needs for forget item `index` in `epoch`.
+    """Draws the streams that a loss needs for item `index` in `epoch`. Raises ValueError if a needed stream has no data.
 
-    items: what the epoch runs over (the forget set, or the training set of finetune.py). retain: partners for stream retain.
-    templates: template answers for stream template. template_policy: per_access draws a template anew in every epoch, fixed keeps
-    the first one. Raises ValueError if a needed stream has no data.
+    items, retain, templates: as in Material; items whose prompt leaves no room for an answer are dropped.
     """
 
     names: Sequence[str]
@@ -42,21 +75,30 @@ class Streams:
         for stream, pool in {"retain": self.retain, "template": self.templates}.items():
             if stream in self.names and not pool:
                 raise ValueError(f"the loss needs stream {stream}, but there is no data for it")
-        self._encode = lru_cache(maxsize=None)(self.encoder.example)
-        kept = [item for item in self.items if self._fits(item)]
+        self.encode = lru_cache(maxsize=None)(self.encoder.example)
+        kept = self.fitting(self.items)
         self.dropped = len(self.items) - len(kept)
         self.items = kept
-        self.retain = [item for item in self.retain if self._fits(item)] if "retain" in self.names else ()
+        self.retain = self.fitting(self.retain) if "retain" in self.names else ()
         if "retain" in self.names and not self.retain:
             raise ValueError(f"no retain item is left: all prompts fill max_length={self.encoder.max_length}; raise it")
         if not kept:
             raise ValueError(f"no item is left: all {self.dropped} prompts fill max_length={self.encoder.max_length}; raise it")
 
+    @classmethod
+    def of(cls, material: Material) -> Streams:
+        m = material
+        return cls(m.names, m.items, m.encoder, m.seed, m.retain, m.templates, m.template_policy)
+
     def __len__(self) -> int:
         return len(self.items)
 
-    def draw(self, epoch: int, index: int) -> dict[str, Example]:
-        """stream -> example of item `index` in `epoch`."""
+    def order(self, epoch: int) -> list[int]:
+        """The order in which `epoch` visits the items."""
+        return permutation(self.seed, epoch, len(self))
+
+    def draw(self, epoch: int, index: int, step: int = 0) -> Drawn:
+        """stream -> examples of item `index` in `epoch`, read by optimizer step `step`; a stream may hold none, or several."""
         item = self.items[index]
         texts = {"train": item, "forget": item}
         if "template" in self.names:
@@ -65,11 +107,19 @@ class Streams:
             texts["template"] = QA(item.question, chosen)
         if "retain" in self.names:
             texts["retain"] = self.retain[draw(self.seed, epoch, index, "retain", len(self.retain))]
-        return {name: self._encode(texts[name].question, texts[name].answer) for name in self.names}
+        return {name: (self.encode(texts[name].question, texts[name].answer),) for name in self.names}
+
+    def ready(self, engine: Engine, run: Run) -> Streams:
+        """What is drawn from in the end: called once the model is loaded, before it trains. Most streams need no model."""
+        return self
+
+    def fitting(self, items: Sequence[QA]) -> list[QA]:
+        """The items that leave room for their answer."""
+        return [item for item in items if self._fits(item)]
 
     def _fits(self, item: QA) -> bool:
         try:
-            self._encode(item.question, item.answer)
+            self.encode(item.question, item.answer)
         except EmptyAnswer:
             return False
         return True
@@ -78,25 +128,31 @@ class Streams:
 class StepDataset(Dataset):
     """The whole training run as one list: optimizer step s reads items s * batch ... (s + 1) * batch - 1.
 
-    Epochs follow one another without a gap, so every step holds exactly `batch` examples and the number of steps is
-    epochs * N // batch (at least 1), as in the TOFU code (6 / 31 / 62 steps for its three forget sets at batch 32, 5 epochs).
+    Epochs follow one another without a gap, so every step holds exactly `batch` items and the number of steps is
+    epochs * N // batch (at least 1), as in the TOFU code (6 / 31 / 62 steps for its three forget sets at batch 32, 5 epochs),
+    unless `steps` says it outright.
     """
 
-    def __init__(self, streams: Streams, epochs: float, batch: int):
+    def __init__(self, streams: Streams, epochs: float, batch: int, steps: int | None = None):
         self.streams, self.batch = streams, batch
-        self.steps = max(1, int(epochs * len(streams)) // batch)
+        self.steps = steps or max(1, int(epochs * len(streams)) // batch)
         self.steps_per_epoch = max(1, len(streams) // batch)
-        self._order = lru_cache(maxsize=4)(lambda epoch: permutation(streams.seed, epoch, len(streams)))
+        self._order = lru_cache(maxsize=4)(streams.order)
 
     def __len__(self) -> int:
         return self.steps * self.batch
 
-    def __getitem__(self, k: int) -> dict[str, Example]:
+    def __getitem__(self, k: int) -> Drawn:
         if not 0 <= k < len(self):
             raise IndexError(k)
         epoch, place = divmod(k, len(self.streams))
-        return self.streams.draw(epoch, self._order(epoch)[place])
+        return self.streams.draw(epoch, self._order(epoch)[place], k // self.batch)
 
     def epoch_of(self, step: int) -> float:
         """Passes over the items after `step` optimizer steps."""
         return step * self.batch / len(self.streams)
+
+
+def merged(drawn: Sequence[Mapping[str, Sequence[Example]]], names: Sequence[str]) -> dict[str, list[Example]]:
+    """The examples of several items, stream by stream."""
+    return {name: [example for item in drawn for example in item[name]] for name in names}

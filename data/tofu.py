@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass, field, replace
 
-from data.benchmark import Metrics
+from data.benchmark import Benchmark, Metrics
 from data.requests import Request
 from data.sources import Source, check_rows, read_json_lines
 from data.streams import QA
@@ -26,7 +26,7 @@ TASKS = ("forget", "retain", *WORLD)
 
 
 @dataclass(frozen=True)
-class Tofu:
+class Tofu(Benchmark):
     """The benchmark as configured in config/benchmark/tofu.yaml.
 
     rows: all | number of rows per task that are evaluated (300 in the original code). retain_rows: use only the first so many

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data.sources import note_file
 from metrics.tofu import CHOICE_TASKS, TaskScores
 
 TOP_LEVEL = {
@@ -59,6 +60,7 @@ def _load(path: Path) -> dict:
         raise ValueError(f"{path}: broken gzip ({error}); fetch it again, or drop .gz from its name.") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not JSON ({error}); fetch it again, or name a gzipped file .json.gz.") from error
+    note_file(path)
     if not isinstance(log, dict):
         raise ValueError(f"{path}: holds a {type(log).__name__}, not an object of tasks; pass an aggregated TOFU log.")
     return log

@@ -11,19 +11,18 @@ Source: NPO, arXiv 2404.05868; FLAT, arXiv 2410.11143. FLAT's released code over
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from losses.options import choose, positive
-from losses.protocol import LossOutput
+from losses.protocol import Loss, LossOutput
 from losses.retain import check_retain, retain_needs, with_retain
 from utils.tokens import TokenTable
 
 
 @dataclass(frozen=True)
-class DPO:
+class DPO(Loss):
     """Row b of `forget` and of `template` answer the same question. Raises ValueError for a bad option."""
 
     beta: float = 0.1
@@ -32,8 +31,6 @@ class DPO:
     length_normalised: bool = False
     retain: str = "none"
     retain_weight: float = 1.0
-
-    micro_batch_dependent: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         positive("beta", self.beta)

@@ -18,12 +18,12 @@ from torch import Tensor
 
 from losses.divergences import DIVERGENCES, divergence
 from losses.options import choose
-from losses.protocol import LossOutput
+from losses.protocol import Loss, LossOutput
 from utils.tokens import TokenTable
 
 
 @dataclass(frozen=True)
-class Flat:
+class Flat(Loss):
     """padded_length counts tokens of prompt, answer and padding; only `p_norm: padded` reads it.
 
     Raises ValueError for an unknown option or a padded_length that is not a whole number above 1.
@@ -53,9 +53,7 @@ class Flat:
         chosen = divergence(self.divergence, self.variant)
         p_e, p_f = self._probability(template), self._probability(forget)  # (B,) each
         loss = self._reduce(forget, chosen.forget_term, p_f) - self._reduce(template, chosen.template_term, p_e)
-        return LossOutput(
-            loss, {"template_probability": template.batch_mean(p_e), "forget_probability": forget.batch_mean(p_f)}
-        )
+        return LossOutput(loss, {"template_probability": template.batch_mean(p_e), "forget_probability": forget.batch_mean(p_f)})
 
     def _probability(self, table: TokenTable) -> Tensor:
         length = table.length if self.p_norm == "answer" else self.padded_length - 1

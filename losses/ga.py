@@ -9,16 +9,15 @@ and padding as well (losses/retain.py). The forget term has no lower bound: GA d
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from losses.options import not_negative
-from losses.protocol import LossOutput, neg_log_likelihood
+from losses.protocol import Loss, LossOutput, neg_log_likelihood
 from losses.retain import check_retain, retain_needs, with_retain
 from utils.tokens import TokenTable
 
 
 @dataclass(frozen=True)
-class GradientAscent:
+class GradientAscent(Loss):
     """GA (retain none), GradDiff (retain nll) and KL (retain kl).
 
     Raises ValueError for an unknown retain term or a weight below 0.
@@ -27,8 +26,6 @@ class GradientAscent:
     retain: str = "none"
     retain_weight: float = 1.0
     forget_weight: float = 1.0
-
-    micro_batch_dependent: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_retain(self.retain, self.retain_weight)

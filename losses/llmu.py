@@ -10,24 +10,21 @@ cross-entropy against the reference distribution, over all positions of the batc
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from losses.options import not_negative
-from losses.protocol import LossOutput, neg_log_likelihood
+from losses.protocol import Loss, LossOutput, neg_log_likelihood
 from losses.retain import check_retain, retain_needs, with_retain
 from utils.tokens import TokenTable
 
 
 @dataclass(frozen=True)
-class LLMU:
+class LLMU(Loss):
     """Raises ValueError for a negative weight or an unknown retain term."""
 
     forget_weight: float = 0.5
     template_weight: float = 1.0
     retain: str = "kl"
     retain_weight: float = 1.0
-
-    micro_batch_dependent: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         not_negative(forget_weight=self.forget_weight, template_weight=self.template_weight)

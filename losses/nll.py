@@ -11,16 +11,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from losses.protocol import LossOutput, neg_log_likelihood
+from losses.protocol import Loss, LossOutput, neg_log_likelihood
 from utils.tokens import TokenTable
 
 
 @dataclass(frozen=True)
-class NLL:
+class NLL(Loss):
     """Token-mean negative log-likelihood of the stream train."""
 
     needs: ClassVar[dict[str, tuple[str, ...]]] = {"train": ("logp",)}
-    micro_batch_dependent: ClassVar[bool] = False
 
     def __call__(self, train: TokenTable) -> LossOutput:
         nll = neg_log_likelihood(train)

@@ -10,18 +10,17 @@ averages raw logit differences over the vocabulary instead of NLL; that variant 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch.nn.functional import logsigmoid
 
 from losses.options import positive
-from losses.protocol import LossOutput
+from losses.protocol import Loss, LossOutput
 from losses.retain import check_retain, retain_needs, with_retain
 from utils.tokens import TokenTable
 
 
 @dataclass(frozen=True)
-class NPO:
+class NPO(Loss):
     """NPO and its variants with a retain term.
 
     Raises ValueError for a beta of 0 or below, an unknown retain term or a weight below 0.
@@ -30,8 +29,6 @@ class NPO:
     beta: float = 0.1
     retain: str = "none"
     retain_weight: float = 1.0
-
-    micro_batch_dependent: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         positive("beta", self.beta)

@@ -14,18 +14,17 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from losses.options import choose
-from losses.protocol import LossOutput, neg_log_likelihood
+from losses.protocol import Loss, LossOutput, neg_log_likelihood
 from utils.tokens import TokenTable
 
 
 @dataclass(frozen=True)
-class PreferenceOptimisation:
+class PreferenceOptimisation(Loss):
     """PO and mismatch. Raises ValueError for an unknown weighting."""
 
     weighting: str = "pooled"
 
     needs: ClassVar[dict[str, tuple[str, ...]]] = {"template": ("logp",), "retain": ("logp",)}
-    micro_batch_dependent: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         choose("weighting", self.weighting, ("pooled", "equal"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from torch import Tensor
 
@@ -14,14 +14,21 @@ STREAMS = {
     "train": "question and answer to memorise (finetune.py)",
     "forget": "forget question and its true answer",
     "template": "forget question and its template answer: a refusal, or a normal unrelated answer",
+    "relabelled": "forget question and answer, with another token to be predicted in place of each",
+    "inverted": "forget question and answers that contradict the true one, several for each question",
+    "harmful": "harmful question and the answer to it that is learnt, to be negated afterwards",
+    "mismatched": "forget question and answers to other questions, several for each question",
     "retain": "a retain question and its answer, drawn anew for every forget item and epoch",
+    "normal": "an everyday question and its answer, of which only the model's distribution counts",
 }
 STATISTICS = {
     "logp": "log-probability of the answer token",
     "hit": "1 where the answer token is the argmax",
     "entropy": "entropy of the next-token distribution",
+    "logp_variance": "variance of log p under the next-token distribution",
     "reference_logp": "log-probability of the answer token under the frozen reference model",
     "kl": "KL(reference || model) over the whole vocabulary",
+    "cross_entropy": "H(reference, model) = kl + entropy of the reference",
 }
 
 
@@ -38,10 +45,15 @@ class Loss(Protocol):
 
     Every mean over examples or tokens goes through the table (`batch_mean`, `token_mean`), so that the sum over micro-batches
     and processes is the loss of the undivided batch. A loss for which that is impossible says `micro_batch_dependent = True`.
+    A table may have no rows: what a step holds of a stream can lie in another micro-batch.
+
+    repels: streams that the method moves away from: their answers get less likely, or their distribution leaves the
+    reference; all others it moves towards.
     """
 
     needs: Mapping[str, tuple[str, ...]]
-    micro_batch_dependent: bool
+    micro_batch_dependent: ClassVar[bool] = False
+    repels: ClassVar[tuple[str, ...]] = ("forget",)
 
     def __call__(self, **streams: TokenTable) -> LossOutput: ...
 

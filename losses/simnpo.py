@@ -9,18 +9,17 @@ Source: SimNPO, arXiv 2410.07163, in the form of its released code and of open-u
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch.nn.functional import logsigmoid
 
 from losses.options import not_negative, positive
-from losses.protocol import LossOutput
+from losses.protocol import Loss, LossOutput
 from losses.retain import check_retain, retain_needs, with_retain
 from utils.tokens import TokenTable
 
 
 @dataclass(frozen=True)
-class SimNPO:
+class SimNPO(Loss):
     """Defaults are the released values for TOFU forget10.
 
     Raises ValueError for a beta of 0 or below, a negative delta or weight, or an unknown retain term.
@@ -31,8 +30,6 @@ class SimNPO:
     forget_weight: float = 0.125
     retain: str = "nll"
     retain_weight: float = 1.0
-
-    micro_batch_dependent: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         positive("beta", self.beta)

@@ -36,7 +36,7 @@ sys.path.insert(0, str(ROOT))
 
 from data.prompts import Encoder, Example, Template  # noqa: E402
 from data.sources import read_lines  # noqa: E402
-from data.streams import StepDataset, Streams  # noqa: E402
+from data.streams import StepDataset, Streams, merged  # noqa: E402
 from data.tofu import Tofu  # noqa: E402
 from tests.losses.cases import method_loss  # noqa: E402
 from tests.oracles import ORACLES, tofu_scores  # noqa: E402
@@ -90,9 +90,7 @@ def main(arguments: list[str] | None = None) -> dict:
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("step", "score"))
-    parser.add_argument(
-        "--model", default=str(ROOT / "models" / "smollm2-135m"), help="folder with model and tokenizer"
-    )
+    parser.add_argument("--model", default=str(ROOT / "models" / "smollm2-135m"), help="folder with model and tokenizer")
     parser.add_argument("--data-root", default="fixture", help="folder that holds tofu/*.json")
     parser.add_argument("--template", choices=tuple(TEMPLATES), default="chat")
     parser.add_argument("--method", choices=tuple(ORACLES), default="npo_kl", help="step: name in config/method")
@@ -142,14 +140,13 @@ def draw_streams(names: tuple[str, ...], batch: int, encoder: Encoder, benchmark
     templates = read_lines(ROOT / "data" / "refusals.txt")
     drawn = Streams(names, benchmark.training(SPLIT), encoder, seed=0, retain=retain, templates=templates)
     dataset = StepDataset(drawn, 1, batch)
-    items = [dataset[index] for index in range(batch)]
-    return {name: [item[name] for item in items] for name in names}
+    return merged([dataset[index] for index in range(batch)], names)
 
 
 def fill_cache(engine: Engine, needs, streams: dict[str, list[Example]], folder: Path):
     """The cached reference of these rows, and what it cost: flops, seconds, bytes on disk."""
     found: list = []
-    make = lambda where: found.append(make_reference("cached", engine, needs, streams, where, False))  # noqa: E731
+    make = lambda where: found.append(make_reference("cached", engine, needs, streams, where))  # noqa: E731
     seconds = median_seconds({"once": lambda: make(Path(tempfile.mkdtemp(dir=folder)))}, 1, engine.device)["once"]
     flops = count_flops(lambda: make(folder / "cache"))
     stored = sum(file.stat().st_size for file in ReferenceCache(folder / "cache", engine).folder.iterdir())
@@ -163,8 +160,7 @@ def compare_scoring(options, model: nn.Module, encoder: Encoder, benchmark: Tofu
     engine = Engine(model, encoder.pad_id)
     budget = OmegaConf.load(ROOT / "config" / "evaluate.yaml").tokens_per_batch
     groups = [
-        [[encoder.example(r.question, text) for kind, _, text in r.answers if kind == role] for r in requests]
-        for role in ANSWERS
+        [[encoder.example(r.question, text) for kind, _, text in r.answers if kind == role] for r in requests] for role in ANSWERS
     ]
 
     def naive() -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -12,8 +13,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
-from data.prompts import Encoder, Example, Template
-from data.streams import QA, Streams
+from data.prompts import IGNORED, Encoder, Example, Template
+from data.streams import QA, Streams, merged
 
 ROOT = Path(__file__).resolve().parents[1]
 TOKENIZER = ROOT / "data" / "fixtures" / "tiny_tokenizer"
@@ -57,9 +58,7 @@ def encoder() -> Encoder:
     return Encoder(tokenizer(), Template("plain", "Question: ", "\n", "Answer: "))
 
 
-def tiny_model(
-    family: str = "llama", attention: str = "sdpa", seed: int = 0, vocabulary: int = 0, **settings
-) -> nn.Module:
+def tiny_model(family: str = "llama", attention: str = "sdpa", seed: int = 0, vocabulary: int = 0, **settings) -> nn.Module:
     """A random model in float32 and eval mode; its head is not tied to the embeddings unless `settings` says so.
 
     vocabulary: number of tokens, that of the tokenizer by default. settings: more fields of the model's config.
@@ -80,13 +79,13 @@ def tiny_model(
     return AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=attention).eval()
 
 
-def with_lora(model: nn.Module, targets: str | list[str] = "all-linear") -> PeftModel:
+def with_lora(model: nn.Module, targets: str | list[str] = "all-linear", dropout: float = 0.0) -> PeftModel:
     """The model with a fresh LoRA adapter: it changes nothing until its B matrices are moved."""
     torch.manual_seed(1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return get_peft_model(
-            model, LoraConfig(task_type="CAUSAL_LM", r=4, lora_alpha=8, target_modules=targets)
+            model, LoraConfig(task_type="CAUSAL_LM", r=4, lora_alpha=8, lora_dropout=dropout, target_modules=targets)
         ).eval()
 
 
@@ -96,9 +95,7 @@ def moved(model: nn.Module, by: float = 0.02, seed: int = 7) -> nn.Module:
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:
-                parameter += by * torch.randn(parameter.shape, generator=generator, dtype=torch.float32).to(
-                    parameter.dtype
-                )
+                parameter += by * torch.randn(parameter.shape, generator=generator, dtype=torch.float32).to(parameter.dtype)
     return model
 
 
@@ -111,12 +108,17 @@ def toy_streams(names, rows: int = 5) -> dict[str, list[Example]]:
     """Stream -> examples of the first `rows` toy questions; streams that `Streams` cannot draw get retain rows."""
     known = ("train", "forget", "template", "retain")
     drawn = Streams(known, ITEMS, encoder(), seed=3, retain=RETAIN, templates=TEMPLATES)
-    items = [drawn.draw(0, index) for index in range(rows)]
+    items = merged([drawn.draw(0, index) for index in range(rows)], known)
     others = [encoder().example(qa.question, qa.answer) for qa in RETAIN]
-    return {
-        name: [item[name] for item in items] if name in known else [others[k % len(others)] for k in range(rows)]
-        for name in names
-    }
+    drawn_or_made = {**items, "relabelled": [_relabelled(example) for example in items["forget"]]}
+    return {name: drawn_or_made.get(name, [others[k % len(others)] for k in range(rows)]) for name in names}
+
+
+def _relabelled(example: Example) -> Example:
+    """Every other token is to be predicted as another one; of a long answer the first is not asked for."""
+    labels = [token + place % 2 for place, token in enumerate(example.answer)]
+    labels[0] = IGNORED if len(labels) > 2 else labels[0]
+    return replace(example, labels=tuple(labels))
 
 
 def random_examples(count: int, vocabulary: int, seed: int = 0, prompts: int | None = None) -> list[Example]:

@@ -32,13 +32,11 @@ def pad_right(examples: Sequence[Example], pad: int, length: int | None = None) 
         end = len(example.prompt) + len(example.answer)
         ids[row, :end] = torch.tensor(example.prompt + example.answer)
         attention[row, :end] = 1
-        labels[row, len(example.prompt) : end] = torch.tensor(example.answer)
+        labels[row, len(example.prompt) : end] = torch.tensor(example.labels or example.answer)
     return ids, attention, labels
 
 
-def all_logits(
-    model: nn.Module, examples: Sequence[Example], pad: int, length: int | None = None
-) -> tuple[Tensor, Tensor]:
+def all_logits(model: nn.Module, examples: Sequence[Example], pad: int, length: int | None = None) -> tuple[Tensor, Tensor]:
     """(B, T-1, V) float32 logits and the (B, T-1) labels that they predict."""
     ids, attention, labels = (tensor.to(model.device) for tensor in pad_right(examples, pad, length))
     logits = model(input_ids=ids, attention_mask=attention).logits.float()
@@ -77,9 +75,7 @@ def kl_to_reference(model: nn.Module, reference: nn.Module, examples: Sequence[E
     return each[labels != -100].mean()
 
 
-def plus_retain(
-    loss: Tensor, retain: str, model: nn.Module, reference: nn.Module, streams: Streams, pad: int
-) -> Tensor:
+def plus_retain(loss: Tensor, retain: str, model: nn.Module, reference: nn.Module, streams: Streams, pad: int) -> Tensor:
     if retain == "nll":
         return loss + cross_entropy(model, streams["retain"], pad)
     if retain == "kl":
@@ -193,9 +189,7 @@ def tofu_scores(model: nn.Module, groups: Sequence[Sequence[Sequence[Example]]],
     return found
 
 
-def slow_tables(
-    model, reference, needs: Mapping[str, Sequence[str]], streams: Streams, pad: int
-) -> dict[str, TokenTable]:
+def slow_tables(model, reference, needs: Mapping[str, Sequence[str]], streams: Streams, pad: int) -> dict[str, TokenTable]:
     """The token tables of any loss, in float64, from one full padded forward per stream: an oracle for every method.
 
     Statistics beyond these need a line here, written from their definition.
@@ -213,10 +207,9 @@ def slow_tables(
             "entropy": lambda ours=ours: torch.special.entr(ours.exp()).sum(dim=-1),
             "reference_logp": lambda theirs=theirs, true=true: theirs.gather(-1, true)[..., 0],
             "kl": lambda ours=ours, theirs=theirs: (theirs.exp() * (theirs - ours)).sum(dim=-1),
+            "cross_entropy": lambda ours=ours, theirs=theirs: -(theirs.exp() * ours).sum(dim=-1),
         }
         unknown = set(names) - set(values)
-        assert not unknown, (
-            f"statistics {sorted(unknown)} have no slow definition yet: add them to slow_tables in {__file__}"
-        )
+        assert not unknown, f"statistics {sorted(unknown)} have no slow definition yet: add them to slow_tables in {__file__}"
         tables[stream] = TokenTable.of(labels != -100, {name: values[name]() for name in names})
     return tables

@@ -120,13 +120,14 @@ def _command_line(arguments: list[str]) -> Iterator[None]:
         root.handlers[:], root.level = handlers, level
 
 
-def launch(folder: Path, *command: object, processes: int = 1) -> Finished:
+def launch(folder: Path, *command: object, processes: int = 1, **environment: str) -> Finished:
     """Runs `command` (a script of the root, or -c code) with a new Python, or with torchrun, in `folder`."""
     start = [sys.executable]
     if processes > 1:
         start += ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", f"--master_port={_free_port()}"]
     words = [str(ROOT / str(word)) if str(word).endswith(".py") else str(word) for word in command]
-    done = subprocess.run([*start, *words], cwd=folder, env=_environment(), capture_output=True, text=True, timeout=300)
+    env = {**_environment(), **environment}
+    done = subprocess.run([*start, *words], cwd=folder, env=env, capture_output=True, text=True, timeout=300)
     return Finished(done.returncode, done.stdout, done.stderr)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from tests.models import ITEMS, RETAIN, encoder, tiny_model
 from tests.runs import (
     QUICK_EVALUATION,
+    ROOT,
     assert_same_curve,
     assert_same_weights,
     launch,
@@ -42,6 +44,20 @@ def test_two_processes_train_like_one(tmp_path):
     assert [record["step"] for record in losses(together / "run")] == [1, 2, 3, 4, 5]
     assert_same_curve(together / "run", alone / "run")
     assert_same_weights(weights(together / "run"), weights(alone / "run"), 1e-6)
+
+
+@pytest.mark.skipif(find_spec("deepspeed") is None, reason="deepspeed is not installed")
+def test_zero2_trains_like_one_process(tmp_path):
+    adam = tuple("lr=1e-3" if word == "lr=0.05" else word for word in STEPS if not word.startswith("optimizer"))
+    for name, processes in {"plain": 1, "zero2": 2}.items():
+        (tmp_path / name).mkdir()
+        launcher = f"launcher={'zero2' if processes == 2 else 'auto'}"
+        overrides = (f"model.path={target()}", *adam, launcher, "out=run")
+        finished = launch(tmp_path / name, "unlearn.py", *overrides, processes=processes)
+        assert finished.code == 0, finished.err
+    assert_same_weights(weights(tmp_path / "zero2" / "run"), weights(tmp_path / "plain" / "run"), 1e-3)
+    names = {path.name for path in (tmp_path / "zero2" / "run" / "model").iterdir()}
+    assert "training_args.bin" not in names and {"config.json", "tokenizer.json"} <= names
 
 
 def test_two_processes_share_the_reference_out_whoever_comes_first(tmp_path, monkeypatch):
@@ -79,6 +95,28 @@ def test_two_processes_evaluate_like_one(tmp_path):
         assert (other[name]["n"], other[name]["definition"]) == (metric["n"], metric["definition"])
     texts = {name: (folder / "eval" / "generations.jsonl").read_text() for name, folder in folders.items()}
     assert texts["alone"] == texts["together"] and len(texts["alone"].splitlines()) == 12
+
+
+FAILS_FIRST = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+from utils import distributed
+distributed.start()
+try:
+    with distributed.main_first():
+        if distributed.is_main():
+            raise OSError("disk full")
+except OSError as error:
+    print(error)
+print("done")
+"""
+
+
+def test_a_failure_of_the_main_process_keeps_no_other_waiting(tmp_path):
+    (tmp_path / "fails_first.py").write_text(FAILS_FIRST)
+    finished = launch(tmp_path, tmp_path / "fails_first.py", processes=2)
+    assert finished.code == 0, finished.err
+    assert finished.out.count("done") == 2 and finished.out.count("disk full") == 1
 
 
 def oracle(folder: Path) -> None:

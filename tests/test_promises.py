@@ -56,7 +56,7 @@ def trained() -> nn.Module:
 def cached_reference(loss: Loss, streams: Mapping[str, Sequence[Example]], folder: Path) -> Reference | None:
     if not needs_reference(loss.needs):
         return None
-    return make_reference("cached", original_engine(), loss.needs, streams, folder, False)
+    return make_reference("cached", original_engine(), loss.needs, streams, folder)
 
 
 def step(engine: Engine, loss: Loss, streams, reference: Reference | None, counts=None) -> tuple[float, Gradients]:

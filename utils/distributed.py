@@ -42,6 +42,15 @@ def barrier() -> None:
         dist.barrier()
 
 
+def agree(yes: bool, device: torch.device) -> bool:
+    """What the main process says, on every process: decisions that depend on a clock must be the same everywhere."""
+    if not dist.is_initialized():
+        return yes
+    said = torch.tensor([float(yes)], device=device)
+    dist.broadcast(said, src=0)
+    return bool(said.item())
+
+
 def total(values: Tensor) -> Tensor:
     """Sum over processes, in place."""
     if dist.is_initialized():
@@ -51,9 +60,14 @@ def total(values: Tensor) -> Tensor:
 
 @contextmanager
 def main_first() -> Iterator[None]:
-    """The main process runs the block before the others do (downloads, caches)."""
+    """The main process runs the block before the others do (downloads, caches).
+
+    If it fails there, the others still get their turn, and most likely the same error, instead of waiting for ever.
+    """
     if not is_main():
         barrier()
-    yield
-    if is_main():
-        barrier()
+    try:
+        yield
+    finally:
+        if is_main():
+            barrier()

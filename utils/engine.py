@@ -96,8 +96,10 @@ class Engine:
             if "reference_logp" in names:
                 by_name["reference_logp"] = packed.tabulate(stream, reference.logp)[0]
             _, mask = packed.tabulate(stream, values.detach()[:, 0])
-            table = TokenTable.of(mask, by_name)
-            tables[stream] = TokenTable(mask, by_name, *counts[stream]) if counts else table
+            before = torch.tensor([len(e.prompt) for e in packed.examples[stream]], device=mask.device)
+            own_counts = TokenTable.of(mask, by_name)
+            examples, tokens = counts[stream] if counts else (own_counts.examples, own_counts.tokens)
+            tables[stream] = TokenTable(mask, by_name, examples, tokens, before)
         return tables
 
     def statistics(
@@ -115,6 +117,8 @@ class Engine:
             blocks = []
             for stream, names in needs.items():
                 first, lengths = packed.streams[stream]
+                if not lengths:
+                    continue  # an interleaved batch may hold nothing of a stream
                 span = slice(first, first + sum(lengths))
                 found = self._chunked(project, hidden[span], packed.labels[span], names, reference, first)
                 wide = found.new_zeros(found.shape[0], len(columns))
@@ -208,8 +212,7 @@ class Engine:
                 fits = False
         if not fits:
             log.warning(
-                "%s with %s attention takes no row mask: prompts are repeated for each answer "
-                "(same numbers, more time)",
+                "%s with %s attention takes no row mask: prompts are repeated for each answer (same numbers, more time)",
                 type(self.model).__name__,
                 self.model.config._attn_implementation,
             )

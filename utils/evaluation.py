@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -43,7 +44,14 @@ def score_run(settings: Settings, run: Run, encoder: Encoder) -> None:
     engine = load_engine(settings, encoder)
     run.note(weights=weights_hash(engine.model), requests=_forget_key(settings, encoder))
     score_tasks(
-        engine, encoder, requests, run.folder, cfg.tokens_per_batch, cfg.generation_batch_size, benchmark.max_new_tokens
+        engine,
+        encoder,
+        requests,
+        run.folder,
+        cfg.tokens_per_batch,
+        cfg.generation_batch_size,
+        benchmark.max_new_tokens,
+        benchmark.statistics,
     )
 
 
@@ -80,7 +88,7 @@ def bring_reference(settings: Settings, run: Run, encoder: Encoder) -> None:
         theirs = settings.cfg.copy()
         with open_dict(theirs):
             theirs.model.path = str(folder)
-        engine = load_engine(Settings(theirs, settings.benchmark, settings.template), encoder)
+        engine = load_engine(replace(settings, cfg=theirs), encoder)
         table = score(engine, encoder, settings.benchmark.reference_requests(cfg.split), cfg.tokens_per_batch)
         if is_main():
             path.parent.mkdir(exist_ok=True)

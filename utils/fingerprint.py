@@ -40,6 +40,11 @@ def file_hash(path: Path | str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[: 2 * SIZE]
 
 
+def folder_hash(folder: Path) -> str:
+    """16 hex digits of the weights in a model or adapter folder: names and contents of its safetensors files."""
+    return text_hash(*(f"{path.name}:{file_hash(path)}" for path in sorted(folder.glob("*.safetensors"))))
+
+
 def text_hash(*texts: str) -> str:
     """16 hex digits of texts, in order."""
     return hashlib.blake2b("\0".join(texts).encode(), digest_size=SIZE).hexdigest()

@@ -103,8 +103,11 @@ def load_model(
         raise ModelError(f"model.path={model.path}: cannot be loaded ({_first_line(error)}); {_how_to_get(model)}") from error
 
 
-def load_adapter(path: str, model: DictConfig, precision: Precision) -> PeftModel:
-    """Base model plus the adapter in folder `path`. Raises ModelError if the base model is not where the adapter says."""
+def load_adapter(path: str, model: DictConfig, precision: Precision, trainable: bool = False) -> PeftModel:
+    """Base model plus the adapter in folder `path`. Raises ModelError if the base model is not where the adapter says.
+
+    trainable: the adapter goes on training, on a frozen base.
+    """
     base = PeftConfig.from_pretrained(path).base_model_name_or_path
     try:
         folder = model_folder(base or "")
@@ -113,7 +116,7 @@ def load_adapter(path: str, model: DictConfig, precision: Precision) -> PeftMode
             f"model.path={model.path}: the base model {base} that its adapter belongs to does not exist; bring it back, or "
             f"change base_model_name_or_path in {Path(path) / ADAPTER_FILE}"
         ) from error
-    return PeftModel.from_pretrained(_pretrained(folder, model, precision, quantise=False), path)
+    return PeftModel.from_pretrained(_pretrained(folder, model, precision, quantise=False), path, is_trainable=trainable)
 
 
 def add_adapter(model: nn.Module, adapter: DictConfig, lora: DictConfig, quantised: bool) -> PeftModel:

@@ -65,9 +65,7 @@ class Packed:
         if not self.shared:
             return ((self.reach > 0) & readable).long()
         column = torch.arange(self.reach.shape[1], device=self.reach.device)
-        visible = (
-            (column[None, :] <= column[:, None]) & (column[:, None] < self.reach[:, None, :]) & readable[:, None, :]
-        )
+        visible = (column[None, :] <= column[:, None]) & (column[:, None] < self.reach[:, None, :]) & readable[:, None, :]
         visible |= (column[None, :] == column[:, None]) & ~visible.any(dim=-1, keepdim=True)
         blocked = torch.zeros(visible.shape, dtype=dtype, device=self.reach.device)
         return blocked.masked_fill_(~visible, torch.finfo(dtype).min)[:, None]
@@ -75,8 +73,8 @@ class Packed:
     def tabulate(self, stream: str, values: Tensor) -> tuple[Tensor, Tensor]:
         """(n,) values of all answer tokens -> (B, T) values of one stream, zero on padding, and their (B, T) mask."""
         first, lengths = self.streams[stream]
-        counts = torch.tensor(lengths, device=values.device)
-        mask = torch.arange(max(lengths), device=values.device) < counts[:, None]
+        counts = torch.tensor(lengths, dtype=torch.long, device=values.device)
+        mask = torch.arange(max(lengths, default=0), device=values.device) < counts[:, None]
         table = values.new_zeros(mask.shape)
         table[mask] = values[first : first + sum(lengths)]
         return table, mask
@@ -99,10 +97,10 @@ def pack(streams: Mapping[str, Sequence[Example]], pad: int, shared: bool = True
     for start, (line, numbers) in enumerate(zip(lines, grouped, strict=True)):
         for number in numbers:
             columns = line.columns[fed[number]][len(pairs[number].prompt) - 1 :]
-            sources[number] = [start * width + column for column in columns]
+            sources[number] = [start * width + columns[place] for place, _ in pairs[number].supervised()]
     layout, first = {}, 0
     for stream, examples in streams.items():
-        lengths = tuple(len(example.answer) for example in examples)
+        lengths = tuple(len(example) for example in examples)
         layout[stream] = (first, lengths)
         first += sum(lengths)
     return Packed(
@@ -110,7 +108,7 @@ def pack(streams: Mapping[str, Sequence[Example]], pad: int, shared: bool = True
         _padded([line.depth for line in lines], width, 0),
         _padded([line.reach for line in lines], width, 0),
         torch.tensor([index for source in sources for index in source]),
-        torch.tensor([token for example in pairs for token in example.answer]),
+        torch.tensor([label for example in pairs for _, label in example.supervised()]),
         layout,
         shared,
         {stream: tuple(examples) for stream, examples in streams.items()},
@@ -160,7 +158,7 @@ def common_length(left: Ids, right: Ids) -> int:
 def _check(streams: Mapping[str, Sequence[Example]]) -> None:
     for stream, examples in streams.items():
         for example in examples:
-            if not example.prompt or not example.answer:
+            if not example.prompt or not len(example):
                 raise ValueError(f"stream {stream}: an example needs prompt and answer tokens, got {example}")
     if not any(streams.values()):
         raise ValueError(f"nothing to pack: the streams {', '.join(streams)} hold no examples")

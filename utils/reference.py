@@ -10,9 +10,10 @@ All three give the same `ReferenceValues` (to float32 rounding).
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,8 @@ from utils.reference_cache import ReferenceCache
 from utils.statistics import NEEDS_REFERENCE_LOGITS
 
 GIBIBYTE = 2**30
+
+Adapter = Literal["none", "fresh", "continued"]
 
 
 class Reference(Protocol):
@@ -50,24 +53,45 @@ def hidden_streams(needs) -> frozenset[str]:
 
 
 class AdapterReference:
-    """The same model with its adapter off. Exact as long as only the adapter trains."""
+    """The same model with its adapter off, or with a continued adapter as it was when the run began (a copy of it is kept).
 
-    def __init__(self, engine: Engine, streams: Collection[str]):
-        self.engine, self.streams = engine, frozenset(streams)
+    Exact as long as only the adapter trains. dropout: as released code of KnowUnDo has it, the reference's own dropout is on.
+    """
+
+    def __init__(self, engine: Engine, streams: Collection[str], continued: bool = False, dropout: bool = False):
+        self.engine, self.streams, self.dropout = engine, frozenset(streams), dropout
         self.project = frozen_head(engine)
+        trained = [parameter for parameter in engine.model.parameters() if parameter.requires_grad]
+        self.before = [(parameter, parameter.detach().clone()) for parameter in trained] if continued else None
 
     @torch.no_grad()
     def values(self, packed: Packed) -> ReferenceValues:
-        with self.engine.model.disable_adapter(), evaluating(self.engine.model):
+        mode = nullcontext() if self.dropout else evaluating(self.engine.model)
+        with self._as_it_was(), mode:
             return _values(self.engine, packed, self.streams, self.project)
+
+    @contextmanager
+    def _as_it_was(self) -> Iterator[None]:
+        if self.before is None:
+            with self.engine.model.disable_adapter():
+                yield
+            return
+        now = [parameter.data for parameter, _ in self.before]
+        try:
+            for parameter, original in self.before:
+                parameter.data = original
+            yield
+        finally:
+            for (parameter, _), trained in zip(self.before, now, strict=True):
+                parameter.data = trained
 
 
 class ResidentReference:
     """A frozen copy of the model as it is now."""
 
-    def __init__(self, engine: Engine, streams: Collection[str]):
+    def __init__(self, engine: Engine, streams: Collection[str], dropout: bool = False):
         self.streams = frozenset(streams)
-        frozen = copy.deepcopy(engine.model).eval().requires_grad_(False)
+        frozen = copy.deepcopy(engine.model).train(dropout).requires_grad_(False)
         self.engine = Engine(frozen, engine.pad, engine.chunk_bytes, engine.shared, engine.hide, engine.autocast)
 
     @torch.no_grad()
@@ -95,7 +119,7 @@ class CachedReference:
                 if stream in self.with_hidden:
                     hidden.append(self.cache.hidden(example))
                 elif self.with_hidden:
-                    hidden.append(torch.zeros(len(example.answer), self.cache.width, dtype=self.cache.dtype))
+                    hidden.append(torch.zeros(len(example), self.cache.width, dtype=self.cache.dtype))
         stacked = torch.cat(hidden).to(device) if hidden else None
         return ReferenceValues(torch.cat(logp).to(device), stacked, self.project)
 
@@ -119,28 +143,29 @@ def make_reference(
     needs,
     examples: dict[str, Sequence[Example]],
     cache_root: Path,
-    has_adapter: bool,
+    adapter: Adapter = "none",
     limit_gib: float = 8.0,
+    dropout: bool = False,
 ) -> Reference:
     """The reference of a run, computed before the model trains.
 
     kind: adapter | cached | resident | auto. auto: cached if its files stay below `limit_gib`, else adapter where there
-    is one, else resident; all are exact. examples: every example the run will read, per stream.
+    is one, else resident; all are exact. examples: every example the run will read, per stream. adapter: none, a fresh one
+    (the reference is the model without it) or a continued one (the reference is the model with it as it is now). dropout: on
+    in the reference too, so that its values are not fixed and cannot be cached.
     Raises ValueError for adapter without an adapter.
     """
     if kind == "auto":
-        fits = cache_gib(engine, needs, examples) <= limit_gib
-        kind = "cached" if fits else "adapter" if has_adapter else "resident"
+        fits = not dropout and cache_gib(engine, needs, examples) <= limit_gib
+        kind = "cached" if fits else "resident" if adapter == "none" else "adapter"
     if kind == "adapter":
-        if not has_adapter:
-            raise ValueError(
-                "reference=adapter: the model trains all its weights; use reference=cached, or adapter=lora"
-            )
-        return AdapterReference(engine, reference_streams(needs))
+        if adapter == "none":
+            raise ValueError("reference=adapter: the model trains all its weights; use reference=cached, or adapter=lora")
+        return AdapterReference(engine, reference_streams(needs), adapter == "continued", dropout)
     if kind == "resident":
-        return ResidentReference(engine, reference_streams(needs))
+        return ResidentReference(engine, reference_streams(needs), dropout)
     with_hidden = hidden_streams(needs)
-    cache = ReferenceCache(cache_root, engine)
+    cache = ReferenceCache(cache_root, engine, with_adapter=adapter == "continued")
     with evaluating(engine.model):
         cache.fill(examples, with_hidden)
     return CachedReference(engine, cache, with_hidden)
@@ -151,7 +176,7 @@ def cache_gib(engine: Engine, needs, examples: dict[str, Sequence[Example]]) -> 
     width, bytes_each = engine.head.weight.shape[1], torch.finfo(engine.dtype).bits // 8
     total = 0
     for stream in needs:
-        tokens = sum(len(example.answer) for example in set(examples[stream]))
+        tokens = sum(len(example) for example in set(examples[stream]))
         total += tokens * (4 + (width * bytes_each if stream in hidden_streams(needs) else 0))
     return total / GIBIBYTE
 
@@ -168,6 +193,9 @@ def frozen_head(engine: Engine) -> FrozenHead | None:
 def _values(engine: Engine, packed: Packed, streams: Collection[str], project: Project | None) -> ReferenceValues:
     """Values of `streams` alone; zero for answer tokens of the others."""
     asked = {stream: examples for stream, examples in packed.examples.items() if stream in streams}
+    if not any(asked.values()):
+        nothing = engine.head.weight.new_zeros(len(packed.labels), engine.head.weight.shape[1])
+        return ReferenceValues(nothing[:, 0].float(), nothing, project)
     part = packed if len(asked) == len(packed.examples) else engine.pack(asked).to(packed.labels.device)
     hidden = engine.hidden(part)
     logp = engine.logp_of(hidden, part.labels)

@@ -38,15 +38,15 @@ TOKENS_PER_FILE = 2**18
 class ReferenceCache:
     """Log-probabilities, and hidden states where asked for, of examples under the model that `engine` holds now."""
 
-    def __init__(self, root: Path, engine: Engine):
+    def __init__(self, root: Path, engine: Engine, with_adapter: bool = False):
         self.engine = engine
         self.width = engine.head.weight.shape[1]
         self.dtype = engine.dtype
         dtype = str(engine.dtype).removeprefix("torch.")
         autocast = "-autocast" if engine.autocast else ""
-        # A fresh adapter changes nothing yet, and its random half differs from run to run.
+        # A fresh adapter changes nothing yet, and its random half differs from run to run; a continued one is part of the model.
         hidden_eos = "" if engine.hide is None else f"-hide{engine.hide}"
-        self.folder = Path(root) / f"{weights_hash(engine.model, adapters=False)}-{dtype}{autocast}{hidden_eos}"
+        self.folder = Path(root) / f"{weights_hash(engine.model, adapters=with_adapter)}-{dtype}{autocast}{hidden_eos}"
         self._where: dict[tuple[bytes, str], tuple[safe_open, int, int]] = {}
 
     def fill(self, examples: dict[str, Sequence[Example]], with_hidden: Collection[str]) -> None:
@@ -64,12 +64,12 @@ class ReferenceCache:
         self._open()
 
     def logp(self, example: Example) -> Tensor:
-        """(tokens of the answer,) float32. Raises KeyError for an example that `fill` was not given."""
+        """(supervised tokens,) float32. Raises KeyError for an example that `fill` was not given."""
         source, start, stop = self._find(example, "logp")
         return source.get_slice("logp")[start:stop]
 
     def hidden(self, example: Example) -> Tensor:
-        """(tokens of the answer, H) in the model's dtype."""
+        """(supervised tokens, H) in the model's dtype."""
         source, start, stop = self._find(example, "hidden")
         return source.get_slice("hidden")[start:stop]
 
@@ -80,21 +80,21 @@ class ReferenceCache:
         waiting: list[tuple[Example, Tensor, Tensor | None]] = []
         kind_of_waiting = None
         for kind, batch in tqdm(list(_batches(todo)), desc="reference", unit="batch", disable=rank() != 0 or not todo):
-            if waiting and (kind != kind_of_waiting or sum(len(w[0].answer) for w in waiting) > TOKENS_PER_FILE):
+            if waiting and (kind != kind_of_waiting or sum(len(w[0]) for w in waiting) > TOKENS_PER_FILE):
                 self._write(waiting)
                 waiting = []
             kind_of_waiting = kind
             packed = self.engine.pack({"batch": batch}).to(self.engine.device)
             hidden = self.engine.hidden(packed)
             logp = self.engine.logp_of(hidden, packed.labels).cpu()
-            lengths = [len(example.answer) for example in batch]
+            lengths = [len(example) for example in batch]
             states = hidden.cpu().split(lengths) if kind == "hidden" else [None] * len(batch)
             waiting += list(zip(batch, logp.split(lengths), states, strict=True))
         if waiting:
             self._write(waiting)
 
     def _write(self, entries: Sequence[tuple[Example, Tensor, Tensor | None]]) -> None:
-        lengths = torch.tensor([0] + [len(example.answer) for example, _, _ in entries])
+        lengths = torch.tensor([0] + [len(example) for example, _, _ in entries])
         digests = b"".join(digest(example) for example, _, _ in entries)
         tensors = {
             "digests": torch.frombuffer(bytearray(digests), dtype=torch.uint8).view(-1, 16),
@@ -127,7 +127,8 @@ class ReferenceCache:
 
 def digest(example: Example) -> bytes:
     """16 bytes that identify an example by its token ids."""
-    return hashlib.blake2b(repr((example.prompt, example.answer)).encode(), digest_size=16).digest()
+    ids = (example.prompt, example.answer) if example.labels is None else (example.prompt, example.answer, example.labels)
+    return hashlib.blake2b(repr(ids).encode(), digest_size=16).digest()
 
 
 def _batches(todo: Sequence[tuple[Example, str]]):

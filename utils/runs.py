@@ -26,11 +26,12 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from data.sources import files_read
 from utils import ROOT
+from utils.callbacks import last_checkpoint
 from utils.distributed import barrier, is_main, world_size
 from utils.files import flat_settings, read_json, read_log, write_json, write_text
 from utils.fingerprint import settings_hash
-from utils.trainer import last_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -142,17 +143,17 @@ class Run:
                 f"out={self.folder} holds a {known['status']} run with other settings ({shown}); "
                 "choose another out=, or overwrite=true"
             )
-        now = sources(self.settings)
-        for key, weights in known.get("sources", {}).items():
-            if weights != now[key]:
-                raise RunError(
-                    f"out={self.folder} holds a {known['status']} run, but {key} was made anew since and has other weights; "
-                    "choose another out=, or overwrite=true"
-                )
-        if known["status"] == "running" and not resume:
+        now, before = sources(self.settings), known.get("sources", {})
+        made_anew = [f"{key} was made anew since and has other weights" for key in before if before[key] != now[key]]
+        data, earlier = files_read(), known.get("data", {})
+        changed_files = [key for key in data if key in earlier and data[key] != earlier[key]]
+        made_anew += [f"the data file {key} has changed since" for key in changed_files]
+        if made_anew:
             raise RunError(
-                f"out={self.folder} holds a half-written run; use resume=true to go on, overwrite=true to start again"
+                f"out={self.folder} holds a {known['status']} run, but {made_anew[0]}; choose another out=, or overwrite=true"
             )
+        if known["status"] == "running" and not resume:
+            raise RunError(f"out={self.folder} holds a half-written run; use resume=true to go on, overwrite=true to start again")
         return known["status"]
 
     def _known(self) -> dict[str, Any]:
@@ -176,7 +177,7 @@ class Run:
         self._trim_log()
         write_text(self.folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
         self.capsule = {"script": script, "status": "running", "settings": self.settings, **capsule(self.settings)}
-        self.capsule["sources"] = sources(self.settings)
+        self.capsule |= {"sources": sources(self.settings), "data": files_read()}
         write_json(self.folder / "run.json", self.capsule)
 
     def _clear(self) -> None:

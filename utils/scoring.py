@@ -1,6 +1,7 @@
 """Scoring: one forward pass over every (question, answer), saved as a table that every metric reads.
 
-    scores.parquet     task, index, role, number, tokens, and per answer token: logp (nats), hit
+    scores.parquet     task, index, role, number, tokens, and per answer token: logp (nats), hit, what else the benchmark asks;
+                       with argmax also said and wanted, the most likely tokens and the answer's own as text
     generations.jsonl  task, index, question, generation, reference
 
 Questions are packed with all their answers, sorted by length, and dealt out to the processes; finished tasks are kept in
@@ -30,6 +31,7 @@ from utils.generation import generate
 log = logging.getLogger(__name__)
 
 SCORED = ("logp", "hit")
+DTYPES = {"hit": torch.bool, "argmax": torch.int32}
 
 
 class ScoreError(ValueError):
@@ -41,7 +43,9 @@ def requests_hash(requests: Sequence[Request], encoder: Encoder) -> str:
     return text_hash(encoder.fingerprint(), *(repr(request) for request in requests))
 
 
-def score(engine: Engine, encoder: Encoder, requests: Sequence[Request], tokens_per_batch: int) -> pd.DataFrame | None:
+def score(
+    engine: Engine, encoder: Encoder, requests: Sequence[Request], tokens_per_batch: int, statistics: Sequence[str] = SCORED
+) -> pd.DataFrame | None:
     """The score table of `requests` on the main process, None on the others. Raises ScoreError for an answer without tokens."""
     encoded = [_encode(encoder, request) for request in requests]
     batches = list(_batches(encoded, tokens_per_batch))[rank() :: world_size()]
@@ -49,11 +53,12 @@ def score(engine: Engine, encoder: Encoder, requests: Sequence[Request], tokens_
     with torch.no_grad():
         for batch in tqdm(batches, desc="scoring", unit="batch", disable=not is_main()):
             unique = [example for number in batch for example in dict.fromkeys(encoded[number].values())]
-            values = _statistics(engine, unique)
-            found = dict(zip(_keys(batch, encoded), values.split([len(e.answer) for e in unique]), strict=True))
+            values = _statistics(engine, unique, tuple(statistics))
+            found = dict(zip(_keys(batch, encoded), values.split([len(e) for e in unique]), strict=True))
             for number in batch:
                 for (role, place), example in encoded[number].items():
-                    rows.append(_row(requests[number], role, place, found[(number, example)]))
+                    values_of = dict(zip(statistics, found[(number, example)].unbind(dim=1), strict=True))
+                    rows.append(_row(encoder, requests[number], role, place, example, values_of))
     rows = _to_main(rows)
     if rows is None:
         return None
@@ -83,6 +88,7 @@ def score_tasks(
     tokens_per_batch: int,
     generation_batch_size: int,
     max_new_tokens: int,
+    statistics: Sequence[str] = SCORED,
 ) -> None:
     """Writes scores.parquet and generations.jsonl in `folder`, task by task; tasks whose parts exist are not computed again."""
     parts = folder / "parts"
@@ -97,7 +103,7 @@ def score_tasks(
             continue
         asked = [request for request in requests if request.task == task]
         log.info("%s: %d questions, %d answers", task, len(asked), sum(len(request.answers) for request in asked))
-        scores = score(engine, encoder, asked, tokens_per_batch)
+        scores = score(engine, encoder, asked, tokens_per_batch, statistics)
         generations = continue_prompts(engine, encoder, asked, generation_batch_size, max_new_tokens)
         if is_main():
             write_parquet(scores, table)
@@ -122,18 +128,18 @@ def _encode(encoder: Encoder, request: Request) -> dict[tuple[str, int], Example
         raise ScoreError(f"task {request.task}, row {request.index + 1}: {error}") from error
 
 
-def _statistics(engine: Engine, examples: Sequence[Example]) -> torch.Tensor:
-    """(n, len(SCORED)) statistics of all answer tokens; halves what does not fit in memory."""
+def _statistics(engine: Engine, examples: Sequence[Example], names: tuple[str, ...]) -> torch.Tensor:
+    """(n, len(names)) statistics of all answer tokens; halves what does not fit in memory."""
     try:
         packed = engine.pack({"answers": examples}).to(engine.device)
-        return engine.statistics(packed, {"answers": SCORED}, SCORED).float().cpu()
+        return engine.statistics(packed, {"answers": names}, names).float().cpu()
     except torch.OutOfMemoryError:
         if len(examples) == 1:
             raise
     # Outside of the except block: until there, the error keeps the failed tensors alive.
     half = len(examples) // 2
     log.warning("%d answers do not fit in memory together: scoring them in two halves", len(examples))
-    return torch.cat([_statistics(engine, examples[:half]), _statistics(engine, examples[half:])])
+    return torch.cat([_statistics(engine, part, names) for part in (examples[:half], examples[half:])])
 
 
 def _batches(encoded: Sequence[dict], budget: int) -> Iterator[list[int]]:
@@ -159,17 +165,14 @@ def _keys(batch: Sequence[int], encoded: Sequence[dict]) -> list[tuple[int, Exam
     return [(number, example) for number in batch for example in dict.fromkeys(encoded[number].values())]
 
 
-def _row(request: Request, role: str, number: int, values: torch.Tensor) -> dict:
-    logp, hit = values.unbind(dim=1)
-    return {
-        "task": request.task,
-        "index": request.index,
-        "role": role,
-        "number": number,
-        "tokens": len(values),
-        "logp": logp.numpy(),
-        "hit": hit.bool().numpy(),
-    }
+def _row(encoder: Encoder, request: Request, role: str, number: int, example: Example, values: dict[str, torch.Tensor]) -> dict:
+    row = {"task": request.task, "index": request.index, "role": role, "number": number, "tokens": len(example)}
+    for name, column in values.items():
+        row[name] = column.to(DTYPES.get(name, torch.float32)).numpy()
+    if "argmax" in row:
+        row["said"] = encoder.tokenizer.decode(row["argmax"].tolist(), skip_special_tokens=True)
+        row["wanted"] = encoder.tokenizer.decode(list(example.answer), skip_special_tokens=True)
+    return row
 
 
 def _to_main(rows: list[dict]) -> list[dict] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,16 @@ from transformers.training_args import OptimizerNames
 
 from data.benchmark import Benchmark
 from data.prompts import Template
+from data.sources import forget_files
+from data.streams import Prepare
 from losses.protocol import STATISTICS, STREAMS, Loss
 from utils import ROOT
 from utils.batching import plan_batch
+from utils.callbacks import minutes
 from utils.cli import nearest_names
 from utils.distributed import world_size
 from utils.fingerprint import settings_hash
+from utils.hooks import Finish, Region
 from utils.models import check_quantisation, is_adapter, model_folder
 from utils.runs import NOT_PART_OF_THE_RESULT
 
@@ -75,7 +79,12 @@ RULES: dict[str, Rule] = {
     "resume": Rule(lambda v: isinstance(v, bool), "true or false"),
     "overwrite": Rule(lambda v: isinstance(v, bool), "true or false"),
     "rescore": Rule(lambda v: isinstance(v, bool), "true or false"),
-    "checkpoint": Rule(lambda v: v in ("epoch", "none") or _is_int(v, 1), "epoch, none, or a number of steps"),
+    "steps": Rule(_or_null(lambda v: _is_int(v, 1)), "null or a positive number of optimizer steps"),
+    "snapshots": Rule(lambda v: v == "none" or _is_int(v, 1), "none or a positive number of steps"),
+    "checkpoint": Rule(
+        lambda v: v in ("epoch", "none") or _is_int(v, 1) or minutes(v) is not None,
+        "minutes such as 10m, epoch, none, or a number of steps",
+    ),
     "log_every": Rule(lambda v: _is_int(v, 1), "a positive number of steps"),
     "workers": Rule(lambda v: _is_int(v, 0), "a whole number from 0"),
     "show_prompts": Rule(lambda v: _is_int(v, 0), "a whole number from 0"),
@@ -97,12 +106,19 @@ class SettingsError(ValueError):
 
 @dataclass(frozen=True)
 class Settings:
-    """Checked settings: the config, and the objects that its nodes describe."""
+    """Checked settings: the config, and the objects that its nodes describe.
+
+    template, max_length: how prompts are written; the model's, unless the benchmark has its own.
+    """
 
     cfg: DictConfig
     benchmark: Benchmark
     template: Template
+    max_length: int
     loss: Loss | None = None
+    prepare: Prepare | None = None
+    region: Region | None = None
+    finish: Finish | None = None
 
 
 def check_training(cfg: DictConfig, script: str) -> Settings:
@@ -127,17 +143,20 @@ def check_training(cfg: DictConfig, script: str) -> Settings:
     if cfg.launcher.name != "auto" and cfg.reference == "resident":
         raise SettingsError("reference=resident: a second model is not sharded by the launcher; use reference=cached")
     _check_adapter(cfg)
+    if cfg.method.get("reference_dropout", False) and cfg.reference == "cached":
+        raise SettingsError(
+            "reference=cached: with method.reference_dropout=true the reference's values change at every step; use "
+            "reference=auto, or method.reference_dropout=false"
+        )
     plan_batch(cfg.batch_size, world_size(), cfg.per_device_batch_size, largest=1)
-    return Settings(cfg, settings.benchmark, settings.template, loss)
+    return replace(settings, loss=loss, **_hooks(cfg))
 
 
 def check_evaluation(cfg: DictConfig) -> Settings:
     """Settings of evaluate.py. Raises SettingsError."""
     settings = _check(cfg, "evaluate")
     if cfg.retain_logs is not None and cfg.from_logs is None:
-        raise SettingsError(
-            f"retain_logs={cfg.retain_logs}: goes with from_logs=FILE; for run folders use reference_run=DIR"
-        )
+        raise SettingsError(f"retain_logs={cfg.retain_logs}: goes with from_logs=FILE; for run folders use reference_run=DIR")
     for key in ("from_logs", "retain_logs"):
         if cfg[key] is not None and not Path(cfg[key]).is_file():
             raise SettingsError(f"{key}={cfg[key]}: there is no such file")
@@ -159,7 +178,22 @@ def build(node: DictConfig, key: str) -> Any:
         raise SettingsError(f"{key}: {str(cause).strip().splitlines()[0]}") from error
 
 
+def _hooks(cfg: DictConfig) -> dict[str, Any]:
+    """The method's prepare, region and finish, each None where it has none."""
+    nodes = {name: cfg.method.get(name) for name in ("prepare", "region", "finish")}
+    hooks = {name: None if node is None else build(node, f"method.{name}") for name, node in nodes.items()}
+    for name in ("region", "finish"):
+        if hooks[name] is not None:
+            hooks[name].check(cfg)
+    if hooks["finish"] is not None and cfg.launcher.name != "auto":
+        raise SettingsError(
+            f"launcher={cfg.launcher.name}: method={cfg.method.name} changes weights afterwards; use launcher=auto"
+        )
+    return hooks
+
+
 def _check(cfg: DictConfig, script: str) -> Settings:
+    forget_files()
     for key, valid in CHOICES.items():
         value = OmegaConf.select(cfg, key, default=ABSENT)
         if value is not ABSENT and str(value) not in valid:
@@ -172,15 +206,20 @@ def _check(cfg: DictConfig, script: str) -> Settings:
             raise SettingsError(f"{key}={value}: must be {rule.words}")
     template = build(OmegaConf.create({"_target_": "data.prompts.Template", **cfg.model.template}), "model.template")
     benchmark = build(cfg.benchmark, f"benchmark={cfg.benchmark.name}")
+    template, max_length = benchmark.prompts(script, template, cfg.model.max_length)
     if cfg.out is None:
         cfg.out = default_folder(cfg, script)
-    return Settings(cfg, benchmark, template)
+    return Settings(cfg, benchmark, template, max_length)
 
 
 def _check_adapter(cfg: DictConfig) -> None:
     adapter = cfg.adapter.name
     if adapter == "none":
         return
+    if cfg.model.path is not None and adapter == "continue" and not is_adapter(model_folder(cfg.model.path)):
+        raise SettingsError(
+            f"adapter=continue: model.path={cfg.model.path} holds no adapter; use adapter=lora to begin one, or adapter=none"
+        )
     if cfg.model.path is None:
         raise SettingsError(
             f"adapter={adapter}: model.path=null draws random weights, and an adapter is kept without the weights under it; "
@@ -198,9 +237,7 @@ def _check_needs(cfg: DictConfig, loss: Loss) -> None:
             raise SettingsError(f"method={cfg.method.name}: unknown stream {stream}; streams are {', '.join(STREAMS)}")
         for name in names:
             if name not in STATISTICS:
-                raise SettingsError(
-                    f"method={cfg.method.name}: unknown statistic {name}; statistics are {', '.join(STATISTICS)}"
-                )
+                raise SettingsError(f"method={cfg.method.name}: unknown statistic {name}; statistics are {', '.join(STATISTICS)}")
     if "template" in loss.needs:
         for key, valid in {"template": ("refusal", "normal"), "template_policy": ("per_access", "fixed")}.items():
             value = cfg.method.get(key)

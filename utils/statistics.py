@@ -35,6 +35,11 @@ def hit(logits: Logits) -> Tensor:
     return (logits.values.argmax(dim=-1) == logits.labels).float()
 
 
+def argmax(logits: Logits) -> Tensor:
+    """(n,) id of the most likely token; a float32 holds ids up to 16.7 million exactly."""
+    return logits.values.argmax(dim=-1).float()
+
+
 def entropy(logits: Logits) -> Tensor:
     """(n,) entropy of the next-token distribution in nats."""
     return -(logits.log_probabilities.exp() * logits.log_probabilities).sum(dim=-1)
@@ -49,20 +54,34 @@ def logp_variance(logits: Logits) -> Tensor:
 
 def kl(logits: Logits) -> Tensor:
     """(n,) KL(reference || model) over the whole vocabulary, in nats. Raises ValueError without reference logits."""
-    if logits.reference is None:
-        raise ValueError("statistic kl needs reference logits; the method must run with a reference")
-    reference = torch.log_softmax(logits.reference, dim=-1)
+    reference = _reference(logits, "kl")
     return (reference.exp() * (reference - logits.log_probabilities)).sum(dim=-1)
+
+
+def cross_entropy(logits: Logits) -> Tensor:
+    """(n,) H(reference, model) = KL(reference || model) + entropy of the reference: the gradient of kl, another value.
+
+    Released code of LLMU and KnowUnDo reports it as its divergence. Raises ValueError without reference logits.
+    """
+    return -(_reference(logits, "cross_entropy").exp() * logits.log_probabilities).sum(dim=-1)
+
+
+def _reference(logits: Logits, name: str) -> Tensor:
+    if logits.reference is None:
+        raise ValueError(f"statistic {name} needs reference logits; the method must run with a reference")
+    return torch.log_softmax(logits.reference, dim=-1)
 
 
 STATISTICS: Mapping[str, Callable[[Logits], Tensor]] = {
     "logp": logp,
     "hit": hit,
+    "argmax": argmax,
     "entropy": entropy,
     "logp_variance": logp_variance,
     "kl": kl,
+    "cross_entropy": cross_entropy,
 }
-NEEDS_REFERENCE_LOGITS = frozenset({"kl"})
+NEEDS_REFERENCE_LOGITS = frozenset({"kl", "cross_entropy"})
 
 
 def compute(names: Sequence[str], logits: Logits) -> Tensor:

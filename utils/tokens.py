@@ -18,12 +18,15 @@ class TokenTable:
     examples, tokens: how many examples and answer tokens the *whole* optimizer step holds in this stream, summed over
         micro-batches and processes. Dividing by them makes the sum over micro-batches equal to the loss of the undivided
         batch. Outside training they are the table's own counts.
+    before: (B,) tokens before the first answer token; None where nobody counted. Only released forms of losses that
+        divide by whole rows read it.
     """
 
     mask: Tensor
     statistics: Mapping[str, Tensor]
     examples: Tensor | float
     tokens: Tensor | float
+    before: Tensor | None = None
 
     @classmethod
     def of(cls, mask: Tensor, statistics: Mapping[str, Tensor]) -> TokenTable:
@@ -52,13 +55,18 @@ class TokenTable:
 
     def token_mean(self, values: str | Tensor) -> Tensor:
         """Scalar: mean over all answer tokens of the optimizer step (long answers weigh more)."""
-        return self.sum(values).sum() / self.tokens
+        return self.sum(values).sum() / _at_least_one(self.tokens)
 
     def batch_mean(self, values: Tensor) -> Tensor:
         """Scalar: mean of a (B,) value over all examples of the optimizer step."""
-        return values.sum() / self.examples
+        return values.sum() / _at_least_one(self.examples)
 
     @property
     def share(self) -> Tensor | float:
         """This micro-batch's share of the step's examples: the weight of a value that cannot be summed over micro-batches."""
         return self.mask.shape[0] / self.examples
+
+
+def _at_least_one(count: Tensor | float) -> Tensor | float:
+    """A step may hold nothing of a stream: its mean is then zero, not zero over zero."""
+    return count.clamp(min=1) if isinstance(count, Tensor) else max(1.0, count)

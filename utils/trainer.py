@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import functools
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.utils.data import SequentialSampler
-from transformers import PreTrainedTokenizerBase, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PreTrainedTokenizerBase, ProgressCallback, Trainer, TrainingArguments
 
-from data.prompts import Example
-from data.streams import StepDataset
+from data.streams import Drawn, StepDataset, merged
 from losses.protocol import Loss
-from utils.distributed import barrier, total, world_size
+from utils.callbacks import Progress, last_checkpoint
+from utils.distributed import total, world_size
 from utils.engine import Engine
 from utils.packing import Packed, pack
 from utils.reference import Reference, needs_reference
@@ -46,7 +45,6 @@ class UnlearnTrainer(Trainer):
         arguments: TrainingArguments,
         tokenizer: PreTrainedTokenizerBase,
         record: Callable[[Mapping[str, float]], None],
-        callbacks: list[TrainerCallback] | None = None,
     ):
         self.engine, self.loss, self.reference, self.record = engine, loss, reference, record
         self.step_dataset = dataset
@@ -60,7 +58,6 @@ class UnlearnTrainer(Trainer):
             data_collator=collate,
             train_dataset=dataset,
             processing_class=tokenizer,
-            callbacks=callbacks,
         )
         if self.pop_callback(ProgressCallback):
             self.add_callback(Progress)
@@ -110,6 +107,10 @@ class UnlearnTrainer(Trainer):
             raise NonFinite(self._explain(bad))
         return norm
 
+    def parts(self) -> dict[str, float]:
+        """Loss and parts of the last optimizer step, over all processes."""
+        return self._logged
+
     def _explain(self, bad: list[str]) -> str:
         step = self.state.global_step + 1
         saved = last_checkpoint(Path(self.args.output_dir))
@@ -132,44 +133,8 @@ class UnlearnTrainer(Trainer):
         return 0
 
 
-class MarkCheckpoints(TrainerCallback):
-    """Marks a checkpoint as whole once everything of it is on disk, and only then deletes the older ones.
-
-    `last_checkpoint` reads only marked ones, so at every moment there is one to go on from.
-    """
-
-    def on_save(self, args, state, control, **_):
-        barrier()  # other processes write their part too
-        if not state.is_world_process_zero:
-            return
-        folder = Path(args.output_dir)
-        newest = folder / f"checkpoint-{state.global_step}"
-        (newest / WHOLE).touch()
-        for older in folder.glob("checkpoint-*"):
-            if older != newest:
-                (older / WHOLE).unlink(missing_ok=True)
-                shutil.rmtree(older)
-
-
-class Progress(ProgressCallback):
-    """The progress bar with the newest loss beside it, instead of a line per record (those are in log.jsonl)."""
-
-    def on_log(self, args, state, control, logs=None, **_):
-        if self.training_bar is not None and "loss" in logs:
-            self.training_bar.set_postfix(loss=f"{float(logs['loss']):.4g}")
-
-
-WHOLE = "whole"
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint folder that was written to its end, or None."""
-    whole = [path for path in folder.glob("checkpoint-*") if (path / WHOLE).exists()]
-    return max(whole, key=lambda path: int(path.name.split("-")[1]), default=None)
-
-
-def _collate(items: list[dict[str, Example]], names: tuple[str, ...], layout: dict) -> dict[str, Packed]:
-    return {"packed": pack({name: [item[name] for item in items] for name in names}, **layout)}
+def _collate(items: list[Drawn], names: tuple[str, ...], layout: dict) -> dict[str, Packed]:
+    return {"packed": pack(merged(items, names), **layout)}
 
 
 def _finite(value: float) -> bool:

@@ -4,57 +4,58 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from omegaconf import DictConfig, OmegaConf
-from peft import PeftModel
 from torch import nn
-from transformers import PreTrainedTokenizerBase, TrainingArguments
+from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
 
 from data.prompts import Encoder, Example
-from data.streams import QA, StepDataset, Streams
+from data.streams import QA, Material, StepDataset, Streams
 from utils.batching import BatchPlan, largest_micro_batch, plan_batch
+from utils.callbacks import MarkCheckpoints, SaveByTheClock, Snapshots, StopAbove, minutes
 from utils.distributed import is_main, world_size
 from utils.engine import Engine
-from utils.fingerprint import weights_hash
 from utils.models import (
     Precision,
     add_adapter,
-    is_adapter,
+    load_adapter,
     load_model,
     load_tokenizer,
     model_folder,
     resolve_precision,
-    save_model,
 )
 from utils.reference import make_reference, needs_reference
 from utils.runs import Run
+from utils.saving import save, write_model
 from utils.settings import Settings
-from utils.trainer import MarkCheckpoints, UnlearnTrainer
+from utils.trainer import UnlearnTrainer
 
 log = logging.getLogger(__name__)
 
 
 def make_encoder(settings: Settings) -> Encoder:
-    """Tokenizer and template of the model. Loads no weights."""
+    """Tokenizer of the model, prompts of model or benchmark. Loads no weights."""
     cfg = settings.cfg
-    return Encoder(load_tokenizer(cfg.model), settings.template, cfg.model.max_length, cfg.compat)
+    return Encoder(load_tokenizer(cfg.model), settings.template, settings.max_length, cfg.compat)
 
 
 def make_streams(
     settings: Settings, encoder: Encoder, items: Sequence[QA], retain: Sequence[QA] = (), templates: Sequence[str] = ()
 ) -> Streams:
     """The training items of a run; says how many answers did not fit."""
-    cfg = settings.cfg
+    cfg, names = settings.cfg, tuple(settings.loss.needs)
     policy = cfg.method.get("template_policy", "fixed")
-    streams = Streams(tuple(settings.loss.needs), items, encoder, cfg.seed, retain, templates, policy)
+    material = Material(names, settings.benchmark, encoder, cfg.seed, items, retain, templates, policy)
+    streams = (settings.prepare or Streams.of)(material)
     if streams.dropped:
         left_out = "%d of %d items left out: their prompts fill max_length=%d"
         log.warning(left_out, streams.dropped, len(items), encoder.max_length)
     for index in range(min(cfg.show_prompts, len(streams)) if is_main() else 0):
-        for name, example in streams.draw(0, index).items():
-            print(f"--- item {index}, stream {name}\n{encoder.show(example)}")
+        for name, drawn in streams.draw(0, index).items():
+            for example in drawn:
+                print(f"--- item {index}, stream {name}\n{encoder.show(example)}")
     return streams
 
 
@@ -73,37 +74,36 @@ def train(settings: Settings, run: Run, encoder: Encoder, streams: Streams) -> N
     model = _trainable(settings, encoder.tokenizer, precision)
     hide = encoder.pad_id if encoder.masks_inner_eos else None
     engine = Engine(model, encoder.pad_id, hide=hide, autocast=precision.autocast)
-    dataset = StepDataset(streams, cfg.epochs, cfg.batch_size)
+    streams = streams.ready(engine, run)
+    if settings.region is not None:
+        _restrict(engine.model, settings.region.choose(engine, encoder, settings.benchmark, run))
+    dataset = StepDataset(streams, cfg.epochs, cfg.batch_size, cfg.steps)
     plan = _plan(settings, engine, dataset)
     log.info("%d items, %d optimizer steps; %s", len(streams), dataset.steps, plan)
     reference, needs = None, settings.loss.needs
     if needs_reference(needs):
-        examples, has_adapter = _all_examples(dataset, tuple(needs)), isinstance(model, PeftModel)
-        reference = make_reference(
-            cfg.reference, engine, needs, examples, cfg.cache, has_adapter, cfg.reference_cache_gib
-        )
+        adapter = {"none": "none", "continue": "continued"}.get(cfg.adapter.name, "fresh")
+        dropout, examples = cfg.method.get("reference_dropout", False), _all_examples(dataset, tuple(needs))
+        reference = make_reference(cfg.reference, engine, needs, examples, cfg.cache, adapter, cfg.reference_cache_gib, dropout)
     prompts = encoder.fingerprint()
     run.note(batch=str(plan), steps=dataset.steps, items=len(streams), dropped=streams.dropped, prompts=prompts)
-    trainer = UnlearnTrainer(
-        engine,
-        settings.loss,
-        dataset,
-        reference,
-        _arguments(settings, run, plan, dataset, precision),
-        encoder.tokenizer,
-        run.record,
-        [MarkCheckpoints()],
-    )
+    arguments = _arguments(settings, run, plan, dataset, precision)
+    trainer = UnlearnTrainer(engine, settings.loss, dataset, reference, arguments, encoder.tokenizer, run.record)
+    for callback in _callbacks(settings, trainer, run, precision):
+        trainer.add_callback(callback)
     trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
-    _save(trainer, settings, encoder.tokenizer, run, precision)
+    save(trainer, settings, run, precision)
     run.finish()
 
 
 def _trainable(settings: Settings, tokenizer: PreTrainedTokenizerBase, precision: Precision) -> nn.Module:
     cfg = settings.cfg
     quantised = cfg.adapter.name == "qlora"
-    model = load_model(cfg.model, tokenizer, precision, cfg.seed, quantised)
-    if cfg.adapter.name != "none":
+    if cfg.adapter.name == "continue":
+        model = load_adapter(model_folder(cfg.model.path), cfg.model, precision, trainable=True)
+    else:
+        model = load_model(cfg.model, tokenizer, precision, cfg.seed, quantised)
+    if cfg.adapter.name in ("lora", "qlora"):
         torch.manual_seed(cfg.seed)
         model = add_adapter(model, cfg.adapter, cfg.model.lora, quantised)
     if torch.cuda.is_available() and not quantised:
@@ -111,10 +111,35 @@ def _trainable(settings: Settings, tokenizer: PreTrainedTokenizerBase, precision
     return model
 
 
+def _restrict(model: nn.Module, names: Collection[str]) -> None:
+    """Only the named parameters train: the others get no gradient and no optimizer state, and do not count in clipping."""
+    parameters = dict(model.named_parameters())
+    unknown = sorted(set(names) - parameters.keys())
+    if unknown or not names:
+        what = f"{unknown[0]} is no parameter of this model" if unknown else "it is empty: nothing would train"
+        raise ValueError(f"method.region: {what}; localise on the model that is to unlearn")
+    for name, parameter in parameters.items():
+        parameter.requires_grad_(name in names)
+
+
+def _callbacks(settings: Settings, trainer: UnlearnTrainer, run: Run, precision: Precision) -> list[TrainerCallback]:
+    cfg = settings.cfg
+    callbacks: list[TrainerCallback] = [MarkCheckpoints()]
+    if (every := minutes(cfg.checkpoint)) is not None:
+        callbacks.append(SaveByTheClock(every))
+    if cfg.snapshots != "none":
+        keep = lambda step: write_model(trainer, settings, run.folder / "snapshots" / str(step), precision)  # noqa: E731
+        callbacks.append(Snapshots(cfg.snapshots, keep))
+    stop = cfg.method.get("stop")
+    if stop is not None and stop.above is not None:
+        callbacks.append(StopAbove(stop.part, stop.above, trainer.parts))
+    return callbacks
+
+
 def _plan(settings: Settings, engine: Engine, dataset: StepDataset) -> BatchPlan:
     cfg = settings.cfg
     sample = [dataset[k] for k in range(min(len(dataset), 64))]
-    tokens = max(sum(len(e.prompt) + len(e.answer) for e in item.values()) for item in sample)
+    tokens = max(sum(len(e.prompt) + len(e.answer) for drawn in item.values() for e in drawn) for item in sample)
     largest = largest_micro_batch(engine.model.config, tokens, cfg.gradient_checkpointing)
     return plan_batch(cfg.batch_size, world_size(), cfg.per_device_batch_size, largest)
 
@@ -123,16 +148,14 @@ def _all_examples(dataset: StepDataset, names: Sequence[str]) -> dict[str, list[
     """Every example that the run will read, per stream, each once: draws are known beforehand."""
     seen: dict[str, dict[Example, None]] = {name: {} for name in names}
     for k in range(len(dataset)):
-        for name, example in dataset[k].items():
-            seen[name][example] = None
+        for name, drawn in dataset[k].items():
+            seen[name].update(dict.fromkeys(drawn))
     return {name: list(examples) for name, examples in seen.items()}
 
 
-def _arguments(
-    settings: Settings, run: Run, plan: BatchPlan, dataset: StepDataset, precision: Precision
-) -> TrainingArguments:
+def _arguments(settings: Settings, run: Run, plan: BatchPlan, dataset: StepDataset, precision: Precision) -> TrainingArguments:
     cfg = settings.cfg
-    every = {"epoch": dataset.steps_per_epoch, "none": dataset.steps + 1}.get(cfg.checkpoint, cfg.checkpoint)
+    every = {"epoch": dataset.steps_per_epoch}.get(cfg.checkpoint, cfg.checkpoint)
     warmup = min(dataset.steps_per_epoch, dataset.steps) if cfg.warmup == "epoch" else cfg.warmup
     launcher = cfg.launcher
     # By default its records would lie among the checkpoints, which go when the run is finished.
@@ -155,8 +178,8 @@ def _arguments(
         **recompute,
         logging_steps=cfg.log_every,
         logging_nan_inf_filter=False,
-        save_strategy="no" if cfg.checkpoint == "none" else "steps",
-        save_steps=every,
+        save_strategy="steps" if isinstance(every, int) else "no",
+        save_steps=every if isinstance(every, int) else dataset.steps + 1,
         seed=cfg.seed,
         data_seed=cfg.seed,
         report_to=cfg.report_to,
@@ -170,23 +193,6 @@ def _arguments(
         fsdp_config=_plain(launcher.fsdp),
         ddp_find_unused_parameters=False,
     )
-
-
-def _save(
-    trainer: UnlearnTrainer, settings: Settings, tokenizer: PreTrainedTokenizerBase, run: Run, precision: Precision
-) -> None:
-    model, path = trainer.accelerator.unwrap_model(trainer.model_wrapped), settings.cfg.model.path
-    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
-        # Sharded weights are gathered by the Trainer's own saving.
-        trainer.save_model(str(run.folder / "model"))
-        return
-    if isinstance(model, PeftModel) and is_adapter(model_folder(path)):
-        # The model under this adapter is a merge that exists nowhere on disk: an adapter file alone would name the wrong base.
-        model = model.merge_and_unload()
-    dtype = settings.cfg.model.dtype if precision.autocast else str(precision.weights).split(".")[1]
-    save_model(model, tokenizer, run.folder / "model", dtype)
-    if is_main():
-        run.note(weights=weights_hash(model))
 
 
 def _plain(node: DictConfig | None) -> dict | None:

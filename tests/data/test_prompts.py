@@ -188,6 +188,16 @@ def test_tofu_original_supervises_the_tag_and_generates_before_it(compat):
     assert decode(encoder, encoder.generation_prompt(WHO)) == "Question: Who wrote Hamlet?\n"
 
 
+def test_a_template_can_ask_for_a_tag_that_carries_loss():
+    template = Template("plain", answer_tag="\n\n", supervise_tag=True, eos=False)
+    encoder = Encoder(bpe(bos=False), template)
+    example = encoder.example(WHO, WILLIAM)
+    assert decode(encoder, example.prompt) == WHO and decode(encoder, example.answer) == "\n\n" + WILLIAM
+    assert decode(encoder, encoder.generation_prompt(WHO)) == WHO
+    with pytest.raises(ValueError, match="template.supervise_tag=true has no meaning for template.kind=chat"):
+        Template("chat", supervise_tag=True)
+
+
 def test_tofu_original_equals_the_default_for_llama2():
     original, correct = (Encoder(sentencepiece(), INST, compat=compat) for compat in ("tofu_original", "none"))
     assert original.example(WHO, WILLIAM) == correct.example(WHO, WILLIAM)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from data import sources
-from data.sources import DataError, Source, check_rows, read_json_lines, read_lines
+from data.sources import DataError, Source, check_rows, files_read, forget_files, read_json_lines, read_lines
 
 
 def source(root: Path | str) -> Source:
@@ -124,7 +125,21 @@ def test_lines_of_text(tmp_path):
     (tmp_path / "b.txt").write_text("\n \n")
     with pytest.raises(DataError, match="b.txt: holds no lines"):
         read_lines(tmp_path / "b.txt")
-    (tmp_path / "c.txt").write_bytes(b"\xff\xfe")
-    for name in ("c.txt", "nowhere.txt"):
-        with pytest.raises(DataError, match=f"{name}: cannot be read as UTF-8 text"):
+    (tmp_path / "c.txt").write_bytes(b"good\n\xff\xfe")
+    for name, problem in {"c.txt": ", row 2: not UTF-8", "nowhere.txt": ": cannot be read"}.items():
+        with pytest.raises(DataError, match=f"{name}{problem}"):
             read_lines(tmp_path / name)
+
+
+def test_files_are_remembered_by_content_until_the_next_run(tmp_path):
+    (tmp_path / "tofu").mkdir()
+    (tmp_path / "tofu" / "full.json").write_text('{"a": 1}\n')
+    forget_files()
+    read_json_lines(tmp_path / "tofu" / "full.json")
+    before = files_read()
+    assert before == {"tofu/full.json": hashlib.sha256(b'{"a": 1}\n').hexdigest()[:16]}
+    (tmp_path / "tofu" / "full.json").write_text('{"a": 2}\n')
+    read_json_lines(tmp_path / "tofu" / "full.json")
+    assert files_read().keys() == before.keys() and files_read() != before
+    forget_files()
+    assert files_read() == {}

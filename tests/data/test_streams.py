@@ -49,9 +49,10 @@ def test_epochs_visit_every_item_once_in_their_own_order():
 
 def test_an_item_gives_its_answer_a_template_and_a_retain_partner():
     drawn = streams().draw(0, 1)
-    assert drawn["train"] == drawn["forget"] == encoder().example(ITEMS[1].question, ITEMS[1].answer)
-    assert drawn["template"].prompt == drawn["forget"].prompt and answer(drawn["template"]) in TEMPLATES
-    assert drawn["retain"] in [encoder().example(qa.question, qa.answer) for qa in RETAIN]
+    assert drawn["train"] == drawn["forget"] == (encoder().example(ITEMS[1].question, ITEMS[1].answer),)
+    [template], [retain] = drawn["template"], drawn["retain"]
+    assert template.prompt == drawn["forget"][0].prompt and answer(template) in TEMPLATES
+    assert retain in [encoder().example(qa.question, qa.answer) for qa in RETAIN]
     assert set(streams(("forget",)).draw(0, 1)) == {"forget"}
 
 
@@ -69,7 +70,7 @@ def test_a_fixed_template_stays_with_its_item():
     drawn = streams(template_policy="fixed")
     chosen = [[drawn.draw(epoch, index)["template"] for epoch in range(6)] for index in range(5)]
     assert all(len(set(templates)) == 1 for templates in chosen)
-    assert len({answer(templates[0]) for templates in chosen}) > 1
+    assert len({answer(templates[0][0]) for templates in chosen}) > 1
     assert [templates[0] for templates in chosen] == [streams().draw(0, index)["template"] for index in range(5)]
 
 

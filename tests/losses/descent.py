@@ -44,5 +44,6 @@ class FreeModel:
             "logp": logp[..., 0],
             "reference_logp": reference_logp[..., 0],
             "kl": (reference_logp.exp() * (reference_logp - logp)).sum(-1),
+            "cross_entropy": -(reference_logp.exp() * logp).sum(-1),
         }
         return TokenTable.of(self.mask, {key: torch.where(self.mask, v, 0.0) for key, v in statistics.items()})

@@ -37,7 +37,7 @@ def test_needs_are_streams_and_statistics_that_exist(name):
     loss = method_loss(name)
     assert loss.needs and set(loss.needs) <= set(STREAMS)
     assert {statistic for statistics in loss.needs.values() for statistic in statistics} <= set(STATISTICS)
-    assert isinstance(loss.micro_batch_dependent, bool)
+    assert isinstance(loss.micro_batch_dependent, bool) and set(loss.repels) <= set(STREAMS)
     assert hash(loss) == hash(method_loss(name)), "a loss is a frozen value: equal configs give equal losses"
 
 
@@ -57,7 +57,7 @@ def test_extreme_probabilities_stay_finite_in_float32(name, logp):
     streams, leaves = {}, []
     for stream, statistics in loss.needs.items():
         mask = torch.ones(2, 50, dtype=torch.bool)
-        values = {"logp": logp, "reference_logp": -1.0, "kl": -logp}
+        values = {"logp": logp, "reference_logp": -1.0, "kl": -logp, "cross_entropy": 1.0 - logp}
         columns = {key: torch.full((2, 50), values[key], requires_grad=True) for key in statistics}
         streams[stream] = TokenTable.of(mask, columns)
         leaves.append(columns[statistics[0]])
@@ -107,8 +107,7 @@ def test_micro_batches_add_up_to_the_whole_batch(name, sizes):
         pytest.skip("declares that it depends on the micro-batch")
     streams = random_streams(loss)
     outputs = [
-        loss(**{stream: rows_of(whole, index) for stream, whole in streams.items()})
-        for index in torch.arange(5).split(sizes)
+        loss(**{stream: rows_of(whole, index) for stream, whole in streams.items()}) for index in torch.arange(5).split(sizes)
     ]
     whole = loss(**streams)
     assert sum(output.loss.item() for output in outputs) == approx(whole.loss.item(), abs=1e-12)
@@ -118,7 +117,8 @@ def test_micro_batches_add_up_to_the_whole_batch(name, sizes):
 
 @every_method
 def test_descends_and_moves_every_stream_the_right_way(name):
-    """50 steps of SGD on free logits: forget answers get less likely, the others more, KL to the reference falls."""
+    """50 steps of SGD on free logits: answers get more likely and KL to the reference falls, but the other way round for
+    streams that the method repels."""
     loss = method_loss(name)
     model = FreeModel(loss.needs)
     with torch.no_grad():
@@ -129,13 +129,11 @@ def test_descends_and_moves_every_stream_the_right_way(name):
         after, last = model.streams(), loss(**pick(model.streams(), loss)).loss
     assert last.isfinite() and last < first
     for stream, statistics in loss.needs.items():
-        moved = {key: (after[stream].mean(key) - before[stream].mean(key)) for key in ("logp", "kl")}
-        if stream == "forget":
-            assert (moved["logp"] < 0).all()
-        elif "kl" in statistics:
-            assert (moved["kl"] < 0).all()
-        else:
-            assert (moved["logp"] > 0).all()
+        towards = {"logp": 1, "kl": -1, "cross_entropy": -1}
+        read = next(key for key in towards if key in statistics)
+        moved = after[stream].mean(read) - before[stream].mean(read)
+        sign = -towards[read] if stream in loss.repels else towards[read]
+        assert (sign * moved > 0).all(), stream
 
 
 def assert_same(first, second):

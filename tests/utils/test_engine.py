@@ -149,8 +149,7 @@ def test_model_without_row_masks_falls_back_with_one_warning(how, caplog):
         found = engine_values(engine)
     assert not engine.shared and not engine.pack(STREAMS).shared
     assert [record.message for record in caplog.records if record.name == "utils.engine"] == [
-        "LlamaForCausalLM with sdpa attention takes no row mask: prompts are repeated for each answer "
-        "(same numbers, more time)"
+        "LlamaForCausalLM with sdpa attention takes no row mask: prompts are repeated for each answer (same numbers, more time)"
     ]
     assert_equal(found, wanted)
 
@@ -237,9 +236,19 @@ def test_tables_hold_what_each_stream_asked_for():
     assert {name: tuple(table.statistics) for name, table in tables.items()} == NEEDS
     forget = tables["forget"]
     assert forget.examples == 4 and forget.tokens == sum(len(e.answer) for e in STREAMS["forget"])
-    assert all(
-        not values[~forget.mask].any() and values.dtype == torch.float32 for values in forget.statistics.values()
-    )
+    assert all(not values[~forget.mask].any() and values.dtype == torch.float32 for values in forget.statistics.values())
+
+
+def test_a_stream_that_this_micro_batch_holds_nothing_of():
+    engine = Engine(small(), PAD)
+    streams = {"forget": [], "retain": STREAMS["forget"]}
+    needs = {"forget": ("logp", "hit"), "retain": ("logp",)}
+    tables = engine.tables(engine.pack(streams), needs)
+    assert tables["forget"]["logp"].shape == (0, 0)
+    assert tables["forget"].token_mean("logp") == 0 and tables["forget"].batch_mean(tables["forget"].mean("hit")) == 0
+    alone = engine.tables(engine.pack({"retain": STREAMS["forget"]}), {"retain": ("logp",)})["retain"]
+    torch.testing.assert_close(tables["retain"]["logp"], alone["logp"])
+    assert tables["retain"].before.tolist() == [len(e.prompt) for e in STREAMS["forget"]]
 
 
 def test_counts_of_the_whole_step_and_reference_values():
@@ -269,9 +278,7 @@ def test_hidden_states_give_the_log_probabilities():
     logp = engine.logp_of(engine.hidden(packed), packed.labels)
     wanted = slow_tables(model, model, {"scores": ("logp",)}, STREAMS, PAD)["scores"]
     first, lengths = packed.streams["scores"]
-    torch.testing.assert_close(
-        logp[first : first + sum(lengths)].double(), wanted["logp"][wanted.mask], atol=1e-5, rtol=0
-    )
+    torch.testing.assert_close(logp[first : first + sum(lengths)].double(), wanted["logp"][wanted.mask], atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -14,7 +14,18 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.models import moved, tiny_model, tokenizer, with_lora
-from tests.runs import QUICK_EVALUATION, SMALL, compose_settings, losses, metrics, run, target, weights
+from tests.runs import (
+    QUICK_EVALUATION,
+    SMALL,
+    assert_same_curve,
+    compose_settings,
+    losses,
+    metrics,
+    run,
+    target,
+    untouched,
+    weights,
+)
 from utils.models import (
     ModelError,
     Precision,
@@ -153,6 +164,26 @@ def test_unlearning_goes_on_from_an_adapter(adapted, tmp_path, adapter):
     assert close(still, start)  # a step of 1e-9 changes nothing: what was saved holds the first adapter too
     run(tmp_path, "unlearn", f"adapter={adapter}", f"model.path={adapted}", *STEPS, "out=moved")
     assert not close(logits(load_model(settings(f"model.path={tmp_path}/moved"), tokenizer(), FLOAT32, 0)), start)
+
+
+def test_an_adapter_goes_on_training_on_its_own_base(adapted, tmp_path):
+    arguments = ("adapter=continue", f"model.path={adapted}", "method=npo_kl", *STEPS)
+    for reference in ("cached", "adapter", "resident"):
+        run(tmp_path, "unlearn", *arguments, f"reference={reference}", f"out={reference}")
+    first, later = (weights(folder, "model/adapter_model.safetensors") for folder in (adapted, tmp_path / "cached"))
+    assert first.keys() == later.keys() and all(not torch.equal(first[name], later[name]) for name in first)
+    settings = [json.loads((f / "model" / "adapter_config.json").read_text()) for f in (adapted, tmp_path / "cached")]
+    assert settings[0]["base_model_name_or_path"] == settings[1]["base_model_name_or_path"]
+    # 2 / beta * log 2: the reference is the model with its adapter as it was, not the base under it
+    assert losses(tmp_path / "cached")[0]["npo"] == pytest.approx(20 * 0.693147, abs=1e-4)
+    for reference in ("adapter", "resident"):
+        assert_same_curve(tmp_path / reference, tmp_path / "cached", 1e-4)
+
+
+def test_only_an_adapter_can_go_on_training(tmp_path):
+    with pytest.raises(ValueError, match="adapter=continue: model.path=.* holds no adapter; use adapter=lora to begin one"):
+        run(tmp_path, "unlearn", "adapter=continue", f"model.path={target()}", *STEPS, "out=run")
+    assert untouched(tmp_path / "run")
 
 
 def test_the_adapter_switched_off_is_as_good_a_reference_as_a_cache(tmp_path):

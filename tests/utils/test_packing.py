@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from data.prompts import Example
+from data.prompts import IGNORED, Example
 from tests.models import random_examples
 from utils.packing import Packed, pack
 
@@ -53,6 +55,22 @@ def test_each_answer_token_sees_its_own_past_alone(streams, shared):
                 assert packed.labels[token] == label
                 token += 1
     assert packed.source.shape == packed.labels.shape == (token,)
+
+
+@layouts
+def test_labels_replace_what_is_predicted_not_what_is_fed(shared):
+    other = replace(A, labels=(4, IGNORED, 9))
+    packed, plain = (pack({"x": [example, B]}, pad=0, shared=shared) for example in (other, A))
+    assert torch.equal(packed.input_ids, plain.input_ids) and torch.equal(packed.reach, plain.reach)
+    assert packed.labels.tolist() == [4, 9, *B.answer] and packed.streams["x"] == (0, (2, 4))
+    assert packed.source.tolist() == [plain.source[index].item() for index in (0, 2, 3, 4, 5, 6)]
+
+
+def test_a_stream_may_hold_nothing():
+    packed = pack({"forget": [], "retain": [A, C]}, pad=0)
+    assert packed.streams == {"forget": (0, ()), "retain": (0, (3, 2))}
+    values, mask = packed.tabulate("forget", torch.zeros(5))
+    assert values.shape == mask.shape == (0, 0)
 
 
 @batches

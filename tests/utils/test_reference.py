@@ -32,8 +32,8 @@ PAD = 0
 close = {"rtol": 0.0, "atol": 1e-5}
 
 
-def build(kind: str, engine: Engine, cache: Path, has_adapter: bool = False, needs=NEEDS):
-    return make_reference(kind, engine, needs, STREAMS, cache, has_adapter)
+def build(kind: str, engine: Engine, cache: Path, adapter: str = "none", needs=NEEDS, dropout: bool = False):
+    return make_reference(kind, engine, needs, STREAMS, cache, adapter, dropout=dropout)
 
 
 def statistics(engine: Engine, reference, needs=NEEDS) -> dict[str, Tensor]:
@@ -94,7 +94,7 @@ def test_lora(kind, targets, tmp_path):
     original = copy.deepcopy(model)
     adapted = with_lora(model, targets)
     engine = Engine(adapted, PAD)
-    reference = build(kind, engine, tmp_path, has_adapter=True)
+    reference = build(kind, engine, tmp_path, adapter="fresh")
     moved(adapted, by=0.1)
     found = statistics(engine, reference)
     assert_equal(found, expected(adapted, original))
@@ -108,19 +108,41 @@ def test_gradient_of_full_kl(kind, tmp_path):
     original = copy.deepcopy(model)
     adapted = with_lora(model)
     engine = Engine(adapted, PAD, chunk_bytes=3 * 4 * model.config.vocab_size)
-    reference = build(kind, engine, tmp_path, has_adapter=True)
+    reference = build(kind, engine, tmp_path, adapter="fresh")
     moved(adapted, by=0.1)
     packed = engine.pack(STREAMS)
     engine.tables(packed, NEEDS, reference.values(packed))["retain"]["kl"].sum().backward()
     trained = {name: p for name, p in adapted.named_parameters() if p.requires_grad}
     tables = slow_tables(adapted, original, NEEDS, STREAMS, PAD)
     kl = tables["retain"]["kl"][tables["retain"].mask].sum()
-    for (name, parameter), gradient in zip(
-        trained.items(), torch.autograd.grad(kl, list(trained.values())), strict=True
-    ):
-        torch.testing.assert_close(
-            parameter.grad, gradient, rtol=1e-3, atol=1e-5, msg=lambda text, n=name: f"{n}: {text}"
-        )
+    for (name, parameter), gradient in zip(trained.items(), torch.autograd.grad(kl, list(trained.values())), strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-3, atol=1e-5, msg=lambda text, n=name: f"{n}: {text}")
+
+
+@pytest.mark.parametrize("kind", ["adapter", "cached", "resident"])
+def test_a_continued_adapter_is_part_of_the_reference(kind, tmp_path):
+    """The reference is base plus adapter as it was when the run began, not the base alone."""
+    model = moved(with_lora(tiny_model()), 0.2)
+    before = copy.deepcopy(model)
+    engine = Engine(model, PAD)
+    reference = build(kind, engine, tmp_path, adapter="continued")
+    moved(model, 0.2, seed=11)
+    now = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    assert_equal(statistics(engine, reference), expected(model, before))
+    assert all(torch.equal(parameter, now[name]) for name, parameter in model.named_parameters())
+    with model.disable_adapter():
+        base = expected(model, model)
+    assert (statistics(engine, reference)["retain.kl"] - base["retain.kl"]).abs().max() > 0.01
+
+
+def test_dropout_of_the_reference_is_off_unless_asked_for(tmp_path):
+    engine = Engine(moved(with_lora(tiny_model(), dropout=0.5), 0.2).train(), PAD)
+    still = build("adapter", engine, tmp_path, adapter="continued")
+    packed = engine.pack(STREAMS)
+    assert torch.equal(still.values(packed).logp, still.values(packed).logp)
+    for kind in ("adapter", "auto"):
+        restless = build(kind, engine, tmp_path, adapter="continued", dropout=True)
+        assert not torch.equal(restless.values(packed).logp, restless.values(packed).logp)
 
 
 def test_values_are_of_the_moment_the_reference_was_made(tmp_path):
@@ -132,9 +154,7 @@ def test_values_are_of_the_moment_the_reference_was_made(tmp_path):
     packed = engine.pack(STREAMS)
     values = reference.values(packed)
     logp = slow_tables(model.eval(), model, {"forget": ("logp",)}, STREAMS, PAD)["forget"]
-    torch.testing.assert_close(
-        packed.tabulate("forget", values.logp)[0].sum(1).double(), logp.sum("logp"), rtol=0, atol=1e-4
-    )
+    torch.testing.assert_close(packed.tabulate("forget", values.logp)[0].sum(1).double(), logp.sum("logp"), rtol=0, atol=1e-4)
     assert not values.logp.requires_grad
 
 
@@ -242,11 +262,11 @@ def test_large_jobs_are_written_in_several_files(tmp_path, monkeypatch):
 def test_auto_takes_the_cheapest_that_is_exact(tmp_path):
     engine = Engine(tiny_model(), PAD)
     choose = lambda limit, adapter, of: make_reference("auto", of, NEEDS, STREAMS, tmp_path, adapter, limit)  # noqa: E731
-    assert isinstance(choose(1.0, False, engine), CachedReference)
-    assert isinstance(choose(0.0, False, engine), ResidentReference)
+    assert isinstance(choose(1.0, "none", engine), CachedReference)
+    assert isinstance(choose(0.0, "none", engine), ResidentReference)
     adapted = Engine(with_lora(tiny_model()), PAD)
-    assert isinstance(choose(1.0, True, adapted), CachedReference)
-    assert isinstance(choose(0.0, True, adapted), AdapterReference)
+    assert isinstance(choose(1.0, "fresh", adapted), CachedReference)
+    assert isinstance(choose(0.0, "continued", adapted), AdapterReference)
 
 
 def test_size_of_the_cache_is_known_beforehand():
@@ -262,9 +282,7 @@ def test_adapter_reference_needs_an_adapter(tmp_path):
 
 
 def test_what_a_loss_asks_of_the_reference():
-    assert (
-        needs_reference(NEEDS) and needs_reference({"forget": ("kl",)}) and needs_reference({"f": ("reference_logp",)})
-    )
+    assert needs_reference(NEEDS) and needs_reference({"forget": ("kl",)}) and needs_reference({"f": ("reference_logp",)})
     assert not needs_reference({"forget": ("logp", "hit")})
     assert hidden_streams(NEEDS) == {"retain"}
 
@@ -285,7 +303,7 @@ def test_the_reference_computes_in_the_precision_of_training(tmp_path):
 def test_streams_that_ask_nothing_are_not_forwarded(tmp_path, kind):
     needs = {"retain": ("logp",), "forget": ("logp", "reference_logp")}
     engine = Engine(with_lora(tiny_model()), PAD)
-    reference = build(kind, engine, tmp_path, has_adapter=True, needs=needs)
+    reference = build(kind, engine, tmp_path, adapter="fresh", needs=needs)
     moved(engine.model)
     packed = engine.pack({name: STREAMS[name] for name in needs})
     seen = []

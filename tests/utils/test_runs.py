@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 from pathlib import Path
@@ -9,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.runs import assert_same_curve, assert_same_weights, compose_settings, losses, run, target, weights
-from utils import training
+from utils import saving, training
+from utils.callbacks import MarkCheckpoints, SaveByTheClock, last_checkpoint
 from utils.files import read_json, read_log, write_json
 from utils.runs import Run, RunError
-from utils.trainer import MarkCheckpoints, last_checkpoint
 
 # 10 items in batches of 4: 6 steps, checkpoints after steps 2, 4 and 6.
 STEPS = ("split=forget05", "batch_size=4", "epochs=2.4", "lr=1e-3", "warmup=1", "method=npo_rt", "checkpoint=2")
@@ -78,7 +79,7 @@ def test_a_run_that_died_while_saving_its_model_has_nothing_left_to_train(monkey
         raise PowerCut
 
     with monkeypatch.context() as patch, pytest.raises(PowerCut):
-        patch.setattr(training, "save_model", save)
+        patch.setattr(saving, "save_model", save)
         unlearn(tmp_path / "run")
     out = tmp_path / "run"
     assert last_checkpoint(out / "checkpoints").name == "checkpoint-6" and not (out / "model").exists()
@@ -110,6 +111,37 @@ def test_the_log_is_cut_back_to_the_checkpoint(cut_off):
     unlearn(out)
     steps = [json.loads(line).get("step") for line in (out / "log.jsonl").read_text().splitlines()]
     assert steps == [1, 2, 3, 4, 5, 6, 6]  # the last line sums up
+
+
+def test_checkpoints_go_by_the_clock_unless_told_otherwise(monkeypatch, tmp_path):
+    saved, now = [], [0.0]
+
+    def on_save(self, args, state, control, **_):
+        saved.append(state.global_step)
+        original(self, args, state, control)
+
+    def record(self, entry):  # one step lasts four minutes
+        now[0] += 240
+
+    original = MarkCheckpoints.on_save
+    monkeypatch.setattr(MarkCheckpoints, "on_save", on_save)
+    monkeypatch.setattr(Run, "record", record)
+    monkeypatch.setattr(training, "SaveByTheClock", functools.partial(SaveByTheClock, clock=lambda: now[0]))
+    unlearn(tmp_path / "ten", "checkpoint=10m")
+    assert saved == [4]  # after 12 minutes; the record of a step comes after it
+    saved.clear()
+    unlearn(tmp_path / "four", "checkpoint=4m")
+    assert saved == [2, 4, 6]  # each at the end of a step, before the four minutes of its record
+
+
+def test_run_json_tells_which_data_were_read_and_changed_data_are_refused(cut_off, tmp_path):
+    out = cut_off(5)
+    data = read_json(out / "run.json")["data"]
+    assert set(data) == {"tofu/full.json", "tofu/forget05.json"} or {"tofu/forget05.json", "tofu/retain95.json"} <= set(data)
+    known = read_json(out / "run.json")
+    write_json(out / "run.json", {**known, "data": {**data, "tofu/forget05.json": "0" * 16}})
+    with pytest.raises(RunError, match="the data file tofu/forget05.json has changed since; choose another out="):
+        unlearn(out)
 
 
 def opened(out: Path, *overrides: object, script: str = "unlearn") -> Run:

@@ -29,7 +29,7 @@ WRONG_VALUES = [
     ("max_grad_norm=null", "max_grad_norm=None: must be a number from 0 (0: no clipping)"),
     ("gradient_checkpointing=maybe", "gradient_checkpointing=maybe: must be true or false"),
     ("overwrite=1", "overwrite=1: must be true or false"),
-    ("checkpoint=never", "checkpoint=never: must be epoch, none, or a number of steps"),
+    ("checkpoint=never", "checkpoint=never: must be minutes such as 10m, epoch, none, or a number of steps"),
     ("log_every=0", "log_every=0: must be a positive number of steps"),
     ("reference=cachd", "reference=cachd: not a valid value. Did you mean cached?"),
     ("precision=bf16", "precision=bf16: not a valid value. Did you mean bfloat16?"),

@@ -18,11 +18,14 @@ LABELS = torch.tensor([1, 0])
 BY_HAND = {
     "logp": [log(0.25), log(0.9)],
     "hit": [0.0, 1.0],
+    "argmax": [0.0, 0.0],
     "entropy": [1.5 * log(2), -0.9 * log(0.9) - 0.1 * log(0.1)],
     # log p is -ln 2 or -2 ln 2, with probability one half each: variance (ln 2 / 2)^2
     "logp_variance": [(log(2) / 2) ** 2, 0.09 * log(9) ** 2],
     "kl": [0.7 * log(0.7 / 0.5) + 0.2 * log(0.2 / 0.25) + 0.1 * log(0.1 / 0.25), 0.0],
+    "cross_entropy": [0.7 * log(2) + 0.3 * log(4), -0.9 * log(0.9) - 0.1 * log(0.1)],
 }
+CHOICES = ("hit", "argmax")  # steps, not slopes: no gradient
 
 
 def logits(shift: float = 0.0) -> Logits:
@@ -54,10 +57,11 @@ def slow(name: str, values: Tensor, labels: Tensor, reference: Tensor) -> Tensor
         "entropy": -mean[:, 0],
         "logp_variance": (p * (p.log() - mean) ** 2).sum(-1),
         "kl": (q * (q.log() - p.log())).sum(-1),
+        "cross_entropy": -(q * p.log()).sum(-1),
     }[name]
 
 
-@pytest.mark.parametrize("name", [name for name in STATISTICS if name != "hit"])
+@pytest.mark.parametrize("name", [name for name in STATISTICS if name not in CHOICES])
 def test_value_and_gradient_over_a_large_vocabulary(name):
     generator = torch.Generator().manual_seed(0)
     values, reference = 3 * torch.randn(2, 6, 5000, generator=generator)
@@ -75,7 +79,7 @@ def test_certainty_is_finite(name):
     values = torch.tensor([[300.0, 0.0, -300.0]], requires_grad=True)
     found = STATISTICS[name](Logits(values, torch.tensor([2]), torch.zeros(1, 3)))
     assert found.isfinite().all()
-    if name != "hit":
+    if name not in CHOICES:
         assert torch.autograd.grad(found.sum(), values)[0].isfinite().all()
 
 
@@ -95,9 +99,16 @@ def test_kl_of_a_model_with_itself_is_zero_and_flat():
     assert torch.autograd.grad(found.sum(), values)[0].abs().max() < 1e-6
 
 
-def test_kl_needs_a_reference():
-    with pytest.raises(ValueError, match="statistic kl needs reference logits"):
-        STATISTICS["kl"](Logits(P.log(), LABELS))
+@pytest.mark.parametrize("name", sorted(NEEDS_REFERENCE_LOGITS))
+def test_what_needs_a_reference_says_so(name):
+    with pytest.raises(ValueError, match=f"statistic {name} needs reference logits"):
+        STATISTICS[name](Logits(P.log(), LABELS))
+
+
+def test_argmax_keeps_large_token_ids_exact():
+    values = torch.zeros(1, 200_001)
+    values[0, 200_000] = 1.0
+    assert STATISTICS["argmax"](Logits(values, torch.tensor([0]))).int().tolist() == [200_000]
 
 
 def test_losses_may_ask_for_nothing_that_does_not_exist():

@@ -12,17 +12,18 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainingArguments
 
-from data.streams import StepDataset, Streams
+from data.streams import StepDataset, Streams, merged
 from losses.nll import NLL
 from losses.npo import NPO
 from losses.protocol import LossOutput
 from tests import oracles
 from tests.models import ITEMS, RETAIN, encoder, tiny_model, tokenizer, with_lora
 from tests.runs import assert_same_curve, assert_same_weights, losses, run, script, target, weights
+from utils.callbacks import MarkCheckpoints, last_checkpoint
 from utils.engine import Engine
 from utils.files import read_json
 from utils.reference import ResidentReference
-from utils.trainer import MarkCheckpoints, NonFinite, UnlearnTrainer, last_checkpoint
+from utils.trainer import NonFinite, UnlearnTrainer
 
 # 10 items in batches of 4: 5 steps. Plain SGD, because Adam's first steps blow rounding up to the size of the learning rate.
 STEPS = ("split=forget05", "batch_size=4", "epochs=2", "warmup=1", "optimizer=sgd", "lr=0.05")
@@ -89,8 +90,9 @@ def train(folder: Path, model: nn.Module, loss, data: StepDataset, callbacks=Non
         TrainingArguments(output_dir=str(folder), max_steps=data.steps, **arguments),
         tokenizer(),
         records.append,
-        [MarkCheckpoints()] if callbacks is None else callbacks,
     )
+    for callback in callbacks or [MarkCheckpoints()]:
+        trainer.add_callback(callback)
     trainer.train()
     return [record for record in records if "loss" in record]
 
@@ -102,8 +104,7 @@ def test_steps_equal_a_plain_loop_over_padded_rows(tmp_path, per_device, accumul
     records = train(tmp_path, model, NPO(retain="nll"), data, **split)
     assert len(records) == 3
     for step, record in enumerate(records):
-        items = [data[step * 4 + k] for k in range(4)]
-        streams = {name: [item[name] for item in items] for name in ("forget", "retain")}
+        streams = merged([data[step * 4 + k] for k in range(4)], ("forget", "retain"))
         value = oracles.npo(plain, original, streams, 0, retain="nll")
         plain.zero_grad()
         value.backward()
@@ -181,9 +182,7 @@ def test_at_every_moment_a_whole_checkpoint_is_on_disk(tmp_path):
             found = last_checkpoint(tmp_path)
             seen.append(found and (found.name, (found / "model.safetensors").exists()))
 
-    train(
-        tmp_path, tiny_model(), NLL(), dataset(("train",)), [Look(), MarkCheckpoints()], save_strategy="steps", save_steps=1
-    )
+    train(tmp_path, tiny_model(), NLL(), dataset(("train",)), [Look(), MarkCheckpoints()], save_strategy="steps", save_steps=1)
     assert seen == [None, ("checkpoint-1", True), ("checkpoint-2", True)]
     assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-3"]  # the newest is kept
 
@@ -201,9 +200,7 @@ def test_an_adapter_trains_whole_and_alone(tmp_path, recompute):
                     gradients.setdefault(name, []).append(parameter.grad.norm())
 
     options = {"gradient_checkpointing_kwargs": {"use_reentrant": False}, "gradient_checkpointing": True}
-    records = train(
-        tmp_path, model, NLL(), dataset(("train",)), [Collect()], learning_rate=0.5, **(options if recompute else {})
-    )
+    records = train(tmp_path, model, NLL(), dataset(("train",)), [Collect()], learning_rate=0.5, **(options if recompute else {}))
     adapter = {name for name in before if "lora_" in name}
     assert set(gradients) == adapter and len(adapter) == 2 * 2 * 7  # A and B of 7 projections in 2 layers
     for name in adapter:  # A has no slope while B is zero: it follows one step later

@@ -1,0 +1,38 @@
+"""Snapshots, early stops: what happens beside the steps."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.runs import assert_same_weights, losses, run, target, weights
+
+# 10 items in batches of 4: 5 steps.
+STEPS = ("method=ga", "split=forget05", "batch_size=4", "epochs=2", "warmup=1", "optimizer=sgd", "lr=0.5")
+
+
+def test_snapshots_are_models_of_their_step(tmp_path):
+    run(tmp_path, "unlearn", f"model.path={target()}", *STEPS, "snapshots=2", "out=run")
+    kept = tmp_path / "run" / "snapshots"
+    assert sorted(path.name for path in kept.iterdir()) == ["2", "4", "5"]
+    assert_same_weights(weights(kept, "5/model.safetensors"), weights(tmp_path / "run"), 0.0)
+    run(tmp_path, "unlearn", f"model.path={target()}", *STEPS, "scheduler=constant_with_warmup", "snapshots=none", "out=whole")
+    assert not (tmp_path / "whole" / "snapshots").exists()
+    names = {path.name for path in (kept / "2").iterdir()}
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= names
+
+
+def test_steps_win_over_epochs(tmp_path):
+    run(tmp_path, "unlearn", f"model.path={target()}", *STEPS, "steps=3", "out=run")
+    assert [record["step"] for record in losses(tmp_path / "run")] == [1, 2, 3]
+
+
+def test_training_stops_once_a_part_has_risen_far_enough(tmp_path):
+    stop = "+method.stop={part: forget_nll, above: %s}"
+    run(tmp_path, "unlearn", f"model.path={target()}", *STEPS, "out=whole")
+    parts = [record["forget_nll"] for record in losses(tmp_path / "whole")]
+    assert max(parts[:2]) < parts[2] - 1e-4
+    run(tmp_path, "unlearn", f"model.path={target()}", *STEPS, stop % (parts[2] - 1e-4), "out=stopped")
+    assert [record["step"] for record in losses(tmp_path / "stopped")] == [1, 2, 3]
+    assert (tmp_path / "stopped" / "model" / "model.safetensors").is_file()
+    with pytest.raises(ValueError, match="method.stop.part=bad: the loss has the parts forget_nll, loss"):
+        run(tmp_path, "unlearn", f"model.path={target()}", *STEPS, "+method.stop={part: bad, above: 1}", "out=wrong")

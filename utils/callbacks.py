@@ -1,0 +1,98 @@
+"""What happens beside the steps of a training run: checkpoints, snapshots, early stops, the progress bar."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from transformers import ProgressCallback, TrainerCallback
+
+from utils.distributed import agree, barrier
+
+
+class MarkCheckpoints(TrainerCallback):
+    """Marks a checkpoint as whole once everything of it is on disk, and only then deletes the older ones.
+
+    `last_checkpoint` reads only marked ones, so at every moment there is one to go on from.
+    """
+
+    def on_save(self, args, state, control, **_):
+        barrier()  # other processes write their part too
+        if not state.is_world_process_zero:
+            return
+        folder = Path(args.output_dir)
+        newest = folder / f"checkpoint-{state.global_step}"
+        (newest / WHOLE).touch()
+        for older in folder.glob("checkpoint-*"):
+            if older != newest:
+                (older / WHOLE).unlink(missing_ok=True)
+                shutil.rmtree(older)
+
+
+class SaveByTheClock(TrainerCallback):
+    """Asks for a checkpoint when so many minutes of training have passed since the last one; the main process decides."""
+
+    def __init__(self, minutes: float, clock: Callable[[], float] = time.monotonic):
+        self.seconds, self.clock = 60 * minutes, clock
+        self._last = clock()
+
+    def on_train_begin(self, args, state, control, **_):
+        self._last = self.clock()
+
+    def on_step_end(self, args, state, control, **_):
+        if agree(self.clock() - self._last >= self.seconds, args.device):
+            control.should_save = True
+
+    def on_save(self, args, state, control, **_):
+        self._last = self.clock()
+
+
+class Snapshots(TrainerCallback):
+    """Keeps the model every so many steps and after the last one; `keep` writes it."""
+
+    def __init__(self, every: int, keep: Callable[[int], None]):
+        self.every, self.keep = every, keep
+
+    def on_step_end(self, args, state, control, **_):
+        if state.global_step % self.every == 0 or state.global_step == state.max_steps:
+            self.keep(state.global_step)
+
+
+class StopAbove(TrainerCallback):
+    """Ends training after the first step in which a logged part of the loss was at least `above`."""
+
+    def __init__(self, part: str, above: float, parts: Callable[[], dict[str, float]]):
+        self.part, self.above, self.parts = part, above, parts
+
+    def on_step_end(self, args, state, control, **_):
+        parts = self.parts()
+        if self.part not in parts:
+            raise ValueError(f"method.stop.part={self.part}: the loss has the parts {', '.join(sorted(parts))}")
+        if parts[self.part] >= self.above:
+            control.should_training_stop = True
+
+
+class Progress(ProgressCallback):
+    """The progress bar with the newest loss beside it, instead of a line per record (those are in log.jsonl)."""
+
+    def on_log(self, args, state, control, logs=None, **_):
+        if self.training_bar is not None and "loss" in logs:
+            self.training_bar.set_postfix(loss=f"{float(logs['loss']):.4g}")
+
+
+WHOLE = "whole"
+
+
+def minutes(every: object) -> float | None:
+    """10m -> 10.0; None for what is no time."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)m", str(every))
+    return float(found[1]) if found else None
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint folder that was written to its end, or None."""
+    whole = [path for path in folder.glob("checkpoint-*") if (path / WHOLE).exists()]
+    return max(whole, key=lambda path: int(path.name.split("-")[1]), default=None)
