@@ -7,15 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import pandas as pd
 from omegaconf import DictConfig
 
-from data.prompts import Template
+from data.prompts import Encoder, Template
 from data.requests import Request
 from data.streams import QA
 from metrics.statistics import Metric
+
+if TYPE_CHECKING:
+    from utils.engine import Engine
 
 
 class Metrics(Protocol):
@@ -36,6 +39,8 @@ class Benchmark(Protocol):
     """Data of one benchmark. Methods raise ValueError for unknown splits and DataError for bad rows."""
 
     name: str
+    split: str
+    """The forget split that scripts start with."""
     max_new_tokens: int
     metrics: Metrics
     statistics: ClassVar[tuple[str, ...]] = ("logp", "hit")
@@ -45,8 +50,9 @@ class Benchmark(Protocol):
         """How questions are written in finetune, unlearn or evaluate: as the model's template says, or in the benchmark's way."""
         return template, max_length
 
-    def enrich(self, generations: list[dict], folder: Path, cfg: DictConfig) -> list[dict]:
-        """Adds to the rows of generations.jsonl what only other models can say (a judge's verdict); most need nothing."""
+    def enrich(self, generations: list[dict], engine: Engine, encoder: Encoder, folder: Path, cfg: DictConfig) -> list[dict]:
+        """Adds to the rows of generations.jsonl what a request cannot ask for: a judge's verdict, items of another library's
+        tasks. Called on every process; may keep files in `folder` to go on from. Most benchmarks need nothing."""
         return generations
 
     def check_forget_split(self, split: str) -> None: ...

@@ -38,6 +38,7 @@ class Tofu(Benchmark):
     hub: str
     revision: str
     data_root: str
+    split: str = "forget10"
     rows: int | str = "all"
     retain_rows: int | None = None
     max_new_tokens: int = 200

@@ -21,7 +21,7 @@ from utils.files import read_json, write_json
 from utils.fingerprint import weights_hash
 from utils.models import load_model, model_folder, resolve_precision
 from utils.runs import Run
-from utils.scoring import requests_hash, score, score_tasks, write_parquet
+from utils.scoring import requests_hash, score, score_tasks, write_parquet, write_rows
 from utils.settings import Settings, SettingsError
 
 log = logging.getLogger(__name__)
@@ -53,12 +53,18 @@ def score_run(settings: Settings, run: Run, encoder: Encoder) -> None:
         benchmark.max_new_tokens,
         benchmark.statistics,
     )
+    own = run.folder / "generations.jsonl"
+    rows = read_generations(own)
+    enriched = benchmark.enrich([dict(row) for row in rows], engine, encoder, run.folder, cfg)
+    if is_main() and enriched != rows:
+        write_rows(own, enriched)
+    barrier()
 
 
 def check_reference(settings: Settings, encoder: Encoder) -> None:
     """Raises SettingsError if forget quality has nothing to compare with; names the commands that make it."""
     cfg = settings.cfg
-    if cfg.reference_run == "none":
+    if cfg.reference_run == "none" or not settings.benchmark.reference_requests(cfg.split):
         return
     if cfg.reference_run is None:
         if not _is_oracle(cfg.model.path):
@@ -78,7 +84,7 @@ def check_reference(settings: Settings, encoder: Encoder) -> None:
 def bring_reference(settings: Settings, run: Run, encoder: Encoder) -> None:
     """Copies the retain oracle's forget scores to reference.parquet of this run, scoring the oracle's model if nobody did yet."""
     cfg = settings.cfg
-    if cfg.reference_run in (None, "none"):
+    if cfg.reference_run in (None, "none") or not settings.benchmark.reference_requests(cfg.split):
         return
     folder, key = Path(cfg.reference_run), _forget_key(settings, encoder)
     path = _saved_scores(folder, key)

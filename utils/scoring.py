@@ -47,6 +47,7 @@ def score(
     engine: Engine, encoder: Encoder, requests: Sequence[Request], tokens_per_batch: int, statistics: Sequence[str] = SCORED
 ) -> pd.DataFrame | None:
     """The score table of `requests` on the main process, None on the others. Raises ScoreError for an answer without tokens."""
+    requests = [request for request in requests if request.answers]
     encoded = [_encode(encoder, request) for request in requests]
     batches = list(_batches(encoded, tokens_per_batch))[rank() :: world_size()]
     rows: list[dict] = []
@@ -62,7 +63,7 @@ def score(
     rows = _to_main(rows)
     if rows is None:
         return None
-    return pd.DataFrame(rows).sort_values(["task", "index", "role", "number"], ignore_index=True)
+    return pd.DataFrame(rows, columns=_columns(statistics)).sort_values(["task", "index", "role", "number"], ignore_index=True)
 
 
 def continue_prompts(
@@ -107,11 +108,18 @@ def score_tasks(
         generations = continue_prompts(engine, encoder, asked, generation_batch_size, max_new_tokens)
         if is_main():
             write_parquet(scores, table)
-            write_text(texts, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in generations))
+            write_rows(texts, generations)
     if is_main():
-        write_parquet(pd.concat([pd.read_parquet(parts / f"{task}.parquet") for task in tasks]), folder / "scores.parquet")
+        tables = [pd.read_parquet(parts / f"{task}.parquet") for task in tasks]
+        tables = [table for table in tables if len(table)] or [pd.DataFrame(columns=_columns(statistics))]
+        write_parquet(pd.concat(tables), folder / "scores.parquet")
         write_text(folder / "generations.jsonl", "".join((parts / f"{task}.jsonl").read_text("utf-8") for task in tasks))
     barrier()
+
+
+def write_rows(path: Path, rows: Sequence[dict]) -> None:
+    """Writes JSON lines so that the file is either the old or the new one."""
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def write_parquet(table: pd.DataFrame, path: Path) -> None:
@@ -173,6 +181,11 @@ def _row(encoder: Encoder, request: Request, role: str, number: int, example: Ex
         row["said"] = encoder.tokenizer.decode(row["argmax"].tolist(), skip_special_tokens=True)
         row["wanted"] = encoder.tokenizer.decode(list(example.answer), skip_special_tokens=True)
     return row
+
+
+def _columns(statistics: Sequence[str]) -> list[str]:
+    text = ["said", "wanted"] if "argmax" in statistics else []
+    return ["task", "index", "role", "number", "tokens", *statistics, *text]
 
 
 def _to_main(rows: list[dict]) -> list[dict] | None:
