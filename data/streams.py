@@ -32,12 +32,13 @@ class QA:
 class Material:
     """What a method may make its streams of.
 
-    names: the streams that the loss needs. items: what is memorised, or forgotten. retain: what is kept. templates: template
-    answers, drawn anew in every epoch (template_policy per_access) or kept (fixed).
+    names: the streams that the loss needs. split: the name of what is memorised or forgotten; items: its pairs.
+    retain: what is kept. templates: template answers, drawn anew in every epoch (template_policy per_access) or kept (fixed).
     """
 
     names: tuple[str, ...]
     benchmark: Benchmark
+    split: str
     encoder: Encoder
     seed: int
     items: Sequence[QA]

@@ -1,9 +1,12 @@
 """Gradient ascent on the forget answers, alone or balanced by a retain term.
 
-    L = -w_f CE(x_f, y_f) + w_r R,   R = 0 (GA), CE(x_r, y_r) (GradDiff) or KLr (KL); CE = mean over all answer tokens
+    L = -w_f CE(x_f, y_f) + w_k KL(x_f, y_f) + w_r R,   R = 0 (GA), CE(x_r, y_r) (GradDiff) or KLr (KL)
+
+CE and KL are means over all answer tokens of the step.
 
 Source: TOFU, arXiv 2401.06121. Released code weighs tokens within each micro-batch only and averages KLr over prompt
-and padding as well (losses/retain.py). The forget term has no lower bound: GA diverges if it runs for long.
+and padding as well (losses/retain.py). The forget term has no lower bound: GA diverges if it runs for long. w_k = 1 is GA with
+a KL to the reference on the forget answers, a baseline of MEOW's released trainer (arXiv 2409.11844).
 """
 
 from __future__ import annotations
@@ -26,15 +29,21 @@ class GradientAscent(Loss):
     retain: str = "none"
     retain_weight: float = 1.0
     forget_weight: float = 1.0
+    forget_kl_weight: float = 0.0
 
     def __post_init__(self) -> None:
         check_retain(self.retain, self.retain_weight)
-        not_negative(forget_weight=self.forget_weight)
+        not_negative(forget_weight=self.forget_weight, forget_kl_weight=self.forget_kl_weight)
 
     @property
     def needs(self) -> dict[str, tuple[str, ...]]:
-        return {"forget": ("logp",), **retain_needs(self.retain)}
+        statistics = ("logp", "kl") if self.forget_kl_weight else ("logp",)
+        return {"forget": statistics, **retain_needs(self.retain)}
 
     def __call__(self, forget: TokenTable, retain: TokenTable | None = None) -> LossOutput:
         nll = neg_log_likelihood(forget)
-        return with_retain(-self.forget_weight * nll, {"forget_nll": nll}, self.retain, self.retain_weight, retain)
+        loss, parts = -self.forget_weight * nll, {"forget_nll": nll}
+        if self.forget_kl_weight:
+            parts["forget_kl"] = forget.token_mean("kl")
+            loss = loss + self.forget_kl_weight * parts["forget_kl"]
+        return with_retain(loss, parts, self.retain, self.retain_weight, retain)

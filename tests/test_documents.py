@@ -199,7 +199,7 @@ def test_no_times_in_the_documents(name):
 
 
 def test_readme_fits_on_a_tired_page():
-    assert len(DOCUMENTS["README.md"].splitlines()) <= 175
+    assert len(DOCUMENTS["README.md"].splitlines()) <= 200
 
 
 DIALS = table_of(DOCUMENTS["README.md"], "dial")

@@ -47,7 +47,7 @@ def make_streams(
     """The training items of a run; says how many answers did not fit."""
     cfg, names = settings.cfg, tuple(settings.loss.needs)
     policy = cfg.method.get("template_policy", "fixed")
-    material = Material(names, settings.benchmark, encoder, cfg.seed, items, retain, templates, policy)
+    material = Material(names, settings.benchmark, cfg.split, encoder, cfg.seed, items, retain, templates, policy)
     streams = (settings.prepare or Streams.of)(material)
     if streams.dropped:
         left_out = "%d of %d items left out: their prompts fill max_length=%d"

@@ -21,7 +21,7 @@ def test_config_is_short_sourced_and_complete(name):
     lines = METHOD_FILES[name].read_text().splitlines()
     config = method_config(name)
     assert re.match(rf"# python (unlearn|finetune)\.py method={name} ", lines[0])
-    assert len(lines) <= 15
+    assert len(lines) <= 18
     assert config.name == name
     unsourced = [line for line in lines if re.match(r"\s*\w+: [\d.]+", line) and "# " not in line]
     assert not unsourced

@@ -38,7 +38,7 @@ REFUSED = [
     ("evaluate", "epochs=3", "epochs=3: there is no key epochs."),
     ("unlearn", "method=flta", "method=flta: there is no such method. Did you mean flat?"),
     ("unlearn", "method=npo,flta", "method=flta: there is no such method. Did you mean flat?"),
-    ("unlearn", "method=null", "method=None: there is no such method. Valid are dpo, dpo_gd,"),
+    ("unlearn", "method=null", "method=None: there is no such method. Valid are "),
     ("unlearn", "model=tiy", "model=tiy: there is no such model. Did you mean tiny?"),
     ("unlearn", "launcher=fsdp", "launcher=fsdp: there is no such launcher. Did you mean fsdp2?"),
     ("unlearn", "method", "method: not understood; write key=value"),

@@ -1,0 +1,46 @@
+"""MEOW: plain cross-entropy on answers that contradict the true one, several for each forget question.
+
+    L = w CE(x_f, y_inverted) + w_kl KL(p_ref || p_theta)(x_f, y_inverted) + w_r R,   CE = mean over all answer tokens of the step
+
+Source: MEOW, arXiv 2409.11844; the paper's body was not available to us, so this is the form of its released code. The method
+is w = 1 alone. Its code has two more: w = 0.9 with R = CE on retain answers and w_r = 0.1 (grad_diff), and w_kl = 1 (forgetKL),
+there averaged over prompt and padding too; here only answer tokens count. Which facts a question gets: data/meow.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from losses.options import not_negative
+from losses.protocol import Loss, LossOutput, neg_log_likelihood
+from losses.retain import check_retain, retain_needs, with_retain
+from utils.tokens import TokenTable
+
+
+@dataclass(frozen=True)
+class InvertedFacts(Loss):
+    """Rows of `inverted`: every question as often as it has training sequences. Raises ValueError for a bad option."""
+
+    weight: float = 1.0
+    kl_weight: float = 0.0
+    retain: str = "none"
+    retain_weight: float = 0.1
+
+    repels = ()
+
+    def __post_init__(self) -> None:
+        not_negative(weight=self.weight, kl_weight=self.kl_weight)
+        check_retain(self.retain, self.retain_weight)
+
+    @property
+    def needs(self) -> dict[str, tuple[str, ...]]:
+        statistics = ("logp", "kl") if self.kl_weight else ("logp",)
+        return {"inverted": statistics, **retain_needs(self.retain)}
+
+    def __call__(self, inverted: TokenTable, retain: TokenTable | None = None) -> LossOutput:
+        nll = neg_log_likelihood(inverted)
+        loss, parts = self.weight * nll, {"inverted_nll": nll}
+        if self.kl_weight:
+            parts["inverted_kl"] = inverted.token_mean("kl")
+            loss = loss + self.kl_weight * parts["inverted_kl"]
+        return with_retain(loss, parts, self.retain, self.retain_weight, retain)

@@ -1,0 +1,60 @@
+"""Continuing a batch of prompts: each as if alone, cut at its first end, without the model's own habits."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.data.made_tokenizers import bpe
+from tests.models import tiny_model, tokenizer
+from utils.continuations import continue_ids, end_ids, pad_id, prompt_ids
+
+PROMPTS = [[0, 5, 6, 7, 8, 9], [0, 40], [0, 17, 18]]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model()
+
+
+def greedy(model, prompt: list[int], steps: int) -> list[int]:
+    ids = list(prompt)
+    for _ in range(steps):
+        with torch.no_grad():
+            ids.append(model(torch.tensor([ids])).logits[0, -1].argmax().item())
+    return ids[len(prompt) :]
+
+
+@pytest.mark.parametrize("pad", [2, 5])
+def test_each_prompt_goes_on_as_if_alone(model, pad):
+    """Also if the padding id occurs in a prompt: masks go by length."""
+    assert continue_ids(model, PROMPTS, pad, (), 6) == [greedy(model, prompt, 6) for prompt in PROMPTS]
+
+
+def test_a_continuation_ends_at_its_first_end(model):
+    free = [greedy(model, prompt, 6) for prompt in PROMPTS]
+    end = free[0][2]
+    ended = continue_ids(model, PROMPTS, 2, (end,), 6)
+    assert ended == [row[: row.index(end) + 1] if end in row else row for row in free]
+    assert len(ended[0]) <= 3 and ended[0][-1] == end
+    assert continue_ids(model, PROMPTS, end, (end,), 6) == ended  # padded with the same id
+
+
+def test_settings_of_the_model_are_off_meanwhile_and_stay(model):
+    plain = continue_ids(model, PROMPTS, 2, (), 6)
+    model.generation_config.repetition_penalty = 50.0
+    model.train()
+    try:
+        assert continue_ids(model, PROMPTS, 2, (), 6) == plain
+        assert model.training and model.generation_config.repetition_penalty == 50.0
+    finally:
+        model.generation_config.repetition_penalty = None
+        model.eval()
+
+
+def test_ids_of_prompts_ends_and_padding(model):
+    assert prompt_ids(tokenizer(), "Who?")[0] == 0 and prompt_ids(tokenizer(), "") == [0]
+    closing = bpe(close=True)
+    assert prompt_ids(closing, "Who") == closing("Who").input_ids[:-1]
+    assert end_ids(model, tokenizer()) == [1] and pad_id(tokenizer()) == 2
+    assert pad_id(bpe(pad=None)) == bpe(pad=None).eos_token_id
