@@ -20,12 +20,14 @@ def continue_ids(
     ends: Sequence[int],
     max_new_tokens: int,
     sampler: LogitsProcessor | None = None,
+    hide: int | None = None,
 ) -> list[list[int]]:
     """The new ids of each prompt, up to and with its first end id; the most likely token each time, unless `sampler` says else.
 
     pad: id to fill up with on the left, and behind what has ended. ends: ids that end a continuation; without any, all continue
     for max_new_tokens. sampler: changes the logits of a step, (B, ids so far), (B, V) -> (B, V); the largest is taken.
-    Prompts must not be empty. The model's dropout and its own generation settings are off meanwhile.
+    hide: token id that no position attends to. Prompts must not be empty. The model's dropout and its own generation settings are
+    off meanwhile.
     """
     width = max(len(prompt) for prompt in prompts)
     ids = torch.full((len(prompts), width), pad)
@@ -33,13 +35,13 @@ def continue_ids(
     for row, prompt in enumerate(prompts):
         ids[row, width - len(prompt) :] = torch.tensor(prompt)
         mask[row, width - len(prompt) :] = 1
+    if hide is not None:
+        mask[ids == hide] = 0
     device = next(model.parameters()).device
     config = GenerationConfig(do_sample=False, max_new_tokens=max_new_tokens, pad_token_id=pad, eos_token_id=list(ends) or None)
-    processors = LogitsProcessorList([] if sampler is None else [sampler])
+    extra = {} if sampler is None else {"logits_processor": LogitsProcessorList([sampler])}
     with evaluating(model), _no_habits(model):
-        output = model.generate(
-            ids.to(device), attention_mask=mask.to(device), generation_config=config, logits_processor=processors
-        )
+        output = model.generate(ids.to(device), attention_mask=mask.to(device), generation_config=config, **extra)
     return [_until_end(row, ends) for row in output[:, width:].tolist()]
 
 

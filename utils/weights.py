@@ -26,10 +26,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from utils.checkpoints import Checkpoint, WeightsError, check_target, counterparts, local_folder, whole_folder
+from utils.checkpoints import Checkpoint, check_target, counterparts, local_folder, whole_folder
 from utils.files import read_json, write_json
 from utils.models import ADAPTER_FILE, ModelError, is_adapter, model_folder
-from utils.safetensors_stream import FLOATS, NAMES, StoredTensor, TensorSpec, write_tensors
+from utils.safetensors_stream import FLOATS, NAMES, StoredTensor, TensorSpec, WeightsError, write_tensors
 
 # Config, generation config, tokenizer, chat template, code of the model.
 KEPT = (".json", ".txt", ".model", ".tiktoken", ".jinja", ".py")

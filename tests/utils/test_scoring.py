@@ -16,7 +16,7 @@ from data.requests import Request
 from data.tofu import Tofu
 from tests.data.made_tokenizers import bpe
 from tests.models import encoder, tiny_model, tokenizer
-from utils import generation, scoring
+from utils import continuations, scoring
 from utils.engine import Engine
 from utils.generation import generate
 from utils.scoring import ScoreError, continue_prompts, requests_hash, score, score_tasks
@@ -137,7 +137,7 @@ def test_a_model_that_penalises_repetition_is_greedy_all_the_same(monkeypatch):
     model.generation_config = habits
     assert generate(model, encoder(), PROMPTS, 5, 12) == plain
     assert model.generation_config is habits and not model.training
-    monkeypatch.setattr(generation, "_no_habits", lambda _: nullcontext())
+    monkeypatch.setattr(continuations, "_no_habits", lambda _: nullcontext())
     assert generate(model, encoder(), PROMPTS, 5, 12) != plain  # so the habits are strong enough to show
 
 
