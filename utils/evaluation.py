@@ -21,7 +21,7 @@ from utils.files import read_json, write_json
 from utils.fingerprint import weights_hash
 from utils.models import load_model, model_folder, resolve_precision
 from utils.runs import Run
-from utils.scoring import requests_hash, score, score_tasks, write_parquet, write_rows
+from utils.scoring import check_requests, requests_hash, score, score_tasks, write_parquet, write_rows
 from utils.settings import Settings, SettingsError
 
 log = logging.getLogger(__name__)
@@ -41,6 +41,7 @@ def score_run(settings: Settings, run: Run, encoder: Encoder) -> None:
     """Writes scores.parquet and generations.jsonl of the model in `model.path`."""
     cfg, benchmark = settings.cfg, settings.benchmark
     requests = benchmark.requests(cfg.split)
+    check_requests(requests, encoder)
     engine = load_engine(settings, encoder)
     run.note(weights=weights_hash(engine.model), requests=_forget_key(settings, encoder))
     score_tasks(

@@ -129,6 +129,12 @@ def write_parquet(table: pd.DataFrame, path: Path) -> None:
     partial.replace(path)
 
 
+def check_requests(requests: Sequence[Request], encoder: Encoder) -> None:
+    """Raises ScoreError for the first answer that leaves no token to score; needs no model."""
+    for request in requests:
+        _encode(encoder, request)
+
+
 def _encode(encoder: Encoder, request: Request) -> dict[tuple[str, int], Example]:
     try:
         return {(role, place): encoder.example(request.question, text) for role, place, text in request.answers}

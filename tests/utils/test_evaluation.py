@@ -70,6 +70,11 @@ def scored(monkeypatch) -> list[str]:
     return tasks
 
 
+def test_an_answer_without_room_is_refused_before_a_model_is_loaded(no_model, tmp_path):
+    with pytest.raises(scoring.ScoreError, match="no token of the answer to .* fits in max_length=8: raise it"):
+        evaluate(tmp_path, "model.max_length=8", "reference_run=none")
+
+
 def test_there_are_fifteen_numbers_each_with_its_definition(evaluated):
     found = metrics(evaluated / "eval")
     assert set(found) == NAMES
