@@ -15,6 +15,7 @@ from data.prompts import Encoder
 from data.requests import Request
 from metrics.statistics import Metric
 from metrics.tables import read_generations
+from utils.combined import load_combined
 from utils.distributed import barrier, is_main
 from utils.engine import Engine
 from utils.files import read_json, write_json
@@ -31,7 +32,10 @@ def load_engine(settings: Settings, encoder: Encoder) -> Engine:
     """The model to evaluate, on its device, in eval mode."""
     cfg = settings.cfg
     precision = resolve_precision(cfg.precision, cfg.model.dtype, training=False)
-    model = load_model(cfg.model, encoder.tokenizer, precision, cfg.seed).eval()
+    if cfg.whp.path is None:
+        model = load_model(cfg.model, encoder.tokenizer, precision, cfg.seed).eval()
+    else:
+        model = load_combined(cfg, encoder.tokenizer, precision)
     if torch.cuda.is_available():
         model = model.to(torch.device("cuda", torch.cuda.current_device()))
     return Engine(model, encoder.pad_id, hide=encoder.pad_id if encoder.masks_inner_eos else None)
@@ -95,6 +99,7 @@ def bring_reference(settings: Settings, run: Run, encoder: Encoder) -> None:
         theirs = settings.cfg.copy()
         with open_dict(theirs):
             theirs.model.path = str(folder)
+            theirs.whp.path = None
         engine = load_engine(replace(settings, cfg=theirs), encoder)
         table = score(engine, encoder, settings.benchmark.reference_requests(cfg.split), cfg.tokens_per_batch)
         if is_main():

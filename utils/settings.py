@@ -22,6 +22,7 @@ from utils import ROOT
 from utils.batching import plan_batch
 from utils.callbacks import minutes
 from utils.cli import nearest_names
+from utils.combined import check_combined
 from utils.distributed import world_size
 from utils.fingerprint import settings_hash
 from utils.hooks import Finish, Region
@@ -164,6 +165,8 @@ def check_evaluation(cfg: DictConfig) -> Settings:
         raise SettingsError(f"reference_run={cfg.reference_run}: not with from_logs; give retain_logs=FILE instead")
     if cfg.from_logs is None:
         settings.benchmark.check_forget_split(cfg.split)
+        if not cfg.rescore:
+            check_combined(cfg)
         if not cfg.rescore and cfg.model.path is None and cfg.model.architecture is None:
             raise SettingsError(f"model={cfg.model.name}: set model.path to what is to be evaluated")
     return settings

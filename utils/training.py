@@ -71,7 +71,7 @@ def train(settings: Settings, run: Run, encoder: Encoder, streams: Streams) -> N
     """Trains (or goes on training), writes `model/`, marks the run finished."""
     cfg = settings.cfg
     precision = resolve_precision(cfg.precision, cfg.model.dtype, training=True)
-    model = _trainable(settings, encoder.tokenizer, precision)
+    model = trainable(settings, encoder.tokenizer, precision)
     hide = encoder.pad_id if encoder.masks_inner_eos else None
     engine = Engine(model, encoder.pad_id, hide=hide, autocast=precision.autocast)
     streams = streams.ready(engine, run)
@@ -96,7 +96,7 @@ def train(settings: Settings, run: Run, encoder: Encoder, streams: Streams) -> N
     run.finish()
 
 
-def _trainable(settings: Settings, tokenizer: PreTrainedTokenizerBase, precision: Precision) -> nn.Module:
+def trainable(settings: Settings, tokenizer: PreTrainedTokenizerBase, precision: Precision) -> nn.Module:
     cfg = settings.cfg
     quantised = cfg.adapter.name == "qlora"
     if cfg.adapter.name == "continue":

@@ -1,0 +1,101 @@
+"""How a text reads, without looking at what it says: empty, repetitive, varied, one character over and over, surprising.
+
+Unlearned models often fall silent or repeat themselves, and then a harmful rate of zero means little. Words are what stands
+between white space, as it is written. Where a number is undefined for a text (no words, or too few) the functions raise
+ValueError, and metrics leave that text out and say so by n.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from metrics.statistics import Interval, bootstrap_joint
+
+MOSTLY = 0.5  # share of a text's characters that one of them must exceed to dominate it
+
+
+def is_empty(text: str) -> bool:
+    """Whether the text is empty or white space."""
+    return not text.strip()
+
+
+def ngrams(text: str, n: int) -> list[tuple[str, ...]]:
+    """The word n-grams of a text in order, none if it has fewer than n words. Raises ValueError for n < 1."""
+    if n < 1:
+        raise ValueError(f"n={n}: n-grams have at least one word")
+    words = text.split()
+    return [tuple(words[start : start + n]) for start in range(len(words) - n + 1)]
+
+
+def repetition(text: str, n: int = 3) -> float:
+    """Rep-n: 1 - distinct word n-grams / all word n-grams, in [0, 1); 0 if none comes twice.
+
+    The mean over texts with n = 3 is Rep3 of MEOW (arXiv 2409.11844). Raises ValueError for a text of fewer than n words.
+    """
+    found = ngrams(text, n)
+    if not found:
+        raise ValueError(f"a text of {len(text.split())} words has no {n}-grams to repeat")
+    return 1 - len(set(found)) / len(found)
+
+
+def unique_token_share(text: str) -> float:
+    """Distinct words / words, in (0, 1]: what LLMU (arXiv 2310.10683) calls diversity, with words as tokens.
+
+    Raises ValueError for a text without words.
+    """
+    return 1 - repetition(text, 1)
+
+
+def is_dominated(text: str) -> bool:
+    """Whether one character makes up more than half of the text, white space aside; False for an empty text.
+
+    LLMU (arXiv 2310.10683) prints "NM", not meaningful, as the fluency of such outputs; that "mostly" is a half is ours.
+    """
+    characters = Counter("".join(text.split()))
+    return bool(characters) and max(characters.values()) > MOSTLY * characters.total()
+
+
+def distinct(texts: Sequence[str], n: int = 2) -> float:
+    """Distinct-n: different word n-grams of all texts together / all their word n-grams, in (0, 1].
+
+    Source: Li et al., arXiv 1510.03055. Raises ValueError if no text has n words.
+    """
+    found = [gram for text in texts for gram in ngrams(text, n)]
+    if not found:
+        raise ValueError(f"none of {len(texts)} texts has {n} words")
+    return len(set(found)) / len(found)
+
+
+def distinct_interval(texts: Sequence[str], n: int = 2, resamples: int = 1000, seed: int = 0) -> Interval:
+    """95 % bootstrap interval of `distinct` over the texts that have n words.
+
+    A text drawn twice adds nothing new, so the interval lies low and may leave out the value itself.
+    """
+    numbers: dict[tuple[str, ...], int] = {}
+    grams = [np.array([numbers.setdefault(gram, len(numbers)) for gram in ngrams(text, n)], dtype=int) for text in texts]
+    grams = [found for found in grams if len(found)]
+
+    def statistic(samples) -> float:
+        drawn = np.concatenate([grams[int(place)] for place in samples["texts"]])
+        seen = np.zeros(len(numbers), dtype=bool)
+        seen[drawn] = True
+        return float(seen.sum() / len(drawn))
+
+    return bootstrap_joint({"texts": np.arange(len(grams))}, statistic, resamples, seed)
+
+
+def perplexity(token_nlls: ArrayLike) -> float:
+    """exp of the mean negative log-likelihood of a text's tokens, (T,) nats -> [1, inf).
+
+    Texts are averaged as perplexities, not as losses: mean over {1, 2} and {0} is (e^1.5 + 1) / 2, not e^1.
+    Raises ValueError for a text without tokens.
+    """
+    losses = np.asarray(token_nlls, dtype=np.float64)
+    if losses.size == 0:
+        raise ValueError("a text without tokens has no perplexity: leave it out and count it")
+    with np.errstate(over="ignore"):
+        return float(np.exp(losses.mean()))

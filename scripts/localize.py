@@ -1,0 +1,88 @@
+"""Finds the tensors that MemFlex trains, without training: writes region.json and, to look at, region.html.
+
+    python scripts/localize.py model=tiny model.path=runs/target benchmark=tofu split=forget10 method.region.forget=null \\
+        method.region.retain=null method.region.mu_quantile=0.5 method.region.sigma_quantile=0.5 out=runs/region
+    python unlearn.py method=memflex model=tiny model.path=runs/target benchmark=tofu split=forget10 \\
+        method.region.file=runs/region/region.json
+
+Settings are those of unlearn.py; method.region holds the thresholds (config/method/memflex.yaml). Candidates are the tensors that
+would train: LoRA tensors with adapter=continue, all weights with adapter=none. The region belongs to these weights in this
+precision. Called again with the same out and other thresholds, it chooses anew from what it measured before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+
+def localize(overrides: Sequence[str]) -> list[Path]:
+    """Writes region.json and region.html to `out`; returns what this process wrote. Raises ValueError for what cannot be done."""
+    from hydra import compose, initialize_config_dir  # slow imports: a misspelt name was refused without them
+    from hydra.core.global_hydra import GlobalHydra
+    from omegaconf import OmegaConf
+
+    from utils import distributed
+    from utils.cli import CONFIG
+    from utils.engine import Engine
+    from utils.files import write_text
+    from utils.localize import MemFlexRegion
+    from utils.models import resolve_precision
+    from utils.region_page import page
+    from utils.settings import check_training, default_folder
+    from utils.training import make_encoder, trainable
+
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONFIG), version_base="1.3"):
+        cfg = compose("unlearn", overrides=list(overrides))
+    if cfg.out is None:
+        cfg.out = default_folder(cfg, "localize")
+    settings = check_training(cfg, "unlearn")
+    if not isinstance(settings.region, MemFlexRegion):
+        raise ValueError(f"method={cfg.method.name}: has no region to locate; use method=memflex")
+    distributed.start()
+    encoder = make_encoder(settings)
+    precision = resolve_precision(cfg.precision, cfg.model.dtype, training=True)
+    model = trainable(settings, encoder.tokenizer, precision)
+    hide = encoder.pad_id if encoder.masks_inner_eos else None
+    engine = Engine(model, encoder.pad_id, hide=hide, autocast=precision.autocast)
+    folder = Path(cfg.out)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / "region.json", folder / "region.html"]
+    plain = OmegaConf.to_container(cfg, resolve=True)
+    found = settings.region.locate(engine, encoder, settings.benchmark, plain, paths[0])
+    if not distributed.is_main():
+        return []
+    write_text(paths[1], page(found, f"{cfg.benchmark.name} {cfg.split}, {cfg.model.path}"))
+    if not found.region:
+        print(found.why_empty())
+    return paths
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("settings", nargs="+", metavar="KEY=VALUE", help="settings of unlearn.py, and out=DIR")
+    overrides = ["method=memflex", *parser.parse_args(arguments).settings]
+
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from utils.cli import check_command_line
+
+    check_command_line("unlearn", overrides)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    try:
+        paths = localize(overrides)
+    except (ValueError, ArithmeticError, HydraException, OmegaConfBaseException) as error:
+        sys.exit(str(error).splitlines()[0])
+    for path in paths:
+        print(path)
+
+
+if __name__ == "__main__":
+    main()

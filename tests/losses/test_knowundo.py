@@ -1,0 +1,109 @@
+"""KnowUnDo's losses against values worked out for its released code, and the counts that make an optimizer step exact."""
+
+from __future__ import annotations
+
+from math import exp, log
+
+import pytest
+import torch
+from pytest import approx
+
+from losses.knowundo import Interleaved, Relabelled
+from tests.losses.cases import method_loss
+from tests.tables import table
+from utils.statistics import Logits, cross_entropy, entropy, kl
+from utils.tokens import TokenTable
+
+# Two samples of a vocabulary of three: a forget one of two tokens, a retain one of one token.
+FORGET_CE, RETAIN_CE = (0.2395447662218846, 0.5514447139320511), 0.5514447139320511
+# Next-token distributions at three positions, the third of them padding.
+P, Q = [[0.9, 0.1], [0.5, 0.5], [0.2, 0.8]], [[0.8, 0.2], [0.5, 0.5], [0.6, 0.4]]
+
+
+def empty(statistic: str = "logp") -> TokenTable:
+    return TokenTable.of(torch.zeros(0, 0, dtype=torch.bool), {statistic: torch.zeros(0, 0, dtype=torch.float64)})
+
+
+def of_step(part: TokenTable, examples: float) -> TokenTable:
+    """A micro-batch of a step that holds `examples` examples of this stream."""
+    return TokenTable(part.mask, part.statistics, examples, examples)
+
+
+def logits(rows: list[list[float]]) -> torch.Tensor:
+    return torch.tensor(rows, dtype=torch.float64).log()
+
+
+def forget() -> TokenTable:
+    return table([exp(-ce) for ce in FORGET_CE])
+
+
+def retain() -> TokenTable:
+    return table([exp(-RETAIN_CE)])
+
+
+def test_gradient_ascent_by_hand():
+    assert method_loss("gradient_ascent")(forget=forget()).loss.item() == approx(-0.39549474007696783, abs=1e-12)
+
+
+@pytest.mark.parametrize("name, value", [("ascent_plus_descent", 0.07797498692754162), ("memflex", 0.4723457659166575)])
+def test_two_samples_of_one_step(name, value):
+    """In one batch, and as two micro-batches of which each holds nothing of the other stream."""
+    loss = method_loss(name)
+    assert loss(forget=forget(), retain=retain()).loss.item() == approx(value, abs=1e-12)
+    first = loss(forget=of_step(forget(), 1), retain=of_step(empty(), 1)).loss
+    second = loss(forget=of_step(empty(), 1), retain=of_step(retain(), 1)).loss
+    assert first.item() + second.item() == approx(value, abs=1e-12)
+
+
+def test_a_step_of_one_kind_counts_only_that_kind():
+    loss = Interleaved(forget_weight=0.4, retain_weight=2.0)
+    assert loss(forget=forget(), retain=empty()).loss.item() == approx(-0.4 * 0.39549474007696783, abs=1e-12)
+    assert loss(forget=empty(), retain=retain()).loss.item() == approx(2.0 * RETAIN_CE, abs=1e-12)
+
+
+def test_long_answers_weigh_no_more_than_short_ones():
+    """Token means are ln 2 and ln 4; over all five tokens the mean would be (ln 2 + 4 ln 4) / 5."""
+    found = Interleaved(retain="none")(forget=table([0.5], [0.25] * 4))
+    assert found.loss.item() == approx(-(log(2) + log(4)) / 2)
+    assert Relabelled()(relabelled=table([0.5], [0.25] * 4)).loss.item() == approx((log(2) + log(4)) / 2)
+
+
+def test_kl_term_by_hand():
+    """The released term is H(P, Q); it adds 1e-12 to Q, which moves the value by less than 1e-11."""
+    three = Logits(logits(Q), torch.zeros(3, dtype=torch.long), logits(P))
+    cross = cross_entropy(three).tolist()
+    assert cross == approx([0.36177298742457376, 0.6931471805579453, 0.8351977102501889], abs=1e-11)
+    assert entropy(Logits(logits(P), three.labels)).mean().item() == approx(0.5062108591631937)
+    ones = [1.0] * 3
+    released = method_loss("ascent_plus_kl_divergence")
+    found = released(forget=empty(), retain=table(ones, cross_entropy=[cross]))
+    assert found.loss.item() == approx(0.630039292744236, abs=1e-11)
+    assert found.parts["retain_cross_entropy"].item() == approx(0.630039292744236, abs=1e-11)
+    without_padding = released(forget=empty(), retain=table(ones[:2], cross_entropy=[cross[:2]]))
+    assert without_padding.loss.item() == approx(0.5274600839912595, abs=1e-11)
+    true_kl = Interleaved(retain="kl", retain_divergence="kl")(forget=empty(), retain=table(ones, kl=[kl(three).tolist()]))
+    assert true_kl.loss.item() == approx(0.1238284335830283, abs=1e-11)
+    assert true_kl.parts["retain_kl"].item() == true_kl.loss.item()
+
+
+def test_methods_have_the_published_form():
+    assert method_loss("gradient_ascent") == Interleaved(retain="none")
+    assert method_loss("ascent_plus_descent") == Interleaved(1.0, 1.0, "nll")
+    assert method_loss("ascent_plus_kl_divergence") == Interleaved(1.0, 1.0, "kl", "cross_entropy")
+    assert method_loss("memflex") == Interleaved(0.4, 2.0, "nll")
+    assert method_loss("random_label") == method_loss("adversarial") == Relabelled()
+    assert Interleaved(retain="kl", retain_divergence="kl").needs == {"forget": ("logp",), "retain": ("kl",)}
+    assert Interleaved(retain="none").needs == {"forget": ("logp",)}
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"retain": "ce"}, "retain=ce is not one of none, nll, kl"),
+        ({"retain_divergence": "js"}, "retain_divergence=js is not one of cross_entropy, kl"),
+        ({"forget_weight": -0.4}, "forget_weight=-0.4 must be"),
+    ],
+)
+def test_wrong_options_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        Interleaved(**options)

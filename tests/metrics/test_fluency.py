@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+from pytest import approx
+
+from metrics.fluency import (
+    distinct,
+    distinct_interval,
+    is_dominated,
+    is_empty,
+    ngrams,
+    perplexity,
+    repetition,
+    unique_token_share,
+)
+
+
+def test_ngrams_are_of_words_as_written():
+    assert ngrams("To be, or  not\nto be", 2) == [("To", "be,"), ("be,", "or"), ("or", "not"), ("not", "to"), ("to", "be")]
+    assert ngrams("one two", 3) == [] == ngrams("", 1)
+
+
+def test_repetition_by_hand():
+    # a b c, b c a, c a b, a b c: 3 of 4 trigrams are distinct
+    assert repetition("a b c a b c") == approx(1 - 3 / 4)
+    assert repetition("no no no no no", 3) == approx(1 - 1 / 3)
+    assert repetition("all of them differ", 1) == 0
+
+
+def test_diversity_by_hand():
+    assert unique_token_share("the cat the dog") == approx(3 / 4)
+    assert unique_token_share("ha " * 50) == approx(1 / 50)
+
+
+def test_distinct_counts_over_all_texts():
+    # bigrams: a b, b c | a b | none: 2 of 3 are distinct
+    assert distinct(["a b c", "a b", "a"]) == approx(2 / 3)
+    assert distinct(["a a", "b"], 1) == approx(2 / 3)
+
+
+def test_the_interval_of_distinct_repeats_and_lies_low():
+    texts = [f"word{n} follows word{n + 1} closely" for n in range(30)]
+    low, high = distinct_interval(texts, resamples=200)
+    assert (low, high) == distinct_interval(texts, resamples=200)
+    assert 0 < low < high < distinct(texts) == 1  # a text drawn twice brings no new bigram
+    assert distinct_interval([*texts, "", "one"], resamples=200) == (low, high)  # these have no bigram
+
+
+@pytest.mark.parametrize(
+    ("text", "dominated"),
+    [
+        ("", False),
+        (" \n", False),
+        ("!!!!!!!!!!", True),
+        ("! ! ! ! a b c", True),  # 4 of 7, white space aside
+        ("aabb", False),  # exactly a half
+        ("aaabb", True),
+        ("The water is in the kettle.", False),
+    ],
+)
+def test_one_character_over_and_over(text, dominated):
+    assert is_dominated(text) == dominated
+
+
+def test_empty_is_nothing_but_white_space():
+    assert is_empty("") and is_empty(" \n\t") and not is_empty(".")
+
+
+def test_perplexities_are_averaged_and_not_losses():
+    # losses {1, 2} and {0}: (e^1.5 + 1) / 2; over the corpus it would be e^1
+    assert (perplexity([1.0, 2.0]) + perplexity([0.0])) / 2 == approx(2.7408445351690323, rel=1e-15)
+    assert perplexity([1.0, 2.0, 0.0]) == approx(math.e)
+    assert perplexity([1000.0]) == math.inf
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda: repetition("two words"), "a text of 2 words has no 3-grams to repeat"),
+        (lambda: unique_token_share(" "), "a text of 0 words has no 1-grams"),
+        (lambda: ngrams("a", 0), "n=0: n-grams have at least one word"),
+        (lambda: distinct(["a", ""]), "none of 2 texts has 2 words"),
+        (lambda: perplexity([]), "without tokens has no perplexity"),
+    ],
+)
+def test_what_is_undefined_is_refused(call, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        call()
