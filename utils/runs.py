@@ -76,7 +76,7 @@ class Run:
         result is deleted.
         """
         settings = OmegaConf.to_container(cfg, resolve=True)
-        run = cls(Path(cfg.out), settings)
+        run = cls(Path(str(cfg.out)), settings)
         state = run._look(script)
         if state == "finished" and not cfg.overwrite:
             log.info("%s is finished with these settings; skipped (overwrite=true runs it again)", run.folder)

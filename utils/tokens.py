@@ -64,7 +64,7 @@ class TokenTable:
     @property
     def share(self) -> Tensor | float:
         """This micro-batch's share of the step's examples: the weight of a value that cannot be summed over micro-batches."""
-        return self.mask.shape[0] / self.examples
+        return self.mask.shape[0] / _at_least_one(self.examples)
 
 
 def _at_least_one(count: Tensor | float) -> Tensor | float:
