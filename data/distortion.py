@@ -154,7 +154,7 @@ class OfficialStreams(DistortedStreams):
         return list(range(len(self)))
 
     def ready(self, engine: Engine, run: Run) -> OfficialStreams:
-        """Has the engine hide padding tokens from one another; their positions follow on, as in Llama (in OPT they stand still).
+        """Has the engine hide padding tokens, and write one pair per line, so that the model counts positions itself.
 
         Raises ValueError for an attention kernel that leaves padding out altogether.
         """
@@ -162,7 +162,7 @@ class OfficialStreams(DistortedStreams):
             kernel = engine.model.config._attn_implementation
             if kernel in KERNELS_WITHOUT_MASK:
                 raise ValueError(f"method.form=official: {kernel} computes nothing at padding; use model.attn=sdpa")
-            engine.hide = self.encoder.pad_id
+            engine.hide, engine.shared = self.encoder.pad_id, False
         return self
 
     def ordinary(self) -> list[QA]:

@@ -105,8 +105,8 @@ class CachedReference:
     Full distributions come from the cached hidden states and the output head as it was (see `frozen_head`).
     """
 
-    def __init__(self, engine: Engine, cache: ReferenceCache, with_hidden: Collection[str]):
-        self.cache, self.with_hidden = cache, frozenset(with_hidden)
+    def __init__(self, engine: Engine, cache: ReferenceCache, with_hidden: Collection[str], streams: Collection[str]):
+        self.cache, self.with_hidden, self.streams = cache, frozenset(with_hidden), frozenset(streams)
         self.project = frozen_head(engine) if self.with_hidden else None
 
     @torch.no_grad()
@@ -115,7 +115,8 @@ class CachedReference:
         logp, hidden = [], []
         for stream, examples in packed.examples.items():
             for example in examples:
-                logp.append(self.cache.logp(example))
+                asked = stream in self.streams
+                logp.append(self.cache.logp(example) if asked else torch.zeros(len(example)))
                 if stream in self.with_hidden:
                     hidden.append(self.cache.hidden(example))
                 elif self.with_hidden:
@@ -165,17 +166,18 @@ def make_reference(
     if kind == "resident":
         return ResidentReference(engine, reference_streams(needs), dropout)
     with_hidden = hidden_streams(needs)
+    streams = reference_streams(needs)
     cache = ReferenceCache(cache_root, engine, with_adapter=adapter == "continued")
     with evaluating(engine.model):
-        cache.fill(examples, with_hidden)
-    return CachedReference(engine, cache, with_hidden)
+        cache.fill({stream: rows for stream, rows in examples.items() if stream in streams}, with_hidden)
+    return CachedReference(engine, cache, with_hidden, streams)
 
 
 def cache_gib(engine: Engine, needs, examples: dict[str, Sequence[Example]]) -> float:
     """Upper estimate of what reference=cached writes, in GiB."""
     width, bytes_each = engine.head.weight.shape[1], torch.finfo(engine.dtype).bits // 8
     total = 0
-    for stream in needs:
+    for stream in reference_streams(needs):
         tokens = sum(len(example) for example in set(examples[stream]))
         total += tokens * (4 + (width * bytes_each if stream in hidden_streams(needs) else 0))
     return total / GIBIBYTE
