@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -214,10 +215,9 @@ def test_logits_processors_see_the_combined_logits():
 
 def test_habits_of_the_target_do_not_count_but_its_end_of_text_does():
     base = tiny_model()
-    base.generation_config = GenerationConfig(repetition_penalty=50.0, eos_token_id=7)
     reinforced = moved_copy(base, by=0.1)
     plain = CombinedModel(copy.deepcopy(base), copy.deepcopy(reinforced), 2.0)
-    plain.generation_config = GenerationConfig()
+    base.generation_config = GenerationConfig(repetition_penalty=50.0, eos_token_id=7)
     model = CombinedModel(base, reinforced, 2.0)
     prompts = [encoder().generation_prompt(qa.question) for qa in ITEMS]
     assert generate(model, encoder(), prompts, 3, 12) == generate(plain, encoder(), prompts, 3, 12)
@@ -339,9 +339,11 @@ def test_the_same_weights_under_another_name_are_refused(tmp_path):
 
 def test_evaluate_scores_and_generates_with_the_combination(reinforced, tmp_path):
     """whp.path on the command line; the oracle's own scores are not combined with anything."""
-    common = ("split=forget05", f"model.path={target()}", *QUICK_EVALUATION, f"reference_run={target()}")
-    run(tmp_path, "evaluate", *common, f"whp.path={reinforced}", "whp.alpha=0.5", "out=whp")
-    run(tmp_path, "evaluate", *common, "out=plain")
+    whp = (f"whp.path={reinforced}", "whp.alpha=0.5")
+    for name, combination in (("whp", whp), ("plain", ())):
+        oracle = shutil.copytree(target(), tmp_path / f"oracle_of_{name}", ignore=shutil.ignore_patterns("reference"))
+        common = ("split=forget05", f"model.path={target()}", *QUICK_EVALUATION, f"reference_run={oracle}")
+        run(tmp_path, "evaluate", *common, *combination, f"out={name}")
     slow = Slow(*(AutoModelForCausalLM.from_pretrained(path) for path in (target(), reinforced)), alpha=0.5)
     rows = read_generations(tmp_path / "whp" / "generations.jsonl")
     (row,) = [row for row in rows if (row["task"], row["index"]) == ("forget", 0)]

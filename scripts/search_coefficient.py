@@ -1,0 +1,328 @@
+r"""Searches how strongly a reinforced model is to be subtracted: the first coefficient that forgets as much as the retain oracle.
+
+    python finetune.py model=tiny model.path=runs/target split=forget10 out=runs/reinforced
+    python scripts/search_coefficient.py --base runs/target --reinforced runs/reinforced --metric forget_rougeL_recall \
+        --reference runs/retain90/eval --out runs/task_vector -- model=tiny split=forget10 reference_run=runs/retain90
+
+--combine task_vector writes theta_base - C (theta_reinforced - theta_base); --combine whp writes nothing and evaluates
+logits_base - C relu(logits_reinforced - logits_base). The reinforced model is the base finetuned on what is to be forgotten.
+
+Coefficients are tried in the order of --grid. Chosen is the first whose --metric is at most that of --reference (an evaluation of
+the retain oracle), else the last: the rule of MUSE's released code (arXiv 2407.06460), there with 1, 2, 4, 8, 16 and the mean
+ROUGE-L of short answers about the forget set. What follows -- goes to every evaluate.py.
+
+OUT/search.json, search.md      what was tried and chosen; every metric of every coefficient
+OUT/alpha_C/eval                an evaluation each; one that is finished is not run again
+OUT/alpha_C/model               weights of the chosen coefficient; those of the others are deleted (not with --keep)
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from utils.files import read_json, write_json, write_text  # noqa: E402
+
+GRID = "1,2,4,8,16"  # MUSE, released code
+SET_HERE = ("model.path", "whp.path", "whp.alpha", "out", "rescore", "from_logs", "retain_logs", "overwrite", "resume")
+MISSING = "–"
+
+Metrics = dict[str, dict[str, Any]]
+Evaluate = Callable[[Sequence[str]], None]
+
+
+class SearchError(ValueError):
+    """The search cannot be done as asked; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """What is searched. base, reinforced: run folders, model folders or Hub names. overrides: for evaluate.py.
+
+    Raises SearchError for an empty or unordered grid, or an override of what the search itself sets.
+    """
+
+    base: str
+    reinforced: str
+    grid: tuple[float, ...]
+    metric: str
+    reference: Path
+    out: Path
+    combine: str = "task_vector"
+    overrides: tuple[str, ...] = ()
+    keep: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.grid or any(not (isfinite(c) and c > 0) for c in self.grid) or list(self.grid) != sorted(set(self.grid)):
+            raise SearchError(f"--grid {','.join(map(name, self.grid))}: write rising numbers above 0, such as {GRID}")
+        for word in self.overrides:
+            key, equals, _ = word.lstrip("+~").partition("=")
+            if not equals:
+                raise SearchError(f"{word}: not understood; write key=value, as for evaluate.py")
+            if key in SET_HERE:
+                raise SearchError(f"{word}: {key} is set by the search; leave it out")
+
+    def settings(self) -> dict[str, Any]:
+        """What decides the numbers of a coefficient."""
+        made = {path: read_json(Path(path) / "run.json") or {} for path in (self.base, self.reinforced)}
+        return {
+            "base": self.base,
+            "weights of base": made[self.base].get("weights"),
+            "reinforced": self.reinforced,
+            "weights of reinforced": made[self.reinforced].get("weights"),
+            "combine": self.combine,
+            "overrides": list(self.overrides),
+        }
+
+    def folder(self, coefficient: float) -> Path:
+        return self.out / f"alpha_{name(coefficient)}"
+
+    def model(self, coefficient: float) -> dict[str, str | float]:
+        """The dials of evaluate.py that stand for the model of a coefficient."""
+        if self.combine == "whp":
+            return {"model.path": self.base, "whp.path": self.reinforced, "whp.alpha": coefficient}
+        return {"model.path": str(self.folder(coefficient) / "model")}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A finished evaluation. requests: which forget questions and tokens it is about, None if it does not say."""
+
+    folder: Path
+    metrics: Metrics
+    requests: str | None = None
+
+    @classmethod
+    def read(cls, folder: Path) -> Evaluation | None:
+        """The evaluation in a folder; None if there is none that is finished."""
+        metrics, known = read_json(folder / "metrics.json"), read_json(folder / "run.json")
+        if not metrics or not known or known.get("status") != "finished":
+            return None
+        return cls(folder, metrics, known.get("requests"))
+
+    def value(self, metric: str) -> float:
+        """Raises SearchError if it was not measured, or is no number."""
+        if metric not in self.metrics:
+            raise SearchError(f"--metric {metric}: {self.folder} has only {', '.join(sorted(self.metrics))}")
+        value = self.metrics[metric].get("value")
+        if value is None or not isfinite(value):
+            raise SearchError(f"{self.folder}: {metric} is {value}, which nothing can be compared with; choose another --metric")
+        return value
+
+    def check_comparable(self, reference: Evaluation, metric: str) -> None:
+        """Raises SearchError if the metric of the two is about different questions, or defined differently."""
+        ours, theirs = self.metrics[metric], reference.metrics[metric]
+        differences = [key for key in ("n", "definition") if ours.get(key) != theirs.get(key)]
+        if None not in (self.requests, reference.requests) and self.requests != reference.requests:
+            differences.append("questions or tokens")
+        if differences:
+            raise SearchError(
+                f"{metric} of {self.folder} and {reference.folder} cannot be compared: they differ in {', '.join(differences)}; "
+                "evaluate the retain oracle with the same settings"
+            )
+
+
+@dataclass
+class Progress:
+    """What was tried, kept in search.json and search.md after every coefficient."""
+
+    search: Search
+    reference: Evaluation
+    threshold: float
+    tried: dict[float, Evaluation] = field(default_factory=dict)
+    finished: bool = False
+
+    @property
+    def chosen(self) -> float:
+        """The last that was tried: the search stops at the first that will do."""
+        return next(reversed(self.tried))
+
+    @property
+    def reached(self) -> bool:
+        return self.tried[self.chosen].value(self.search.metric) <= self.threshold
+
+    def write(self) -> None:
+        metric = self.search.metric
+        content: dict[str, Any] = {
+            "status": "finished" if self.finished else "running",
+            "settings": self.search.settings(),
+            "rule": "the first of grid whose metric is at most that of reference, else the last",
+            "metric": metric,
+            "reference": {"evaluation": str(self.reference.folder), metric: self.reference.metrics[metric]},
+            "grid": list(self.search.grid),
+            "tried": [
+                {"coefficient": coefficient, "evaluation": str(found.folder), metric: found.metrics[metric]}
+                for coefficient, found in self.tried.items()
+            ],
+        }
+        if self.finished:
+            content |= {"chosen": self.chosen, "reached": self.reached, "model": self.search.model(self.chosen)}
+        write_json(self.search.out / "search.json", content)
+        write_text(self.search.out / "search.md", self.table())
+
+    def table(self) -> str:
+        """Markdown: a row per metric, a column for the reference and for every coefficient."""
+        heads = ["metric", "reference", *map(name, self.tried)]
+        if self.finished:
+            heads[-1] = f"**{heads[-1]}**"
+        columns = [self.reference.metrics, *(found.metrics for found in self.tried.values())]
+        rows = [heads, ["---", *["---:"] * len(columns)]]
+        for metric in dict.fromkeys(key for column in reversed(columns) for key in column):
+            label = f"**{metric}**" if metric == self.search.metric else metric
+            rows.append([label, *(_cell(column.get(metric)) for column in columns)])
+        return "".join("| " + " | ".join(row) + " |\n" for row in rows)
+
+
+def search_coefficient(search: Search, evaluate: Evaluate | None = None) -> Progress:
+    """Runs the search, or goes on with one that was interrupted. Raises SearchError.
+
+    evaluate: does what `python evaluate.py OVERRIDES` does, given the overrides; that itself by default.
+    """
+    reference = find_reference(search.reference)
+    threshold = reference.value(search.metric)
+    open_folder(search)
+    progress = Progress(search, reference, threshold)
+    for coefficient in search.grid:
+        found = measure(search, coefficient, evaluate or run_evaluation)
+        value = found.value(search.metric)
+        found.check_comparable(reference, search.metric)
+        progress.tried[coefficient] = found
+        progress.write()
+        print(f"C = {name(coefficient)}: {search.metric} {value:.4g}, reference {threshold:.4g}", flush=True)
+        if progress.reached:
+            break
+    bring_weights(search, progress.chosen)  # after an earlier search with another rule they may be deleted
+    progress.finished = True
+    progress.write()
+    return progress
+
+
+def measure(search: Search, coefficient: float, evaluate: Evaluate) -> Evaluation:
+    """The evaluation of a coefficient, run if it is not there. Raises SearchError if it fails."""
+    folder = search.folder(coefficient) / "eval"
+    found = Evaluation.read(folder)
+    if found is None:
+        bring_weights(search, coefficient)
+        dials = {**search.model(coefficient), "out": str(folder)}
+        evaluate([*search.overrides, *(override(key, value) for key, value in dials.items())])
+        found = Evaluation.read(folder)
+    if found is None:
+        raise SearchError(f"C = {name(coefficient)}: the evaluation left no finished result in {folder}; see its output")
+    return found
+
+
+def bring_weights(search: Search, coefficient: float) -> None:
+    """Writes the model of a coefficient unless it is there; deletes those of other coefficients unless they are to be kept."""
+    if search.combine == "whp":
+        return
+    out = search.folder(coefficient) / "model"
+    if not search.keep:
+        drop_weights(search.out, but=out)
+    if not out.exists():
+        from utils.weights import negate  # slow imports: what can be refused without them was refused above
+
+        negate(Path(search.base), Path(search.reinforced), out, coefficient)
+
+
+def drop_weights(out: Path, but: Path | None = None) -> None:
+    """Deletes the models in the folder of a search, except for one."""
+    for model in out.glob("alpha_*/model"):
+        if model != but:
+            shutil.rmtree(model)
+
+
+def run_evaluation(overrides: Sequence[str]) -> None:
+    """`python evaluate.py OVERRIDES`, in a process of its own, so that its memory is free afterwards. Raises SearchError."""
+    if subprocess.run([sys.executable, str(ROOT / "evaluate.py"), *overrides]).returncode != 0:
+        raise SearchError("the evaluation failed, for the reason above; the same command goes on where it stopped")
+
+
+def find_reference(folder: Path) -> Evaluation:
+    """An evaluation folder, or a run folder that holds one in eval/. Raises SearchError if it is not finished."""
+    found = Evaluation.read(folder) or Evaluation.read(folder / "eval")
+    if found is None:
+        raise SearchError(
+            f"--reference {folder} holds no finished evaluation; make one with evaluate.py model.path=ORACLE out={folder}"
+        )
+    return found
+
+
+def open_folder(search: Search) -> None:
+    """Raises SearchError if --out holds something else, or a search whose numbers would not belong to this one."""
+    for model in map(Path, (search.base, search.reinforced)):
+        if search.out.resolve() in (model.resolve(), *model.resolve().parents):
+            raise SearchError(f"--out {search.out} holds {model}, which is read; choose another")
+    known, settings = read_json(search.out / "search.json"), search.settings()
+    if known is None and search.out.exists() and (not search.out.is_dir() or any(search.out.iterdir())):
+        raise SearchError(f"--out {search.out} exists and is no folder of a search; choose another")
+    before = known.get("settings", {}) if known else settings
+    changed = [f"{key}: {before.get(key)} -> {value}" for key, value in settings.items() if before.get(key) != value]
+    if changed and any(search.out.glob("alpha_*/eval")):
+        raise SearchError(f"--out {search.out} holds a search with other settings ({'; '.join(changed)}); choose another")
+    if changed or known is None:
+        drop_weights(search.out)
+        search.out.mkdir(parents=True, exist_ok=True)
+        write_json(search.out / "search.json", {"status": "running", "settings": settings})
+
+
+def parse_grid(text: str) -> tuple[float, ...]:
+    """`1,2,0.5` as numbers. Raises SearchError."""
+    try:
+        return tuple(float(word) for word in text.split(","))
+    except ValueError:
+        raise SearchError(f"--grid {text}: write numbers with commas between them, such as {GRID}") from None
+
+
+def name(coefficient: float) -> str:
+    """1.0 -> 1, 0.5 -> 0.5."""
+    return repr(float(coefficient)).removesuffix(".0")
+
+
+def override(key: str, value: str | float) -> str:
+    """A dial for evaluate.py; text in quotes, so that Hydra takes a path as it is, whatever characters it holds."""
+    if isinstance(value, float):
+        return f"{key}={name(value)}"
+    escaped = value.replace("'", "\\'")
+    return f"{key}='{escaped}'"
+
+
+def _cell(entry: dict[str, Any] | None) -> str:
+    value = None if entry is None else entry.get("value")
+    return MISSING if value is None else f"{value:.4g}"
+
+
+def main(arguments: list[str] | None = None, evaluate: Evaluate | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base", required=True, metavar="DIR", help="target model to unlearn from")
+    parser.add_argument("--reinforced", required=True, metavar="DIR", help="the base finetuned on what is to be forgotten")
+    parser.add_argument("--combine", choices=("task_vector", "whp"), default="task_vector", help="on weights (default) or logits")
+    parser.add_argument("--grid", default=GRID, metavar="C,C,...", help=f"coefficients in rising order (default: {GRID})")
+    parser.add_argument("--metric", required=True, metavar="NAME", help="a name in metrics.json; lower is more forgotten")
+    parser.add_argument("--reference", type=Path, required=True, metavar="DIR", help="evaluation of the retain oracle")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for evaluations and the chosen model")
+    parser.add_argument("--keep", action="store_true", help="keep the weights of every coefficient")
+    parser.add_argument("overrides", nargs="*", metavar="-- KEY=VALUE", help="settings of evaluate.py")
+    options = vars(parser.parse_args(arguments))
+    try:
+        search = Search(**{**options, "grid": parse_grid(options["grid"]), "overrides": tuple(options["overrides"])})
+        progress = search_coefficient(search, evaluate)
+    except (ValueError, OSError) as error:
+        sys.exit(str(error))
+    if not progress.reached:
+        print(f"no coefficient of --grid brought {search.metric} to the reference; this is the last, and a longer grid goes on")
+    chosen = search.model(progress.chosen)
+    print(" ".join(f"{key}={value if isinstance(value, str) else name(value)}" for key, value in chosen.items()))
+
+
+if __name__ == "__main__":
+    main()
