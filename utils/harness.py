@@ -118,12 +118,13 @@ def evaluate_task(lm: EngineLM, task: Task, limit: int | None = None) -> list[di
     choice), picked (the choice that has the highest), and the task's own verdicts (acc, acc_norm). Texts: loglikelihood (nats),
     words, bytes, tokens, window. Raises HarnessError for a verdict that is no finite number.
     """
-    name = task.config.task
+    name, count = task.config.task, len(task.eval_docs)
+    log.info("%s: %d of %d documents", name, min(limit or count, count), count)
     results = evaluate(lm, {"tasks": {name: task}}, limit=limit, bootstrap_iters=0)
     shots = task.get_config("num_fewshot") or 0
     version = importlib.metadata.version("lm_eval")
     by = f"lm-evaluation-harness {version}, task {name} version {task.VERSION}, {f'{shots}-shot' if shots else 'zero-shot'}"
-    known = {"task": name, "of": results["n-samples"][name]["original"], "by": by}
+    known = {"task": name, "of": count, "by": by}
     row = _text if task.OUTPUT_TYPE == "loglikelihood_rolling" else _choice
     samples = sorted(results["samples"][name], key=lambda sample: sample["doc_id"])
     return [{**known, "index": sample["doc_id"], **row(lm, task, sample)} for sample in samples]
