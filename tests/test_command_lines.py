@@ -61,6 +61,7 @@ def test_every_run_folder_is_complete(folder):
     assert evaluation["status"] == "finished" and evaluation["sources"] == {
         "model.path": read_json(runs / "flat_kl" / "run.json")["weights"],
         "reference_run": read_json(runs / "retain90" / "run.json")["weights"],
+        "whp.path": None,
     }
     settings = read_json(runs / "flat_kl" / "run.json")["settings"]
     assert settings["method"]["loss"]["divergence"] == "kl" and settings["model"]["path"] == "runs/target"
