@@ -45,6 +45,10 @@ class Benchmark(Protocol):
     metrics: Metrics
     statistics: ClassVar[tuple[str, ...]] = ("logp", "hit")
     """What is scored for each answer token: names of utils/statistics.py."""
+    forgotten: ClassVar[tuple[str, ...]] = ()
+    """Tasks about what is to be forgotten."""
+    members: ClassVar[tuple[str, str] | None] = None
+    """Task whose answers were trained on, and task of such answers that never were: what membership attacks tell apart."""
 
     def prompts(self, script: str, template: Template, max_length: int) -> tuple[Template, int]:
         """How questions are written in finetune, unlearn or evaluate: as the model's template says, or in the benchmark's way."""
@@ -63,6 +67,10 @@ class Benchmark(Protocol):
 
     def training(self, split: str) -> list[QA]: ...
 
+    def pieces(self, pairs: list[QA], encoder: Encoder) -> list[QA]:
+        """What is trained on of the pairs of a split; a benchmark of running text cuts it into passages here."""
+        return pairs
+
     def general_knowledge(self) -> list[QA]:
         """What a model that starts from random weights must learn besides, to have something to lose."""
         ...
@@ -72,5 +80,6 @@ class Benchmark(Protocol):
         ...
 
     def reference_requests(self, split: str) -> list[Request]:
-        """What must be scored on the retain oracle too; empty if no metric compares with it."""
+        """What must be asked of the retain oracle too; empty if no metric compares with it. Where a request has a reference, the
+        oracle's own answer comes along, as `generation` beside the scores of role `answer`."""
         ...

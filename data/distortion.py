@@ -109,7 +109,7 @@ class DistortedStreams(Streams):
 
     def draw(self, epoch: int, index: int, step: int = 0) -> Drawn:
         item = self.items[index]
-        own = (self.encode(item.question, item.answer),)
+        own = (self.encode(item),)
         drawn: Drawn = {"harmful": own, "forget": own}
         if "mismatched" in self.names:
             drawn["mismatched"] = tuple(self.mismatched(item.question, answer) for answer in self.drawn_for(step))
@@ -122,7 +122,7 @@ class DistortedStreams(Streams):
         return random.Random(f"mismatched/{self.seed}/{step}").sample(self.pool, self.how.answers)
 
     def mismatched(self, question: str, answer: str) -> Example:
-        return self.encode(question, answer)
+        return self.encode(QA(question, answer))
 
     def ordinary(self) -> list[QA]:
         """The normal rows that can be used."""
@@ -131,7 +131,7 @@ class DistortedStreams(Streams):
     def normal_row(self, epoch: int, index: int, step: int) -> Example:
         """The normal row of item `index`, drawn anew in every epoch."""
         row = self.normal[draw(self.seed, epoch, index, "normal", len(self.normal))]
-        return self.encode(row.question, row.answer)
+        return self.encode(row)
 
 
 @dataclass

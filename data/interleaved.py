@@ -90,7 +90,7 @@ class InterleavedStreams(Streams):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        forget = [self.encode(item.question, item.answer) for item in self.items]
+        forget = [self.encode(item) for item in self.items]
         retain = self._retain()[: len(forget)]
         if "retain" in self.names and len(retain) < len(forget):
             log.warning("%d forget items, but %d retain items: the other forget items get no partner", len(forget), len(retain))
@@ -123,7 +123,7 @@ class InterleavedStreams(Streams):
 
     def _retain(self) -> list[Example]:
         if not self.how.general:
-            return [self.encode(item.question, item.answer) for item in self.retain]
+            return [self.encode(item) for item in self.retain]
         found = (prompt_ids(self.encoder.tokenizer, text)[: self.encoder.max_length] for text in self.texts)
         return [Example(tuple(ids[:1]), tuple(ids[1:])) for ids in found if len(ids) > 1]
 

@@ -71,6 +71,7 @@ class KnowUnDo(Benchmark):
     metrics: Metrics = field(default_factory=KnowUnDoMetrics)
 
     statistics: ClassVar[tuple[str, ...]] = ("logp", "hit", "argmax")
+    forgotten: ClassVar[tuple[str, ...]] = ("unlearn",)
 
     def __post_init__(self) -> None:
         if self.domain not in SAFETY_PROMPTS:

@@ -115,13 +115,13 @@ class MeowStreams(Streams):
         drawn: Drawn = {}
         if "retain" in self.names:
             partner = self.retain[draw(self.seed, epoch, index, "retain", len(self.retain))]
-            drawn["retain"] = (self.encode(partner.question, partner.answer),)
+            drawn["retain"] = (self.encode(partner),)
         record = self.records[index]
         if self.selected:
             facts = [record.facts[place] for place in slots(self.selected[index], self.how.copies)]
         else:  # only shown, before the model is asked
             facts = record.facts
-        return drawn | {"inverted": tuple(self.encode(record.question, fact) for fact in facts)}
+        return drawn | {"inverted": tuple(self.encode(QA(record.question, fact)) for fact in facts)}
 
     def _select(self, engine: Engine) -> dict:
         how = self.how

@@ -63,7 +63,7 @@ class RelabelledStreams(Streams):
     def text(self, index: int) -> Example:
         """Item `index` with every token but the first as its answer."""
         item = self.items[index]
-        example = self.encode(item.question, item.answer)
+        example = self.encode(item)
         ids = example.prompt + example.answer
         return Example(ids[:1], ids[1:])
 

@@ -11,6 +11,9 @@ class Request:
 
     answers: (role, number, text) of every answer to score; the same text may play several roles and is scored once.
     reference: what the model's own answer is compared with; None asks for no generation.
+    prefix: text in front of the question that many questions share, as worked examples; a batch of answers reads it once.
+    max_new_tokens: limit of the model's own answer; None: the benchmark's.
+    paraphrase: the question in other words, where the data have it.
     """
 
     task: str
@@ -18,3 +21,11 @@ class Request:
     question: str
     answers: tuple[tuple[str, int, str], ...]
     reference: str | None
+    prefix: str = ""
+    max_new_tokens: int | None = None
+    paraphrase: str | None = None
+
+    @property
+    def asked(self) -> str:
+        """What stands in the prompt: prefix and question."""
+        return self.prefix + self.question

@@ -46,6 +46,11 @@ class Source:
             raise DataError(f"data_root={self.root}: {folder / name}.json does not exist{_nearest(folder, name)}")
         return found[0]
 
+    def has(self, name: str) -> bool:
+        """Whether there are rows called `name`; of the Hub it is believed."""
+        folder = (FIXTURES if self.root == "fixture" else Path(self.root).expanduser()) / self.benchmark
+        return self.root == "hub" or any((folder / f"{name}{ending}").is_file() for ending in ENDINGS)
+
     def _download(self, file: str) -> Path:
         try:
             with main_first():

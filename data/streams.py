@@ -27,6 +27,25 @@ class QA:
     question: str
     answer: str
 
+    def example(self, encoder: Encoder) -> Example:
+        """Its token ids. Raises EmptyAnswer if nothing of the answer fits."""
+        return encoder.example(self.question, self.answer)
+
+
+@dataclass(frozen=True)
+class Passage(QA):
+    """A piece of running text, already cut to token ids: nobody asks for it, and every id is supervised.
+
+    question is empty, answer the text for people to read. ids: at least two; a BOS that the vocabulary has stands before them.
+    """
+
+    ids: tuple[int, ...]
+
+    def example(self, encoder: Encoder) -> Example:
+        """BOS and the ids; without a BOS the first id is the prompt, since nothing could predict it."""
+        bos = encoder.tokenizer.bos_token_id
+        return Example(self.ids[:1], self.ids[1:]) if bos is None else Example((bos,), self.ids)
+
 
 @dataclass(frozen=True)
 class Material:
@@ -76,7 +95,7 @@ class Streams:
         for stream, pool in {"retain": self.retain, "template": self.templates}.items():
             if stream in self.names and not pool:
                 raise ValueError(f"the loss needs stream {stream}, but there is no data for it")
-        self.encode = lru_cache(maxsize=None)(self.encoder.example)
+        self.encode = lru_cache(maxsize=None)(lambda pair: pair.example(self.encoder))
         kept = self.fitting(self.items)
         self.dropped = len(self.items) - len(kept)
         self.items = kept
@@ -108,7 +127,7 @@ class Streams:
             texts["template"] = QA(item.question, chosen)
         if "retain" in self.names:
             texts["retain"] = self.retain[draw(self.seed, epoch, index, "retain", len(self.retain))]
-        return {name: (self.encode(texts[name].question, texts[name].answer),) for name in self.names}
+        return {name: (self.encode(texts[name]),) for name in self.names}
 
     def ready(self, engine: Engine, run: Run) -> Streams:
         """What is drawn from in the end: called once the model is loaded, before it trains. Most streams need no model."""
@@ -120,7 +139,7 @@ class Streams:
 
     def _fits(self, item: QA) -> bool:
         try:
-            self.encode(item.question, item.answer)
+            self.encode(item)
         except EmptyAnswer:
             return False
         return True

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 from data.benchmark import Benchmark, Metrics
 from data.requests import Request
@@ -45,6 +46,9 @@ class Tofu(Benchmark):
     truth_ratio: str = "geometric"
     metrics: Metrics = field(default_factory=TofuMetrics)
 
+    forgotten: ClassVar[tuple[str, ...]] = ("forget",)
+    members: ClassVar[tuple[str, str]] = ("forget", "holdout")
+
     def __post_init__(self) -> None:
         if self.rows != "all" and (not isinstance(self.rows, int) or self.rows < 1):
             raise ValueError(f"benchmark.rows={self.rows}: write all, or a number of rows (300 in the original code)")
@@ -81,12 +85,13 @@ class Tofu(Benchmark):
         return known + (self._pairs("strangers") if self.data_root == "fixture" else [])
 
     def reference_requests(self, split: str) -> list[Request]:
-        """The forget task alone, without generation: all that forget quality needs of a retain oracle."""
-        return [replace(request, reference=None) for request in self.requests(split) if request.task == "forget"]
+        """Tasks forget and holdout, without generation: what forget quality and membership attacks need of a retain oracle."""
+        return [replace(request, reference=None) for request in self.requests(split) if request.task in self.members]
 
     def requests(self, split: str) -> list[Request]:
-        """What is evaluated for forget split `split`: the tasks forget, retain, real_authors, world_facts.
+        """What is evaluated for forget split `split`: the tasks forget, retain, real_authors, world_facts, holdout.
 
+        holdout: true answers about authors that no model was trained on, for membership attacks; left out where the data lack it.
         Roles: answer (the true one), paraphrased (the correct side of the truth ratio; the answer itself in the real-world
         tasks), perturbed 0, 1, ... (the wrong side).
         """
@@ -97,6 +102,7 @@ class Tofu(Benchmark):
             *self._invented("retain", "retain_perturbed", self.retain_rows),
             *self._world("real_authors"),
             *self._world("world_facts"),
+            *self._holdout(split),
         ]
 
     def _pairs(self, split: str) -> list[QA]:
@@ -124,14 +130,21 @@ class Tofu(Benchmark):
         check_rows(path, rows, ("question", "answer"), {"perturbed_answer": WORLD_WRONG})
         return [_request(task, i, row, row["answer"]) for i, row in enumerate(self._limited(rows))]
 
-    def _limited(self, rows: list[dict]) -> list[dict]:
+    def _holdout(self, split: str) -> list[Request]:
+        name = f"holdout{split[6:]}" if f"holdout{split[6:]}" in HOLDOUT else "holdout10"
+        if not self.source.has(name):
+            return []
+        pairs = self._limited(self._pairs(name))
+        return [Request("holdout", i, p.question, (("answer", 0, p.answer),), None) for i, p in enumerate(pairs)]
+
+    def _limited(self, rows: list) -> list:
         return rows if self.rows == "all" else rows[: int(self.rows)]
 
 
 def _request(task: str, index: int, row: dict, paraphrased: str) -> Request:
     wrong = tuple(("perturbed", j, text) for j, text in enumerate(row["perturbed_answer"]))
     answers = (("answer", 0, row["answer"]), ("paraphrased", 0, paraphrased), *wrong)
-    return Request(task, index, row["question"], answers, row["answer"])
+    return Request(task, index, row["question"], answers, row["answer"], paraphrase=row.get("paraphrased_question"))
 
 
 def _cut(split: str, full: list[dict]) -> list[dict]:

@@ -13,7 +13,7 @@ import pandas as pd
 from data.tofu_logs import read_tofu_log
 from metrics.rouge import rouge
 from metrics.statistics import Metric
-from metrics.tofu import TaskScores, tofu_metrics
+from metrics.tofu import TASKS, TaskScores, tofu_metrics
 
 
 def read_generations(path: Path) -> list[dict]:
@@ -57,7 +57,7 @@ class TofuMetrics:
         self, scores: pd.DataFrame, generations: Sequence[dict], reference: pd.DataFrame | None, compat: str, resamples: int
     ) -> dict[str, Metric]:
         """All TOFU metrics of one evaluation. reference: the retain oracle's scores of the forget task, or None."""
-        tasks = {task: tofu_task_scores(scores, generations, task) for task in scores["task"].unique()}
+        tasks = {task: tofu_task_scores(scores, generations, task) for task in TASKS if (scores["task"] == task).any()}
         retained = None if reference is None else tofu_task_scores(reference, (), "forget")
         return tofu_metrics(tasks, retained, self.truth_ratio, _aggregation(compat), resamples)
 

@@ -130,7 +130,10 @@ def _chosen(override: Override) -> list[str]:
     """The choices that an override of a group makes: one, or those of a sweep (a,b or choice(a,b) or glob(a*))."""
     if isinstance(override.value(), Glob):
         return override.value().filter(_choices(override.key_or_group))
-    return list(override.sweep_string_iterator()) if override.is_sweep_override() else [str(override.value())]
+    if override.is_sweep_override():
+        return list(override.sweep_string_iterator())
+    value = override.value()
+    return [str(choice) for choice in value] if isinstance(value, list) else [str(value)]
 
 
 def _nearest(word: str, valid: Iterable[str]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from omegaconf import open_dict
 
 from data.prompts import Encoder
 from data.requests import Request
+from metrics.measure import Evaluated, of_benchmark, rows_of_benchmark
 from metrics.statistics import Metric
 from metrics.tables import read_generations
 from utils.combined import load_combined
@@ -22,7 +23,7 @@ from utils.files import read_json, write_json
 from utils.fingerprint import weights_hash
 from utils.models import load_model, model_folder, resolve_precision
 from utils.runs import Run
-from utils.scoring import check_requests, requests_hash, score, score_tasks, write_parquet, write_rows
+from utils.scoring import check_requests, continue_prompts, requests_hash, score, score_tasks, write_parquet, write_rows
 from utils.settings import Settings, SettingsError
 
 log = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ def load_engine(settings: Settings, encoder: Encoder) -> Engine:
 def score_run(settings: Settings, run: Run, encoder: Encoder) -> None:
     """Writes scores.parquet and generations.jsonl of the model in `model.path`."""
     cfg, benchmark = settings.cfg, settings.benchmark
-    requests = benchmark.requests(cfg.split)
+    requests = all_requests(settings)
     check_requests(requests, encoder)
     engine = load_engine(settings, encoder)
     run.note(weights=weights_hash(engine.model), requests=_forget_key(settings, encoder))
@@ -56,14 +57,28 @@ def score_run(settings: Settings, run: Run, encoder: Encoder) -> None:
         cfg.tokens_per_batch,
         cfg.generation_batch_size,
         benchmark.max_new_tokens,
-        benchmark.statistics,
+        statistics(settings),
     )
     own = run.folder / "generations.jsonl"
     rows = read_generations(own)
-    enriched = benchmark.enrich([dict(row) for row in rows], engine, encoder, run.folder, cfg)
+    enriched = [dict(row) for row in rows]
+    for part in (benchmark, *settings.measures):
+        enriched = part.enrich(enriched, engine, encoder, run.folder, cfg)
     if is_main() and enriched != rows:
         write_rows(own, enriched)
     barrier()
+
+
+def all_requests(settings: Settings) -> list[Request]:
+    """What the benchmark asks, and what its measures ask besides."""
+    benchmark, split = settings.benchmark, settings.cfg.split
+    return [*benchmark.requests(split), *(r for measure in settings.measures for r in measure.requests(benchmark, split))]
+
+
+def statistics(settings: Settings) -> tuple[str, ...]:
+    """What is scored for every answer token."""
+    names = [*settings.benchmark.statistics, *(name for measure in settings.measures for name in measure.statistics)]
+    return tuple(dict.fromkeys(names))
 
 
 def check_reference(settings: Settings, encoder: Encoder) -> None:
@@ -101,17 +116,31 @@ def bring_reference(settings: Settings, run: Run, encoder: Encoder) -> None:
             theirs.model.path = str(folder)
             theirs.whp.path = None
         engine = load_engine(replace(settings, cfg=theirs), encoder)
-        table = score(engine, encoder, settings.benchmark.reference_requests(cfg.split), cfg.tokens_per_batch)
+        requests = settings.benchmark.reference_requests(cfg.split)
+        table = score(engine, encoder, requests, cfg.tokens_per_batch, statistics(settings))
+        limit = settings.benchmark.max_new_tokens
+        rows = continue_prompts(engine, encoder, requests, cfg.generation_batch_size, limit)
         if is_main():
             path.parent.mkdir(exist_ok=True)
-            write_parquet(table, path)
+            write_parquet(with_generations(table, rows), path)
         barrier()
     if is_main():
         table = pd.read_parquet(path)
+        if "generation" not in table:
+            table = with_generations(table, read_generations(path.with_name("generations.jsonl")))
         tasks = {request.task for request in settings.benchmark.reference_requests(cfg.split)}
         write_parquet(table[table["task"].isin(tasks)], run.folder / "reference.parquet")
     run.note(reference=str(path))
     barrier()
+
+
+def with_generations(table: pd.DataFrame, rows: Sequence[dict]) -> pd.DataFrame:
+    """A score table whose rows of role `answer` also hold the model's own answer and what it is compared with."""
+    texts = {(row["task"], row["index"]): row for row in rows}
+    keys = zip(table["task"], table["index"], table["role"], strict=True)
+    own = [texts.get((task, index)) if role == "answer" else None for task, index, role in keys]
+    columns = {name: [None if row is None else row[name] for row in own] for name in ("generation", "reference")}
+    return table.assign(**columns)
 
 
 def metrics_from_files(settings: Settings, folder: Path) -> dict[str, Metric]:
@@ -119,14 +148,15 @@ def metrics_from_files(settings: Settings, folder: Path) -> dict[str, Metric]:
     cfg = settings.cfg
     if not (folder / "scores.parquet").is_file():
         raise SettingsError(f"rescore=true: out={folder} holds no scores.parquet; run the evaluation first, without rescore")
-    reference = folder / "reference.parquet"
-    return settings.benchmark.metrics.from_tables(
-        pd.read_parquet(folder / "scores.parquet"),
-        read_generations(folder / "generations.jsonl"),
-        pd.read_parquet(reference) if reference.is_file() else None,
-        cfg.compat,
-        cfg.resamples,
-    )
+    path = folder / "reference.parquet"
+    scores, rows = pd.read_parquet(folder / "scores.parquet"), read_generations(folder / "generations.jsonl")
+    reference = pd.read_parquet(path) if path.is_file() else None
+    own = of_benchmark(scores), rows_of_benchmark(rows), reference
+    metrics = settings.benchmark.metrics.from_tables(*own, cfg.compat, cfg.resamples)
+    found = Evaluated(scores, rows, reference, settings.benchmark, cfg.split, cfg.compat, cfg.resamples)
+    for measure in settings.measures:
+        metrics |= measure.from_tables(found)
+    return metrics
 
 
 def metrics_from_logs(settings: Settings) -> dict[str, Metric]:
@@ -161,7 +191,8 @@ def _saved_scores(folder: Path, key: str) -> Path | None:
     for table in sorted([folder / "scores.parquet", *folder.glob("*/scores.parquet")]):
         known = read_json(table.with_name("run.json")) or {}
         if table.is_file() and known.get("requests") == key and known.get("status") == "finished":
-            if table.parent == folder or _same_folder(known["settings"]["model"]["path"], folder):
+            whole = known["settings"].get("whp", {}).get("path") is None
+            if whole and (table.parent == folder or _same_folder(known["settings"]["model"]["path"], folder)):
                 return table
     return None
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from peft import PeftModel
 from torch import nn
 from tqdm import tqdm
+from transformers import PreTrainedModel
 
 from data.prompts import Encoder
-from utils.continuations import continue_ids, end_ids
+from utils.continuations import Beginning, common_beginning, continue_ids, end_ids
 from utils.distributed import is_main
 
 TOFU_TOTAL = 200  # tokens of prompt and answer together in the original TOFU code
+LONG = 64  # tokens that all prompts begin with: worth reading once
 
 
 def generate(
@@ -19,12 +22,14 @@ def generate(
 ) -> list[str]:
     """Greedy continuations of token-id prompts as text, in the order given; special tokens and outer white space removed.
 
-    A continuation ends at any EOS of the tokenizer or of the model's generation config. compat tofu_original limits prompt and
+    A continuation ends at any EOS of the tokenizer or of the model's generation config. A long beginning that all prompts share,
+    such as worked examples, is read once. compat tofu_original limits prompt and
     continuation together to 200 tokens and keeps white space, as that code does.
     """
     tokenizer, original = encoder.tokenizer, encoder.compat == "tofu_original"
     ends = end_ids(model, tokenizer)
     hide = encoder.pad_id if encoder.masks_inner_eos else None
+    beginning = _beginning(model, prompts) if hide is None else None
     order = sorted(range(len(prompts)), key=lambda n: -len(prompts[n]))
     starts = range(0, len(order), batch_size)
     texts: dict[int, str] = {}
@@ -32,7 +37,15 @@ def generate(
         batch = order[start : start + batch_size]
         asked = [prompts[n] for n in batch]
         length = max(1, TOFU_TOTAL - max(map(len, asked))) if original else max_new_tokens
-        found = continue_ids(model, asked, encoder.pad_id, ends, length, hide=hide)
+        found = continue_ids(model, asked, encoder.pad_id, ends, length, hide=hide, beginning=beginning)
         decoded = tokenizer.batch_decode(found, skip_special_tokens=True)
         texts |= {n: text if original else text.strip() for n, text in zip(batch, decoded, strict=True)}
     return [texts[n] for n in range(len(prompts))]
+
+
+def _beginning(model: nn.Module, prompts: Sequence[Sequence[int]]) -> Beginning | None:
+    """What all prompts begin with, if it is long enough to matter and the model is one that keeps keys and values."""
+    if len(prompts) < 2 or not isinstance(model, PreTrainedModel | PeftModel):
+        return None
+    ids = common_beginning(prompts)
+    return Beginning.of(model, ids) if len(ids) >= LONG else None

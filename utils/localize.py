@@ -162,7 +162,7 @@ class MemFlexRegion:
 
     def _measured(self, engine, encoder, benchmark, settings, path: Path) -> LocatedRegion:
         answers = self._encoder(encoder, benchmark, settings)
-        scopes = [encoded(answers, pairs) for pairs in self._pairs(benchmark, str(settings["split"]))]
+        scopes = [encoded(answers, benchmark.pieces(pairs, answers)) for pairs in self._pairs(benchmark, str(settings["split"]))]
         seed = int(settings["seed"])
         data = text_hash(*(repr((scope, e.prompt, e.answer)) for scope, of in zip(SCOPES, scopes, strict=True) for e in of))
         samples = [self.copies * len(examples) for examples in scopes]
@@ -206,7 +206,7 @@ def encoded(encoder: Encoder, pairs: Sequence[QA]) -> list[Example]:
     found = []
     for pair in pairs:
         try:
-            found.append(encoder.example(pair.question, pair.answer))
+            found.append(pair.example(encoder))
         except EmptyAnswer:
             continue
     if not found:

@@ -1,7 +1,8 @@
 """Scoring: one forward pass over every (question, answer), saved as a table that every metric reads.
 
-    scores.parquet     task, index, role, number, tokens, and per answer token: logp (nats), hit, what else the benchmark asks;
-                       with argmax also said and wanted, the most likely tokens and the answer's own as text
+    scores.parquet     task, index, role, number, tokens, eos (whether the last token is EOS), wanted (the answer's tokens as
+                       text), and per answer token: logp (nats), hit, what else is asked; with argmax also said: the most
+                       likely tokens as text
     generations.jsonl  task, index, question, generation, reference
 
 Questions are packed with all their answers, sorted by length, and dealt out to the processes; finished tasks are kept in
@@ -30,6 +31,7 @@ from utils.generation import generate
 
 log = logging.getLogger(__name__)
 
+KEYS = ["task", "index", "role", "number"]
 SCORED = ("logp", "hit")
 DTYPES = {"hit": torch.bool, "argmax": torch.int32}
 
@@ -63,7 +65,7 @@ def score(
     rows = _to_main(rows)
     if rows is None:
         return None
-    return pd.DataFrame(rows, columns=_columns(statistics)).sort_values(["task", "index", "role", "number"], ignore_index=True)
+    return pd.DataFrame(rows, columns=_columns(statistics)).sort_values(KEYS, ignore_index=True)
 
 
 def continue_prompts(
@@ -71,11 +73,15 @@ def continue_prompts(
 ) -> list[dict] | None:
     """The model's own greedy answers, on the main process; None on the others."""
     mine = [request for request in requests if request.reference is not None][rank() :: world_size()]
-    prompts = [encoder.generation_prompt(request.question) for request in mine]
-    texts = generate(engine.model, encoder, prompts, batch_size, max_new_tokens)
+    texts: dict[int, str] = {}
+    limits = [request.max_new_tokens or max_new_tokens for request in mine]
+    for limit in sorted(set(limits)):
+        places = [place for place, own in enumerate(limits) if own == limit]
+        prompts = [encoder.generation_prompt(mine[place].asked) for place in places]
+        texts |= dict(zip(places, generate(engine.model, encoder, prompts, batch_size, limit), strict=True))
     rows = [
         {"task": r.task, "index": r.index, "question": r.question, "generation": text, "reference": r.reference}
-        for r, text in zip(mine, texts, strict=True)
+        for r, text in ((r, texts[place]) for place, r in enumerate(mine))
     ]
     rows = _to_main(rows)
     return None if rows is None else sorted(rows, key=lambda row: (row["task"], row["index"]))
@@ -137,7 +143,7 @@ def check_requests(requests: Sequence[Request], encoder: Encoder) -> None:
 
 def _encode(encoder: Encoder, request: Request) -> dict[tuple[str, int], Example]:
     try:
-        return {(role, place): encoder.example(request.question, text) for role, place, text in request.answers}
+        return {(role, place): encoder.example(request.asked, text) for role, place, text in request.answers}
     except EmptyAnswer as error:
         raise ScoreError(f"task {request.task}, row {request.index + 1}: {error}") from error
 
@@ -181,17 +187,17 @@ def _keys(batch: Sequence[int], encoded: Sequence[dict]) -> list[tuple[int, Exam
 
 def _row(encoder: Encoder, request: Request, role: str, number: int, example: Example, values: dict[str, torch.Tensor]) -> dict:
     row = {"task": request.task, "index": request.index, "role": role, "number": number, "tokens": len(example)}
+    row["eos"] = example.answer[-1] == encoder.tokenizer.eos_token_id
+    row["wanted"] = encoder.tokenizer.decode(list(example.answer), skip_special_tokens=True)
     for name, column in values.items():
         row[name] = column.to(DTYPES.get(name, torch.float32)).numpy()
     if "argmax" in row:
         row["said"] = encoder.tokenizer.decode(row["argmax"].tolist(), skip_special_tokens=True)
-        row["wanted"] = encoder.tokenizer.decode(list(example.answer), skip_special_tokens=True)
     return row
 
 
 def _columns(statistics: Sequence[str]) -> list[str]:
-    text = ["said", "wanted"] if "argmax" in statistics else []
-    return ["task", "index", "role", "number", "tokens", *statistics, *text]
+    return [*KEYS, "tokens", "eos", "wanted", *statistics, *(["said"] if "argmax" in statistics else [])]
 
 
 def _to_main(rows: list[dict]) -> list[dict] | None:

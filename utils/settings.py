@@ -18,6 +18,7 @@ from data.prompts import Template
 from data.sources import forget_files
 from data.streams import Prepare
 from losses.protocol import STATISTICS, STREAMS, Loss
+from metrics.measure import Measure
 from utils import ROOT
 from utils.batching import plan_batch
 from utils.callbacks import minutes
@@ -31,7 +32,7 @@ from utils.runs import NOT_PART_OF_THE_RESULT
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "precision": ("auto", "float32", "bfloat16", "bfloat16_pure"),
-    "compat": ("none", "tofu_original", "open_unlearning", "flat_released"),
+    "compat": ("none", "tofu_original", "open_unlearning", "flat_released", "muse_released"),
     "reference": ("auto", "adapter", "cached", "resident"),
     "scheduler": ("linear", "cosine", "constant", "constant_with_warmup"),
     "report_to": ("none", "tensorboard", "wandb", "trackio"),
@@ -121,6 +122,7 @@ class Settings:
     prepare: Prepare | None = None
     region: Region | None = None
     finish: Finish | None = None
+    measures: tuple[Measure, ...] = ()
 
 
 def check_training(cfg: DictConfig, script: str) -> Settings:
@@ -162,15 +164,22 @@ def check_evaluation(cfg: DictConfig) -> Settings:
     for key in ("from_logs", "retain_logs"):
         if cfg[key] is not None and not Path(cfg[key]).is_file():
             raise SettingsError(f"{key}={cfg[key]}: there is no such file")
+    if cfg.from_logs is not None and cfg.whp.path is not None:
+        raise SettingsError(f"whp.path={cfg.whp.path}: not with from_logs, which needs no model; leave one of them out")
     if cfg.from_logs is not None and cfg.reference_run is not None:
         raise SettingsError(f"reference_run={cfg.reference_run}: not with from_logs; give retain_logs=FILE instead")
+    measures = tuple(build(node, f"measure={name}") for name, node in cfg.measure.items())
+    if cfg.from_logs is not None and measures:
+        raise SettingsError(f"measure=[{','.join(cfg.measure)}]: not with from_logs, which holds no token scores")
     if cfg.from_logs is None:
         settings.benchmark.check_forget_split(cfg.split)
+        for measure in measures:
+            measure.check(settings.benchmark, cfg.split)
         if not cfg.rescore:
             check_combined(cfg)
         if not cfg.rescore and cfg.model.path is None and cfg.model.architecture is None:
             raise SettingsError(f"model={cfg.model.name}: set model.path to what is to be evaluated")
-    return settings
+    return replace(settings, measures=measures)
 
 
 def build(node: DictConfig, key: str) -> Any:

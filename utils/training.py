@@ -46,6 +46,7 @@ def make_streams(
 ) -> Streams:
     """The training items of a run; says how many answers did not fit."""
     cfg, names = settings.cfg, tuple(settings.loss.needs)
+    items, retain = (settings.benchmark.pieces(list(pairs), encoder) for pairs in (items, retain))
     policy = cfg.method.get("template_policy", "fixed")
     material = Material(names, settings.benchmark, cfg.split, encoder, cfg.seed, items, retain, templates, policy)
     streams = (settings.prepare or Streams.of)(material)
@@ -63,7 +64,7 @@ def show_requests(settings: Settings, encoder: Encoder) -> None:
     """Prints the first `show_prompts` questions with every answer that is scored, supervised tokens marked."""
     for request in settings.benchmark.requests(settings.cfg.split)[: settings.cfg.show_prompts] if is_main() else ():
         for role, number, text in request.answers:
-            shown = encoder.show(encoder.example(request.question, text))
+            shown = encoder.show(encoder.example(request.asked, text))
             print(f"--- {request.task} {request.index}, {role} {number}\n{shown}")
 
 

@@ -84,10 +84,10 @@ def test_retain_rows_shortens_retain_splits_and_their_evaluation_only():
 def test_rows_limits_every_task():
     requests = tofu(rows=3).requests("forget10")
     assert [(r.task, r.index) for r in requests] == [
-        (task, index) for task in ("forget", "retain", "real_authors", "world_facts") for index in range(3)
+        (task, index) for task in ("forget", "retain", "real_authors", "world_facts", "holdout") for index in range(3)
     ]
-    assert len(tofu(rows=3, retain_rows=2).requests("forget10")) == 11
-    assert len(tofu(rows=300).requests("forget10")) == 20 + 40 + 24 + 24
+    assert len(tofu(rows=3, retain_rows=2).requests("forget10")) == 14
+    assert len(tofu(rows=300).requests("forget10")) == 20 + 40 + 24 + 24 + 20
 
 
 def test_an_evaluation_asks_for_true_paraphrased_and_wrong_answers():
@@ -115,10 +115,18 @@ def test_derived_forget_splits_are_evaluated_on_the_largest_that_has_wrong_answe
     assert tofu().requests("forget01") != tofu().requests("forget10")
 
 
-def test_a_retain_oracle_is_asked_for_the_forget_task_without_generations():
+def test_a_retain_oracle_is_asked_for_forget_and_holdout_without_generations():
     asked = tofu().reference_requests("forget05")
-    assert {r.task for r in asked} == {"forget"} and {r.reference for r in asked} == {None} and len(asked) == 10
-    assert [r.answers for r in asked] == [r.answers for r in tofu().requests("forget05") if r.task == "forget"]
+    assert {r.task for r in asked} == {"forget", "holdout"} and {r.reference for r in asked} == {None} and len(asked) == 10 + 10
+    assert [r.answers for r in asked] == [r.answers for r in tofu().requests("forget05") if r.task in ("forget", "holdout")]
+
+
+def test_the_holdout_belongs_to_the_forget_split(copied):
+    for split, held in (("forget01", "holdout01"), ("forget10", "holdout10"), ("forget20", "holdout10")):
+        answers = [r.answers[0][2] for r in tofu().requests(split) if r.task == "holdout"]
+        assert answers == [pair.answer for pair in tofu().training(held)]
+    (copied / "tofu" / "holdout01.json").unlink()
+    assert "holdout" not in {r.task for r in tofu(copied).requests("forget01")}
 
 
 def test_general_knowledge_is_what_a_pretrained_model_brings(copied):

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from tests.data.made_tokenizers import bpe
-from tests.models import tiny_model, tokenizer
-from utils.continuations import continue_ids, end_ids, pad_id, prompt_ids
+from tests.models import encoder, tiny_model, tokenizer
+from utils import generation
+from utils.continuations import Beginning, common_beginning, continue_ids, end_ids, pad_id, prompt_ids
 
 PROMPTS = [[0, 5, 6, 7, 8, 9], [0, 40], [0, 17, 18]]
 
@@ -50,6 +51,35 @@ def test_settings_of_the_model_are_off_meanwhile_and_stay(model):
     finally:
         model.generation_config.repetition_penalty = None
         model.eval()
+
+
+@pytest.mark.parametrize("family", ["llama", "opt", "gpt_neox", "phi", "gemma", "qwen2"])
+def test_a_beginning_that_was_read_before_changes_nothing(family):
+    model = tiny_model(family)
+    shared = [0, 5, 6, 7, 8, 9, 11, 30]
+    prompts = [[*shared, *prompt] for prompt in ([3, 4, 5], [40], [17, 18, 19, 20, 21])]
+    beginning = Beginning.of(model, common_beginning(prompts))
+    assert beginning.ids == tuple(shared)
+    for batch in (prompts, prompts[:1], prompts):  # the batches leave the beginning as it was
+        assert continue_ids(model, batch, 2, (), 6, beginning=beginning) == [greedy(model, prompt, 6) for prompt in batch]
+
+
+def test_a_common_beginning_leaves_every_prompt_a_token():
+    assert common_beginning([[1, 2, 3], [1, 2]]) == (1,)
+    assert common_beginning([[1, 2, 3], [1, 2, 3]]) == (1, 2)
+    assert common_beginning([[1, 2, 3], [4]]) == ()
+
+
+def test_worked_examples_are_read_once(model, monkeypatch):
+    shared, read = list(range(3, 3 + generation.LONG)), []
+    prompts = [[0, *shared, *prompt] for prompt in ([3, 4, 5], [40], [17, 18])]
+    alone = [generation.generate(model, encoder(), [prompt], 1, 5)[0] for prompt in prompts]
+    handle = model.register_forward_pre_hook(lambda _m, _a, kw: read.append(kw["input_ids"].shape), with_kwargs=True)
+    try:
+        assert generation.generate(model, encoder(), prompts, 2, 5) == alone
+    finally:
+        handle.remove()
+    assert read[0] == (1, 1 + generation.LONG) and max(shape[1] for shape in read[1:]) == 3
 
 
 def test_ids_of_prompts_ends_and_padding(model):

@@ -20,8 +20,8 @@ from utils.models import save_model
 from utils.settings import SettingsError, check_evaluation
 from utils.training import make_encoder
 
-TASKS = ("forget", "retain", "real_authors", "world_facts")
-NAMES = {f"{task}_{part}" for task in TASKS for part in ("prob", "rougeL_recall", "truth_ratio")}
+TASKS = ("forget", "retain", "real_authors", "world_facts", "holdout")
+NAMES = {f"{task}_{part}" for task in TASKS[:4] for part in ("prob", "rougeL_recall", "truth_ratio")}
 NAMES |= {"model_utility", "forget_quality", "ks_statistic"}
 
 
@@ -123,7 +123,7 @@ def test_a_finished_evaluation_is_skipped(evaluated, no_model, caplog):
 def test_an_oracle_is_scored_once_for_all(evaluated, tmp_path, scored):
     shutil.copytree(evaluated / "oracle", tmp_path / "oracle")
     evaluate(tmp_path, f"reference_run={tmp_path}/oracle")
-    assert scored == ["forget", "retain", "real_authors", "world_facts"]  # its scores lie in oracle/reference
+    assert scored == [*TASKS]  # its scores lie in oracle/reference
     assert metrics(tmp_path / "eval")["forget_quality"] == metrics(evaluated / "eval")["forget_quality"]
 
 
@@ -143,7 +143,7 @@ def test_scores_of_other_prompts_or_rows_are_not_compared(evaluated, tmp_path, s
     shutil.copytree(evaluated / "oracle", tmp_path / "oracle")
     for number, other in enumerate(("model.template.answer_tag='A: '", "model.max_length=400", "benchmark.rows=2"), 1):
         evaluate(tmp_path, f"reference_run={tmp_path}/oracle", other, out=f"eval{number}")
-        assert scored == ["forget", "retain", "real_authors", "world_facts", "forget"]  # the last is the oracle's
+        assert scored == [*TASKS, "forget"]  # the last is the oracle's
         assert len(list((tmp_path / "oracle" / "reference").iterdir())) == 1 + number
         del scored[:]
     shutil.copytree(evaluated / "eval", tmp_path / "only_scores")
@@ -194,7 +194,7 @@ def test_an_interrupted_evaluation_goes_on(evaluated, tmp_path, monkeypatch, sco
     assert read_json(tmp_path / "eval" / "run.json")["status"] == "running"
     del scored[:]
     evaluate(tmp_path, f"reference_run={evaluated}/oracle", "tokens_per_batch=300")
-    assert scored == ["real_authors", "world_facts"]
+    assert scored == ["real_authors", "world_facts", "holdout"]
     for name, metric in metrics(evaluated / "eval").items():
         assert metrics(tmp_path / "eval")[name]["value"] == pytest.approx(metric["value"], rel=1e-4), name
 
