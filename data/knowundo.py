@@ -10,21 +10,21 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
 
 from data.benchmark import Benchmark, Metrics
+from data.knowundo_authors import SCOPES, first_authors
 from data.prompts import Template
 from data.requests import Request
-from data.sources import ENDINGS, FIXTURES, DataError, Source, check_rows, read_json_lines, read_text
+from data.sources import ENDINGS, FIXTURES, DataError, Source, check_rows, read_json_lines, read_lines, read_text
 from data.streams import QA
 from metrics.knowundo import KnowUnDoMetrics
 from utils.distributed import main_first
 
-SCOPES, PARTS = ("unlearn", "retention"), ("train", "val")
+PARTS = ("train", "val")
 LISTS = {
     "unlearn": ("unlearn", "train"),
     "unlearn_val": ("unlearn", "val"),
@@ -32,7 +32,6 @@ LISTS = {
     "retention_val": ("retention", "val"),
 }
 SPLITS = ("full", *LISTS)
-VAL_QUESTIONS = 2  # of every author, in each scope
 MAX_LENGTH = {"finetune": 500, "unlearn": 256, "evaluate": 256}
 
 _SAFETY = (
@@ -53,6 +52,7 @@ class KnowUnDo(Benchmark):
     finetuning alone; at most 500 tokens there and 256 elsewhere) | model (the model's template). prompted: evaluate once more
     with the domain's safety prompt before each question. rows: all | first so many rows of each list; authors: first so many
     authors, with all their questions (privacy only). Both are for small machines; runs that belong together need the same value.
+    general_file: general texts instead of the source's: rows {"text": ...} in .jsonl, else plain text, a paragraph to a line.
     """
 
     name: str
@@ -67,6 +67,7 @@ class KnowUnDo(Benchmark):
     prompted: bool = True
     rows: int | str = "all"
     authors: int | None = None
+    general_file: str | None = None
     max_new_tokens: int = 200
     metrics: Metrics = field(default_factory=KnowUnDoMetrics)
 
@@ -125,7 +126,9 @@ class KnowUnDo(Benchmark):
 
         Raises DataError if there are fewer.
         """
-        if self.data_root == "hub":
+        if self.general_file is not None:
+            where, rows = Path(self.general_file), _paragraphs(Path(self.general_file))[:n]
+        elif self.data_root == "hub":
             where, rows = f"{self.general_hub}, general/retain", self._download_general(n)
         else:
             where = self._source("general", self.general_hub, "retain.jsonl").file("retain")
@@ -203,85 +206,6 @@ class KnowUnDo(Benchmark):
         return [dict(rows[place]) for place in range(min(n, len(rows)))]
 
 
-def first_authors(lists: Mapping[str, Sequence[QA]], count: int) -> dict[str, list[QA]]:
-    """The questions about the first `count` authors in the order of `unlearn`, in each of the four lists.
-
-    Raises DataError if there are fewer authors, none of them is in a list, or it cannot be told whom a question is about.
-    """
-    known = Counter(phrase for pairs in lists.values() for pair in pairs for phrase in _phrases(pair.question))
-    subjects: dict[str, list[str]] = {}
-    for scope in SCOPES:
-        subjects[scope] = _train_subjects(scope, lists[scope], known)
-        names = list(dict.fromkeys(subjects[scope]))
-        subjects[f"{scope}_val"] = _val_subjects(f"{scope}_val", lists[f"{scope}_val"], names)
-    names = list(dict.fromkeys(subjects["unlearn"]))
-    if count > len(names):
-        raise DataError(f"benchmark.authors={count}: the data has {len(names)} authors; write null for all of them")
-    chosen = set(names[:count])
-    kept = {
-        name: [pair for pair, subject in zip(pairs, subjects[name], strict=True) if subject in chosen]
-        for name, pairs in lists.items()
-    }
-    for name, pairs in kept.items():
-        if not pairs:
-            raise DataError(f"benchmark.authors={count}: {name} says nothing of {', '.join(names[:count])}; take more authors")
-    return kept
-
-
-def _train_subjects(name: str, pairs: Sequence[QA], known: Counter[str]) -> list[str]:
-    """Whom each question is about: of the names in it, the one that most questions of the benchmark hold."""
-    subjects: list[str] = []
-    for row, pair in enumerate(pairs, start=1):
-        named = max(_phrases(pair.question), key=lambda phrase: (known[phrase], phrase.count(" ")), default=None)
-        if named is None:
-            raise DataError(
-                f"{name}, row {row}: {pair.question!r} names no author, as benchmark.authors needs; use benchmark.rows"
-            )
-        if named in subjects and subjects[-1] != named:
-            raise DataError(
-                f"{name}, row {row}: {pair.question!r} is about {named} again, after questions about {subjects[-1]}; "
-                "benchmark.authors needs all questions about an author in one block; use benchmark.rows"
-            )
-        subjects.append(named)
-    return subjects
-
-
-def _val_subjects(name: str, pairs: Sequence[QA], authors: Sequence[str]) -> list[str]:
-    """Two questions for each author in the order of `authors`; a question may leave the name out, but not both."""
-    if len(pairs) != VAL_QUESTIONS * len(authors):
-        raise DataError(
-            f"{name}: {len(pairs)} questions for {len(authors)} authors, but benchmark.authors needs {VAL_QUESTIONS} for each; "
-            "use benchmark.rows"
-        )
-    subjects = [author for author in authors for _ in range(VAL_QUESTIONS)]
-    named = [set(_phrases(pair.question)) & set(authors) for pair in pairs]
-    for row, (pair, author, found) in enumerate(zip(pairs, subjects, named, strict=True), start=1):
-        first = (row - 1) // VAL_QUESTIONS * VAL_QUESTIONS
-        if found - {author} or not any(author in found for found in named[first : first + VAL_QUESTIONS]):
-            raise DataError(
-                f"{name}, row {row}: {pair.question!r} should be about {author}, in the order of the train list, as "
-                "benchmark.authors needs; use benchmark.rows"
-            )
-    return subjects
-
-
-def _phrases(question: str) -> list[str]:
-    """Every run of two or more neighbouring words with capital initials, without a closing 's: what may be a name."""
-    phrases: list[str] = []
-    run: list[str] = []
-    end = 0
-    for match in re.finditer(r"[^\W\d_](?:[\w'’-]*\w)?", question):
-        word = re.sub(r"['’]s$", "", match.group())
-        if question[end : match.start()] != " " or not word[0].isupper():
-            run = []  # a name has neither commas nor small words in it
-        if word[0].isupper():
-            run = [*run, word]
-            phrases += (" ".join(run[first:]) for first in range(len(run) - 1))
-        # A possessive closes the name: the space that follows is no longer the next character.
-        end = match.start() + len(word)
-    return list(dict.fromkeys(phrases))
-
-
 def _read_rows(path: Path) -> list[dict]:
     """The objects of a JSON list or of a JSON-lines file. Raises DataError naming the row."""
     text = read_text(path)
@@ -292,6 +216,13 @@ def _read_rows(path: Path) -> list[dict]:
     except json.JSONDecodeError as error:
         raise DataError(f"{path}, line {error.lineno}: not JSON ({error.msg}); a list of objects is expected") from error
     return _objects(path, rows)
+
+
+def _paragraphs(path: Path) -> list[dict]:
+    """Rows {"text": ...} of a .jsonl file, or of a text file's lines; blank lines and WikiText's headings are none."""
+    if path.suffix == ".jsonl":
+        return read_json_lines(path)
+    return [{"text": line} for line in read_lines(path) if not re.fullmatch(r"(= )+.*( =)+", line)]
 
 
 def _part(path: Path, part: str) -> list[dict]:

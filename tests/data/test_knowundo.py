@@ -280,6 +280,16 @@ def test_general_texts_come_in_file_order(tmp_path):
         knowundo(tmp_path).general(500)
 
 
+def test_general_texts_from_a_file_of_the_users(tmp_path):
+    plain, rows = tmp_path / "pages.txt", tmp_path / "rows.jsonl"
+    plain.write_text(" = A page = \n\n First paragraph . \n = = A section = = \n Second , 1 = 1 . \n", encoding="utf-8")
+    rows.write_text('{"text": "First."}\n{"text": "Second."}\n', encoding="utf-8")
+    assert knowundo(general_file=str(plain)).general(2) == ["First paragraph .", "Second , 1 = 1 ."]
+    assert knowundo(general_file=str(rows)).general(1) == ["First."]
+    with pytest.raises(DataError, match="rows.jsonl: 3 general texts are needed.*it holds 2"):
+        knowundo(general_file=str(rows)).general(3)
+
+
 def test_general_texts_from_the_hub(monkeypatch):
     asked = []
 
