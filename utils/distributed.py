@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 from torch import distributed as dist
+
+T = TypeVar("T")
 
 
 def launched() -> bool:
@@ -49,6 +52,15 @@ def agree(yes: bool, device: torch.device) -> bool:
     said = torch.tensor([float(yes)], device=device)
     dist.broadcast(said, src=0)
     return bool(said.item())
+
+
+def from_main(value: T) -> T:
+    """The main process's object, on every process: what to do must not depend on which files a process sees."""
+    if not dist.is_initialized():
+        return value
+    said = [value]
+    dist.broadcast_object_list(said, src=0)
+    return said[0]
 
 
 def total(values: Tensor) -> Tensor:

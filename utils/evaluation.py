@@ -20,10 +20,10 @@ from utils.combined import load_combined
 from utils.distributed import barrier, is_main
 from utils.engine import Engine
 from utils.files import read_json, write_json
-from utils.fingerprint import weights_hash
 from utils.models import load_model, model_folder, resolve_precision
 from utils.runs import Run
-from utils.scoring import check_requests, continue_prompts, requests_hash, score, score_tasks, write_parquet, write_rows
+from utils.score_cache import ScoreCache
+from utils.scoring import check_requests, continue_prompts, requests_hash, score, write_parquet, write_rows
 from utils.settings import Settings, SettingsError
 
 log = logging.getLogger(__name__)
@@ -48,17 +48,15 @@ def score_run(settings: Settings, run: Run, encoder: Encoder) -> None:
     requests = all_requests(settings)
     check_requests(requests, encoder)
     engine = load_engine(settings, encoder)
-    run.note(weights=weights_hash(engine.model), requests=_forget_key(settings, encoder))
-    score_tasks(
-        engine,
-        encoder,
-        requests,
-        run.folder,
-        cfg.tokens_per_batch,
-        cfg.generation_batch_size,
-        benchmark.max_new_tokens,
-        statistics(settings),
-    )
+    cache = ScoreCache(cfg.cache, engine)
+    cache.read()
+    run.note(weights=cache.weights, requests=_forget_key(settings, encoder))
+    table = score(engine, encoder, requests, cfg.tokens_per_batch, statistics(settings), cache)
+    rows = continue_prompts(engine, encoder, requests, cfg.generation_batch_size, benchmark.max_new_tokens, cache)
+    if is_main():
+        write_parquet(table, run.folder / "scores.parquet")
+        write_rows(run.folder / "generations.jsonl", rows)
+    barrier()
     own = run.folder / "generations.jsonl"
     rows = read_generations(own)
     enriched = [dict(row) for row in rows]
@@ -117,9 +115,11 @@ def bring_reference(settings: Settings, run: Run, encoder: Encoder) -> None:
             theirs.whp.path = None
         engine = load_engine(replace(settings, cfg=theirs), encoder)
         requests = settings.benchmark.reference_requests(cfg.split)
-        table = score(engine, encoder, requests, cfg.tokens_per_batch, statistics(settings))
+        cache = ScoreCache(cfg.cache, engine)
+        cache.read()
+        table = score(engine, encoder, requests, cfg.tokens_per_batch, statistics(settings), cache)
         limit = settings.benchmark.max_new_tokens
-        rows = continue_prompts(engine, encoder, requests, cfg.generation_batch_size, limit)
+        rows = continue_prompts(engine, encoder, requests, cfg.generation_batch_size, limit, cache)
         if is_main():
             path.parent.mkdir(exist_ok=True)
             write_parquet(with_generations(table, rows), path)

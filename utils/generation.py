@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from peft import PeftModel
 from torch import nn
@@ -19,11 +19,11 @@ LONG = 64  # tokens that all prompts begin with: worth reading once
 
 def generate(
     model: nn.Module, encoder: Encoder, prompts: Sequence[Sequence[int]], batch_size: int, max_new_tokens: int
-) -> list[str]:
-    """Greedy continuations of token-id prompts as text, in the order given; special tokens and outer white space removed.
+) -> Iterator[tuple[list[int], list[str]]]:
+    """Greedy continuations of token-id prompts as text, batch by batch: (places in `prompts`, their texts), longest first.
 
-    A continuation ends at any EOS of the tokenizer or of the model's generation config. A long beginning that all prompts share,
-    such as worked examples, is read once. compat tofu_original limits prompt and
+    Special tokens and outer white space are removed. A continuation ends at any EOS of the tokenizer or of the model's generation
+    config. A long beginning that all prompts share, such as worked examples, is read once. compat tofu_original limits prompt and
     continuation together to 200 tokens and keeps white space, as that code does.
     """
     tokenizer, original = encoder.tokenizer, encoder.compat == "tofu_original"
@@ -32,15 +32,13 @@ def generate(
     beginning = _beginning(model, prompts) if hide is None else None
     order = sorted(range(len(prompts)), key=lambda n: -len(prompts[n]))
     starts = range(0, len(order), batch_size)
-    texts: dict[int, str] = {}
     for start in tqdm(starts, desc="generating", unit="batch", disable=not is_main() or not prompts):
         batch = order[start : start + batch_size]
         asked = [prompts[n] for n in batch]
         length = max(1, TOFU_TOTAL - max(map(len, asked))) if original else max_new_tokens
         found = continue_ids(model, asked, encoder.pad_id, ends, length, hide=hide, beginning=beginning)
         decoded = tokenizer.batch_decode(found, skip_special_tokens=True)
-        texts |= {n: text if original else text.strip() for n, text in zip(batch, decoded, strict=True)}
-    return [texts[n] for n in range(len(prompts))]
+        yield batch, [text if original else text.strip() for text in decoded]
 
 
 def _beginning(model: nn.Module, prompts: Sequence[Sequence[int]]) -> Beginning | None:

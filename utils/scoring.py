@@ -1,12 +1,12 @@
-"""Scoring: one forward pass over every (question, answer), saved as a table that every metric reads.
+"""Scoring: one forward pass over every (prompt, answer), saved as a table that every metric reads.
 
     scores.parquet     task, index, role, number, tokens, eos (whether the last token is EOS), wanted (the answer's tokens as
                        text), and per answer token: logp (nats), hit, what else is asked; with argmax also said: the most
                        likely tokens as text
     generations.jsonl  task, index, question, generation, reference
 
-Questions are packed with all their answers, sorted by length, and dealt out to the processes; finished tasks are kept in
-parts/, so that an interrupted evaluation goes on with the next task.
+Whoever asks, the same tokens are scored once and the same prompt is continued once (utils/score_cache.py). Answers are packed
+prompt by prompt, sorted by length, and dealt out to the processes. An interrupted evaluation goes on where it was.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import json
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import pandas as pd
 import torch
@@ -23,13 +24,16 @@ from tqdm import tqdm
 
 from data.prompts import EmptyAnswer, Encoder, Example
 from data.requests import Request
-from utils.distributed import barrier, is_main, rank, world_size
+from utils.continuations import end_ids
+from utils.distributed import from_main, is_main, rank, world_size
 from utils.engine import Engine
 from utils.files import write_text
 from utils.fingerprint import text_hash
 from utils.generation import generate
+from utils.score_cache import ScoreCache, prompt_key
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 KEYS = ["task", "index", "role", "number"]
 SCORED = ("logp", "hit")
@@ -46,81 +50,75 @@ def requests_hash(requests: Sequence[Request], encoder: Encoder) -> str:
 
 
 def score(
-    engine: Engine, encoder: Encoder, requests: Sequence[Request], tokens_per_batch: int, statistics: Sequence[str] = SCORED
+    engine: Engine,
+    encoder: Encoder,
+    requests: Sequence[Request],
+    tokens_per_batch: int,
+    statistics: Sequence[str] = SCORED,
+    cache: ScoreCache | None = None,
 ) -> pd.DataFrame | None:
     """The score table of `requests` on the main process, None on the others. Raises ScoreError for an answer without tokens."""
     requests = [request for request in requests if request.answers]
     encoded = [_encode(encoder, request) for request in requests]
-    batches = list(_batches(encoded, tokens_per_batch))[rank() :: world_size()]
-    rows: list[dict] = []
+    cache = ScoreCache(None, engine) if cache is None else cache
+    asked = list(dict.fromkeys(example for answers in encoded for example in answers.values()))
+    todo = from_main([place for place, example in enumerate(asked) if not cache.knows(example, statistics)])
+    mine = list(_batches([asked[place] for place in todo], tokens_per_batch))[rank() :: world_size()]
     with torch.no_grad():
-        for batch in tqdm(batches, desc="scoring", unit="batch", disable=not is_main()):
-            unique = [example for number in batch for example in dict.fromkeys(encoded[number].values())]
-            values = _statistics(engine, unique, tuple(statistics))
-            found = dict(zip(_keys(batch, encoded), values.split([len(e) for e in unique]), strict=True))
-            for number in batch:
-                for (role, place), example in encoded[number].items():
-                    values_of = dict(zip(statistics, found[(number, example)].unbind(dim=1), strict=True))
-                    rows.append(_row(encoder, requests[number], role, place, example, values_of))
-    rows = _to_main(rows)
-    if rows is None:
+        for batch in tqdm(mine, desc="scoring", unit="batch", disable=not is_main() or not todo):
+            values = _statistics(engine, batch, tuple(statistics))
+            for example, own in zip(batch, values.split([len(example) for example in batch]), strict=True):
+                cache.add(example, statistics, own)
+            cache.keep()
+    _share(cache, [(example, cache.values(example, statistics)) for batch in mine for example in batch], statistics)
+    if not is_main():
         return None
+    rows = []
+    for request, answers in zip(requests, encoded, strict=True):
+        for (role, number), example in answers.items():
+            values_of = dict(zip(statistics, cache.values(example, statistics).unbind(dim=1), strict=True))
+            rows.append(_row(encoder, request, role, number, example, values_of))
     return pd.DataFrame(rows, columns=_columns(statistics)).sort_values(KEYS, ignore_index=True)
 
 
 def continue_prompts(
-    engine: Engine, encoder: Encoder, requests: Sequence[Request], batch_size: int, max_new_tokens: int
-) -> list[dict] | None:
-    """The model's own greedy answers, on the main process; None on the others."""
-    mine = [request for request in requests if request.reference is not None][rank() :: world_size()]
-    texts: dict[int, str] = {}
-    limits = [request.max_new_tokens or max_new_tokens for request in mine]
-    for limit in sorted(set(limits)):
-        places = [place for place, own in enumerate(limits) if own == limit]
-        prompts = [encoder.generation_prompt(mine[place].asked) for place in places]
-        texts |= dict(zip(places, generate(engine.model, encoder, prompts, batch_size, limit), strict=True))
-    rows = [
-        {"task": r.task, "index": r.index, "question": r.question, "generation": text, "reference": r.reference}
-        for r, text in ((r, texts[place]) for place, r in enumerate(mine))
-    ]
-    rows = _to_main(rows)
-    return None if rows is None else sorted(rows, key=lambda row: (row["task"], row["index"]))
-
-
-def score_tasks(
     engine: Engine,
     encoder: Encoder,
     requests: Sequence[Request],
-    folder: Path,
-    tokens_per_batch: int,
-    generation_batch_size: int,
+    batch_size: int,
     max_new_tokens: int,
-    statistics: Sequence[str] = SCORED,
-) -> None:
-    """Writes scores.parquet and generations.jsonl in `folder`, task by task; tasks whose parts exist are not computed again."""
-    parts = folder / "parts"
-    parts.mkdir(parents=True, exist_ok=True)
-    barrier()
-    tasks = list(dict.fromkeys(request.task for request in requests))
-    for task in tasks:
-        table, texts = parts / f"{task}.parquet", parts / f"{task}.jsonl"
-        done = table.exists() and texts.exists()
-        barrier()  # no process may look after another has begun to write
-        if done:
-            continue
-        asked = [request for request in requests if request.task == task]
-        log.info("%s: %d questions, %d answers", task, len(asked), sum(len(request.answers) for request in asked))
-        scores = score(engine, encoder, asked, tokens_per_batch, statistics)
-        generations = continue_prompts(engine, encoder, asked, generation_batch_size, max_new_tokens)
-        if is_main():
-            write_parquet(scores, table)
-            write_rows(texts, generations)
-    if is_main():
-        tables = [pd.read_parquet(parts / f"{task}.parquet") for task in tasks]
-        tables = [table for table in tables if len(table)] or [pd.DataFrame(columns=_columns(statistics))]
-        write_parquet(pd.concat(tables), folder / "scores.parquet")
-        write_text(folder / "generations.jsonl", "".join((parts / f"{task}.jsonl").read_text("utf-8") for task in tasks))
-    barrier()
+    cache: ScoreCache | None = None,
+) -> list[dict] | None:
+    """The model's own greedy answers, on the main process; None on the others."""
+    requests = [request for request in requests if request.reference is not None]
+    cache = ScoreCache(None, engine) if cache is None else cache
+    limits = [request.max_new_tokens or max_new_tokens for request in requests]
+    prompts = [encoder.generation_prompt(request.asked) for request in requests]
+    # With compat=tofu_original, how far an answer goes depends on the longest prompt of its batch.
+    how = (end_ids(engine.model, encoder.tokenizer), encoder.compat, batch_size if encoder.compat == "tofu_original" else None)
+    keys = [prompt_key(prompt, limit, *how) for prompt, limit in zip(prompts, limits, strict=True)]
+    first = {key: place for place, key in reversed(list(enumerate(keys)))}
+    todo = from_main(sorted(place for key, place in first.items() if cache.text(key) is None))
+    mine = todo[rank() :: world_size()]
+    found = []
+    for limit in sorted({limits[place] for place in mine}):
+        places = [place for place in mine if limits[place] == limit]
+        # Kept as they come: a long generation that is interrupted goes on.
+        for part, texts in generate(engine.model, encoder, [prompts[place] for place in places], batch_size, limit):
+            for place, text in zip(part, texts, strict=True):
+                cache.add_text(keys[places[place]], text)
+                found.append((keys[places[place]], text))
+            cache.keep()
+    for key, text in (pair for part in _to_main(found) or () for pair in part):
+        cache.add_text(key, text)
+    cache.write()
+    if not is_main():
+        return None
+    rows = [
+        {"task": r.task, "index": r.index, "question": r.question, "generation": cache.text(key), "reference": r.reference}
+        for r, key in zip(requests, keys, strict=True)
+    ]
+    return sorted(rows, key=lambda row: (row["task"], row["index"]))
 
 
 def write_rows(path: Path, rows: Sequence[dict]) -> None:
@@ -162,27 +160,31 @@ def _statistics(engine: Engine, examples: Sequence[Example], names: tuple[str, .
     return torch.cat([_statistics(engine, part, names) for part in (examples[:half], examples[half:])])
 
 
-def _batches(encoded: Sequence[dict], budget: int) -> Iterator[list[int]]:
-    """Question numbers of each batch, at most `budget` tokens each; longest first: a lack of memory shows at once."""
-
-    def size(number: int) -> int:
-        unique = dict.fromkeys(encoded[number].values())
-        return max(len(e.prompt) for e in unique) + sum(len(e.answer) for e in unique)
-
-    batch: list[int] = []
+def _batches(examples: Sequence[Example], budget: int) -> Iterator[list[Example]]:
+    """Batches of at most `budget` tokens; answers to one prompt stay together, and the longest come first: a lack of memory
+    shows at once."""
+    groups: dict[tuple[int, ...], list[Example]] = {}
+    for example in examples:
+        groups.setdefault(example.prompt, []).append(example)
+    sizes = {prompt: len(prompt) + sum(len(e.answer) for e in answers) for prompt, answers in groups.items()}
+    batch: list[Example] = []
     tokens = 0
-    for number in sorted(range(len(encoded)), key=lambda n: (-size(n), n)):
-        if batch and tokens + size(number) > budget:
+    for prompt in sorted(groups, key=lambda prompt: -sizes[prompt]):
+        if batch and tokens + sizes[prompt] > budget:
             yield batch
             batch, tokens = [], 0
-        batch.append(number)
-        tokens += size(number)
+        batch += groups[prompt]
+        tokens += sizes[prompt]
     if batch:
         yield batch
 
 
-def _keys(batch: Sequence[int], encoded: Sequence[dict]) -> list[tuple[int, Example]]:
-    return [(number, example) for number in batch for example in dict.fromkeys(encoded[number].values())]
+def _share(cache: ScoreCache, found: list[tuple[Example, torch.Tensor]], statistics: Sequence[str]) -> None:
+    """What the other processes computed reaches the main one, which keeps it."""
+    parts = _to_main(found)
+    for example, values in (pair for part in parts or () for pair in part):
+        cache.add(example, statistics, values)
+    cache.write()
 
 
 def _row(encoder: Encoder, request: Request, role: str, number: int, example: Example, values: dict[str, torch.Tensor]) -> dict:
@@ -200,9 +202,10 @@ def _columns(statistics: Sequence[str]) -> list[str]:
     return [*KEYS, "tokens", "eos", "wanted", *statistics, *(["said"] if "argmax" in statistics else [])]
 
 
-def _to_main(rows: list[dict]) -> list[dict] | None:
+def _to_main(items: list[T]) -> list[list[T]] | None:
+    """What all processes hold, on the main process; None on the others."""
     if not dist.is_initialized():
-        return rows
+        return [items]
     gathered = [None] * world_size() if is_main() else None
-    dist.gather_object(rows, gathered)
-    return [row for part in gathered for row in part] if is_main() else None
+    dist.gather_object(items, gathered)
+    return gathered

@@ -73,12 +73,14 @@ def test_a_common_beginning_leaves_every_prompt_a_token():
 def test_worked_examples_are_read_once(model, monkeypatch):
     shared, read = list(range(3, 3 + generation.LONG)), []
     prompts = [[0, *shared, *prompt] for prompt in ([3, 4, 5], [40], [17, 18])]
-    alone = [generation.generate(model, encoder(), [prompt], 1, 5)[0] for prompt in prompts]
+    alone = [next(generation.generate(model, encoder(), [prompt], 1, 5))[1][0] for prompt in prompts]
     handle = model.register_forward_pre_hook(lambda _m, _a, kw: read.append(kw["input_ids"].shape), with_kwargs=True)
     try:
-        assert generation.generate(model, encoder(), prompts, 2, 5) == alone
+        batches = list(generation.generate(model, encoder(), prompts, 2, 5))
     finally:
         handle.remove()
+    found = {place: text for places, texts in batches for place, text in zip(places, texts, strict=True)}
+    assert [found[place] for place in range(3)] == alone
     assert read[0] == (1, 1 + generation.LONG) and max(shape[1] for shape in read[1:]) == 3
 
 

@@ -14,7 +14,7 @@ import utils.evaluation
 from metrics.tables import TofuMetrics, read_generations
 from tests.models import tiny_model, tokenizer
 from tests.runs import QUICK_EVALUATION, compose_settings, metrics, run, target
-from utils import scoring
+from utils import score_cache, scoring
 from utils.files import read_json
 from utils.models import save_model
 from utils.settings import SettingsError, check_evaluation
@@ -57,17 +57,16 @@ def no_model(monkeypatch):
 
 
 @pytest.fixture
-def scored(monkeypatch) -> list[str]:
-    """Tasks that are scored during the test, in order."""
-    tasks, original = [], scoring.score
+def scored(monkeypatch) -> list[tuple[str, ...]]:
+    """The tasks of each call of `score` during the test."""
+    calls, original = [], scoring.score
 
     def score(engine, encoder, requests, *rest):
-        tasks.append(requests[0].task)
+        calls.append(tuple(dict.fromkeys(request.task for request in requests)))
         return original(engine, encoder, requests, *rest)
 
-    monkeypatch.setattr(scoring, "score", score)
     monkeypatch.setattr(utils.evaluation, "score", score)
-    return tasks
+    return calls
 
 
 def test_an_answer_without_room_is_refused_before_a_model_is_loaded(no_model, tmp_path):
@@ -123,7 +122,7 @@ def test_a_finished_evaluation_is_skipped(evaluated, no_model, caplog):
 def test_an_oracle_is_scored_once_for_all(evaluated, tmp_path, scored):
     shutil.copytree(evaluated / "oracle", tmp_path / "oracle")
     evaluate(tmp_path, f"reference_run={tmp_path}/oracle")
-    assert scored == [*TASKS]  # its scores lie in oracle/reference
+    assert scored == [TASKS]  # its scores lie in oracle/reference
     assert metrics(tmp_path / "eval")["forget_quality"] == metrics(evaluated / "eval")["forget_quality"]
 
 
@@ -136,14 +135,14 @@ def test_the_evaluation_of_an_oracle_will_do(oracle, tmp_path, scored, evaluated
         out = evaluate(tmp_path, f"reference_run={reference}", out=f"by_{reference.name}")
         assert metrics(out)["forget_quality"] == wanted["forget_quality"]
         assert read_json(out / "run.json")["reference"] == str(oracle / "eval" / "scores.parquet")
-    assert scored.count("forget") == 2  # the model's own, each time
+    assert scored == [TASKS, TASKS]  # the model's own, each time
 
 
 def test_scores_of_other_prompts_or_rows_are_not_compared(evaluated, tmp_path, scored):
     shutil.copytree(evaluated / "oracle", tmp_path / "oracle")
     for number, other in enumerate(("model.template.answer_tag='A: '", "model.max_length=400", "benchmark.rows=2"), 1):
         evaluate(tmp_path, f"reference_run={tmp_path}/oracle", other, out=f"eval{number}")
-        assert scored == [*TASKS, "forget"]  # the last is the oracle's
+        assert scored == [TASKS, ("forget", "holdout")]  # the last is the oracle's
         assert len(list((tmp_path / "oracle" / "reference").iterdir())) == 1 + number
         del scored[:]
     shutil.copytree(evaluated / "eval", tmp_path / "only_scores")
@@ -183,29 +182,32 @@ def test_an_oracle_needs_no_oracle(tmp_path, monkeypatch):
     assert set(metrics(tmp_path / "eval")) == NAMES - {"forget_quality", "ks_statistic"}
 
 
-def test_an_interrupted_evaluation_goes_on(evaluated, tmp_path, monkeypatch, scored):
-    def stop(*_):
-        raise KeyboardInterrupt
-
+def test_an_interrupted_evaluation_goes_on(evaluated, tmp_path, monkeypatch):
+    """Whatever was scored or generated before is not computed again, in whatever batches the rest is done."""
+    where = (f"reference_run={evaluated}/oracle", f"cache={tmp_path}/cache")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(utils.evaluation, "bring_reference", stop)
-        patch.setattr(scoring, "continue_prompts", stop_at(scoring.continue_prompts, "real_authors"))
-        evaluate(tmp_path, f"reference_run={evaluated}/oracle")
+        patch.setattr(scoring, "generate", stop_after(scoring.generate, 1))
+        patch.setattr(score_cache, "SECONDS", -1.0)
+        evaluate(tmp_path, *where, "generation_batch_size=4")
     assert read_json(tmp_path / "eval" / "run.json")["status"] == "running"
-    del scored[:]
-    evaluate(tmp_path, f"reference_run={evaluated}/oracle", "tokens_per_batch=300")
-    assert scored == ["real_authors", "world_facts", "holdout"]
+    asked = []
+    generate = scoring.generate
+    monkeypatch.setattr(scoring, "_statistics", lambda *_: pytest.fail("scored again"))
+    monkeypatch.setattr(scoring, "generate", lambda m, e, prompts, *rest: asked.extend(prompts) or generate(m, e, prompts, *rest))
+    evaluate(tmp_path, *where, "tokens_per_batch=300")
+    assert len(asked) == 3 * 4 - 4
     for name, metric in metrics(evaluated / "eval").items():
         assert metrics(tmp_path / "eval")[name]["value"] == pytest.approx(metric["value"], rel=1e-4), name
 
 
-def stop_at(original, task: str):
-    def continue_prompts(engine, encoder, requests, *rest):
-        if requests[0].task == task:
-            raise KeyboardInterrupt
-        return original(engine, encoder, requests, *rest)
+def stop_after(original, batches: int):
+    def generate(*arguments):
+        for number, batch in enumerate(original(*arguments)):
+            if number == batches:
+                raise KeyboardInterrupt
+            yield batch
 
-    return continue_prompts
+    return generate
 
 
 def test_prompts_can_be_looked_at(tmp_path, capsys):

@@ -1,8 +1,7 @@
-"""Scoring and generation: equal to doing one answer at a time, whatever the batches; an interruption costs one task."""
+"""Scoring and generation: equal to doing one answer at a time, whatever the batches."""
 
 from __future__ import annotations
 
-import json
 from contextlib import nullcontext
 
 import numpy as np
@@ -16,10 +15,10 @@ from data.requests import Request
 from data.tofu import Tofu
 from tests.data.made_tokenizers import bpe
 from tests.models import encoder, tiny_model, tokenizer
-from utils import continuations, scoring
+from utils import continuations
 from utils.engine import Engine
 from utils.generation import generate
-from utils.scoring import ScoreError, continue_prompts, requests_hash, score, score_tasks
+from utils.scoring import ScoreError, continue_prompts, requests_hash, score
 
 REQUESTS = Tofu("tofu", "owner/data", "0123", "fixture", rows=3).requests("forget05")
 
@@ -107,12 +106,19 @@ def slow_greedy(model, prompt, count: int, ends=()) -> list[int]:
     return ids[len(prompt) :]
 
 
+def texts_of(model, encoder, prompts, batch_size, max_new_tokens) -> list[str]:
+    found = {}
+    for places, texts in generate(model, encoder, prompts, batch_size, max_new_tokens):
+        found |= dict(zip(places, texts, strict=True))
+    return [found[place] for place in range(len(prompts))]
+
+
 PROMPTS = [encoder().generation_prompt(request.question) for request in REQUESTS[:5]]
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 5])
 def test_generation_equals_greedy_decoding_of_one_prompt(engine, batch_size):
-    found = generate(engine.model, encoder(), PROMPTS, batch_size, max_new_tokens=12)
+    found = texts_of(engine.model, encoder(), PROMPTS, batch_size, max_new_tokens=12)
     wanted = [slow_greedy(engine.model, prompt, 12, [tokenizer().eos_token_id]) for prompt in PROMPTS]
     assert found == [tokenizer().decode(ids, skip_special_tokens=True).strip() for ids in wanted]
     assert len(set(found)) == len(PROMPTS) and len({len(prompt) for prompt in PROMPTS}) > 1
@@ -123,7 +129,7 @@ def test_generation_ends_at_any_end_of_the_model(monkeypatch):
     ends = [slow_greedy(model, prompt, 4)[3] for prompt in PROMPTS]
     monkeypatch.setattr(model.generation_config, "eos_token_id", ends)
     wanted = [slow_greedy(model, prompt, 12, [*ends, tokenizer().eos_token_id]) for prompt in PROMPTS]
-    assert generate(model, encoder(), PROMPTS, 5, 12) == [
+    assert texts_of(model, encoder(), PROMPTS, 5, 12) == [
         tokenizer().decode(ids, skip_special_tokens=True).strip() for ids in wanted
     ]
     assert max(len(ids) for ids in wanted) <= 4
@@ -131,14 +137,14 @@ def test_generation_ends_at_any_end_of_the_model(monkeypatch):
 
 def test_a_model_that_penalises_repetition_is_greedy_all_the_same(monkeypatch):
     model = tiny_model()
-    plain = generate(model, encoder(), PROMPTS, 5, 12)
+    plain = texts_of(model, encoder(), PROMPTS, 5, 12)
     habits = GenerationConfig(repetition_penalty=9.0, no_repeat_ngram_size=1, do_sample=True, temperature=3.0, max_length=9)
     habits.eos_token_id = tokenizer().eos_token_id
     model.generation_config = habits
-    assert generate(model, encoder(), PROMPTS, 5, 12) == plain
+    assert texts_of(model, encoder(), PROMPTS, 5, 12) == plain
     assert model.generation_config is habits and not model.training
     monkeypatch.setattr(continuations, "_no_habits", lambda _: nullcontext())
-    assert generate(model, encoder(), PROMPTS, 5, 12) != plain  # so the habits are strong enough to show
+    assert texts_of(model, encoder(), PROMPTS, 5, 12) != plain  # so the habits are strong enough to show
 
 
 @pytest.fixture
@@ -156,19 +162,19 @@ def calls(monkeypatch):
 
 def test_prompts_are_padded_on_the_left_longest_first(calls):
     model, found = calls
-    assert generate(model, encoder(), PROMPTS, 2, 12) == [tokenizer().decode([9, 9]).strip()] * 5
+    assert texts_of(model, encoder(), PROMPTS, 2, 12) == [tokenizer().decode([9, 9]).strip()] * 5
     lengths = [mask.sum(dim=1).tolist() for _, mask, _ in found]
     assert sum(lengths, []) == sorted((len(prompt) for prompt in PROMPTS), reverse=True)
     for ids, mask, config in found:
         assert mask[:, -1].all() and mask[0].all() and config.max_new_tokens == 12
         assert (ids[mask == 0] == tokenizer().pad_token_id).all()
-    assert generate(model, encoder(), [], 2, 12) == []
+    assert texts_of(model, encoder(), [], 2, 12) == []
 
 
 def test_the_original_code_counts_the_prompt_in_and_keeps_white_space(calls):
     model, found = calls
     original = Encoder(tokenizer(), encoder().template, compat="tofu_original")
-    texts = generate(model, original, PROMPTS, 5, 12)
+    texts = texts_of(model, original, PROMPTS, 5, 12)
     assert [config.max_new_tokens for _, _, config in found] == [200 - max(len(prompt) for prompt in PROMPTS)]
     assert texts[0] == tokenizer().decode([9, 9])
 
@@ -178,7 +184,7 @@ def test_open_unlearning_hides_the_ends_inside_a_prompt(calls):
     chat = bpe(pad="<eos>")
     hiding = Encoder(chat, encoder().template, compat="open_unlearning")
     assert hiding.masks_inner_eos
-    generate(model, hiding, [(5, chat.eos_token_id, 6, 7)], 1, 12)
+    texts_of(model, hiding, [(5, chat.eos_token_id, 6, 7)], 1, 12)
     assert found[0][1].tolist() == [[1, 0, 1, 1]]
 
 
@@ -189,30 +195,6 @@ def test_continuations_come_with_their_references(engine):
     for request in (r for r in REQUESTS if r.reference):
         row = by_place[request.task, request.index]
         assert (row["question"], row["reference"]) == (request.question, request.reference)
-    texts = generate(engine.model, encoder(), PROMPTS, 1, 5)
+    texts = texts_of(engine.model, encoder(), PROMPTS, 1, 5)
     assert [by_place[r.task, r.index]["generation"] for r in REQUESTS[:5]] == texts
     assert continue_prompts(engine, encoder(), Tofu("tofu", "o", "0", "fixture").reference_requests("forget01"), 4, 5) == []
-
-
-def test_an_interrupted_evaluation_goes_on_with_the_next_task(engine, tmp_path, monkeypatch):
-    def interrupted(engine, encoder, requests, *rest):
-        asked.append(requests[0].task)
-        if len(asked) == 3:
-            raise KeyboardInterrupt
-        return original(engine, encoder, requests, *rest)
-
-    original, asked = scoring.score, []
-    score_tasks(engine, encoder(), REQUESTS, tmp_path / "whole", 8192, 4, 5)
-    monkeypatch.setattr(scoring, "score", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        score_tasks(engine, encoder(), REQUESTS, tmp_path / "cut", 8192, 4, 5)
-    assert not (tmp_path / "cut" / "scores.parquet").exists()
-    score_tasks(engine, encoder(), REQUESTS, tmp_path / "cut", 8192, 4, 5)
-    assert asked == ["forget", "retain", "real_authors", "real_authors", "world_facts", "holdout"]
-    assert read(tmp_path / "cut") == read(tmp_path / "whole")
-    rows = [json.loads(line) for line in (tmp_path / "cut" / "generations.jsonl").read_text().splitlines()]
-    assert len(rows) == 3 * 4 and len(pd.read_parquet(tmp_path / "cut" / "scores.parquet")) == 3 * 25
-
-
-def read(folder) -> tuple[str, str]:
-    return pd.read_parquet(folder / "scores.parquet").to_json(), (folder / "generations.jsonl").read_text()
