@@ -3,11 +3,13 @@
     python scripts/bench.py step --method npo_kl --template chat --data-root DIR
     python scripts/bench.py step --method flat --template short --data-root DIR --repeats 5 --out bench.json
     python scripts/bench.py score --template chat --data-root DIR
+    python scripts/bench.py memo --data-root DIR
 
 step: one training step, forward and backward, on rows of TOFU forget10 in training order (retain90 beside them). The
 released way pads every stream to its longest row, makes one forward pass per stream with all logits, and asks a second
 copy of the model for the reference. score: 1 + 1 + 5 answers per question of forget10_perturbed; the released way has
-one row per answer, in file order. Both sides compute the same values, which is checked. DIR holds tofu/*.json; without
+one row per answer, in file order. memo: MEMO of forget10's answers, one prompt after another against batches: how often the
+model is called. Both sides compute the same values, which is checked. DIR holds tofu/*.json; without
 it the shipped fixture is read.
 
 Arithmetic does not depend on the machine; `--repeats 0` leaves the clock out. What the cached reference costs once is
@@ -42,12 +44,14 @@ from tests.losses.cases import method_loss  # noqa: E402
 from tests.oracles import ORACLES, tofu_scores  # noqa: E402
 from utils.bench import MEBIBYTE, count_flops, median_seconds, peak_bytes, weight_bytes  # noqa: E402
 from utils.engine import Engine  # noqa: E402
+from utils.memorization import Memo, memo_generate_steps  # noqa: E402
 from utils.reference import make_reference, needs_reference  # noqa: E402
 from utils.reference_cache import ReferenceCache  # noqa: E402
 from utils.scoring import score  # noqa: E402
 
 SPLIT = "forget10"
 TOLERANCE = 2e-4
+MEMO_TOKENS = 50  # of a continuation; released 200: the more, the larger the gain of batches
 TEMPLATES = {
     "short": Template("plain", "Question: ", "\n", "Answer: "),
     "chat": Template("chat"),  # with the system prompt that the tokenizer's template adds by itself
@@ -74,11 +78,13 @@ def main(arguments: list[str] | None = None) -> dict:
     encoder = Encoder(AutoTokenizer.from_pretrained(options.model), TEMPLATES[options.template])
     benchmark = Tofu("tofu", "", "", options.data_root)
     with tempfile.TemporaryDirectory() as cache:
-        if options.what == "step":
-            comparison = compare_steps(options, model, encoder, benchmark, Path(cache))
+        if options.what == "memo":
+            found = compare_memo(options, model, encoder, benchmark)
+        elif options.what == "step":
+            found = measure(compare_steps(options, model, encoder, benchmark, Path(cache)), options.repeats, device)
         else:
-            comparison = compare_scoring(options, model, encoder, benchmark)
-        result = {**vars(options), **measure(comparison, options.repeats, device)}
+            found = measure(compare_scoring(options, model, encoder, benchmark), options.repeats, device)
+    result = {**vars(options), **found}
     result["machine"] = {"device": str(device), "threads": torch.get_num_threads(), "torch": torch.__version__}
     result["machine"]["processor"] = torch.cuda.get_device_name() if device.type == "cuda" else platform.machine()
     show(result)
@@ -89,16 +95,16 @@ def main(arguments: list[str] | None = None) -> dict:
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("step", "score"))
+    parser.add_argument("what", choices=("step", "score", "memo"))
     parser.add_argument("--model", default=str(ROOT / "models" / "smollm2-135m"), help="folder with model and tokenizer")
     parser.add_argument("--data-root", default="fixture", help="folder that holds tofu/*.json")
     parser.add_argument("--template", choices=tuple(TEMPLATES), default="chat")
     parser.add_argument("--method", choices=tuple(ORACLES), default="npo_kl", help="step: name in config/method")
-    parser.add_argument("--batch", type=int, default=None, help="step: forget rows (8); score: questions (12)")
+    parser.add_argument("--batch", type=int, default=None, help="rows (step: 8) or questions (score: 12, memo: 2)")
     parser.add_argument("--repeats", type=int, default=3, help="timed runs of each side after one warm-up; 0: none")
     parser.add_argument("--out", default=None, help="JSON file to write")
     options = parser.parse_args(arguments)
-    options.batch = options.batch or {"step": 8, "score": 12}[options.what]
+    options.batch = options.batch or {"step": 8, "score": 12, "memo": 2}[options.what]
     if not (Path(options.model) / "config.json").is_file():
         parser.error(f"--model {options.model} holds no model; make one with: bash scripts/get_smollm2.sh")
     return options
@@ -176,6 +182,16 @@ def compare_scoring(options, model: nn.Module, encoder: Encoder, benchmark: Tofu
     return Comparison(naive, ours, {"naive": 0, "ours": 0})
 
 
+def compare_memo(options, model: nn.Module, encoder: Encoder, benchmark: Tofu) -> dict:
+    """Forward passes of both ways to MEMO. Raises ValueError if the scores differ."""
+    pairs = [(pair.question, pair.answer) for pair in benchmark.training(SPLIT)[: options.batch]]
+    steps = memo_generate_steps(model, encoder.tokenizer, pairs, Memo(max_new_tokens=MEMO_TOKENS))
+    if steps.difference > TOLERANCE:
+        raise ValueError(f"the two sides differ by {steps.difference:.2e} (at most {TOLERANCE} is rounding)")
+    passes = with_ratio({"naive": steps.one_by_one, "ours": steps.batched})
+    return {"difference": steps.difference, "passes": passes, "max_new_tokens": MEMO_TOKENS}
+
+
 def measure(comparison: Comparison, repeats: int, device: torch.device) -> dict:
     """Values, flops, bytes and seconds of both sides, and their ratios. Raises ValueError if the values differ."""
     sides = {"naive": comparison.naive, "ours": comparison.ours}
@@ -204,10 +220,10 @@ def with_ratio(sides: dict[str, float]) -> dict[str, float]:
 
 def show(result: dict) -> None:
     """Prints a result as a small table."""
-    what = f"step, method {result['method']}" if result["what"] == "step" else "score"
+    what = f"step, method {result['method']}" if result["what"] == "step" else result["what"]
     print(f"\n{what}, template {result['template']}, batch {result['batch']}, {Path(result['model']).name}")
     print(f"{'':<12}{'naive':>12}{'ours':>12}{'ratio':>8}")
-    units = {"flops": ("GFLOP", 1e9), "bytes": ("peak MiB", MEBIBYTE), "seconds": ("seconds", 1.0)}
+    units = {"passes": ("model calls", 1), "flops": ("GFLOP", 1e9), "bytes": ("peak MiB", MEBIBYTE), "seconds": ("seconds", 1.0)}
     for key, (label, unit) in units.items():
         if key in result:
             row = result[key]

@@ -117,6 +117,14 @@ def test_comparison_on_the_fixture(command, folder, tmp_path, capsys):
     assert f"{found['flops']['ratio']:.2f}" in printed and ("cached reference" in printed) == ("npo_kl" in command)
 
 
+def test_memo_takes_a_tenth_of_the_model_calls(folder, tmp_path, capsys):
+    found = bench.main(["memo", "--model", folder, "--out", str(tmp_path / "bench.json")])
+    passes = found["passes"]
+    assert passes["ratio"] == passes["naive"] / passes["ours"] >= 10 and found["difference"] <= 2e-4
+    assert json.loads((tmp_path / "bench.json").read_text()) == found
+    assert f"{passes['ratio']:.2f}" in capsys.readouterr().out
+
+
 def test_cached_reference_is_not_free(folder):
     """What it costs once is shown, and what the gain would be if nothing were ever read again."""
     found = bench.main([*COMMANDS[0].split(), "--model", folder, "--repeats", "0"])
