@@ -83,3 +83,33 @@ class Benchmark(Protocol):
         """What must be asked of the retain oracle too; empty if no metric compares with it. Where a request has a reference, the
         oracle's own answer comes along, as `generation` beside the scores of role `answer`."""
         ...
+
+
+class EvaluationOnly(Benchmark):
+    """A benchmark that any model may be asked: nothing is learned or forgotten, and its one split is `all`."""
+
+    SPLIT: ClassVar[str] = "all"
+
+    def check_forget_split(self, split: str) -> None:
+        """Raises ValueError unless `split` is `all`."""
+        if split != self.SPLIT:
+            raise ValueError(f"split={split}: {self.name} forgets nothing and has one split, {self.SPLIT}; leave split out")
+
+    def retain_split(self, split: str) -> str:
+        """Raises ValueError: nothing is learned."""
+        raise self._only_evaluated()
+
+    def training(self, split: str) -> list[QA]:
+        """Raises ValueError: nothing is learned."""
+        raise self._only_evaluated()
+
+    def general_knowledge(self) -> list[QA]:
+        """Raises ValueError: nothing is learned."""
+        raise self._only_evaluated()
+
+    def reference_requests(self, split: str) -> list[Request]:
+        """None: nothing is compared with a retain oracle."""
+        return []
+
+    def _only_evaluated(self) -> ValueError:
+        return ValueError(f"benchmark={self.name}: is for evaluation only; choose another benchmark to finetune or unlearn with")

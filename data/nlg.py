@@ -21,11 +21,10 @@ import torch
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from data.benchmark import Benchmark, Metrics
+from data.benchmark import EvaluationOnly, Metrics
 from data.prompts import Encoder, Template
 from data.requests import Request
 from data.sources import DataError, read_json_lines, read_text
-from data.streams import QA
 from data.utility_files import existing, hub_rows
 from metrics.nlg import CONTINUED, MAUVE, SCORED, NlgMetrics, scored_pairs
 from utils.continuations import continue_ids, end_ids
@@ -33,7 +32,6 @@ from utils.distributed import is_main, rank, world_size
 from utils.engine import Engine
 from utils.parts import gathered, kept_rows
 
-SPLIT = "all"
 CORPORA = ("wikitext", "cc_news")
 FILES = {"wikitext": ("wikitext/wiki.train.raw", "wikitext/wiki.test.raw"), "cc_news": ("cc_news/train.jsonl",)}
 SHORTEST, LONGEST = 100, 200  # characters, both excluded
@@ -41,7 +39,7 @@ PROMPT = 32  # tokens
 
 
 @dataclass(frozen=True)
-class Nlg(Benchmark):
+class Nlg(EvaluationOnly):
     """The benchmark as configured in config/benchmark/nlg.yaml, which says what each option means.
 
     Raises ValueError for an option that is none, or for mauve=true without the package.
@@ -53,7 +51,7 @@ class Nlg(Benchmark):
     cc_news_hub: str
     cc_news_revision: str
     data_root: str
-    split: str = SPLIT
+    split: str = EvaluationOnly.SPLIT
     corpora: Sequence[str] = CORPORA
     rows: int | str = 5000
     seed: int = 42
@@ -83,27 +81,6 @@ class Nlg(Benchmark):
     def prompts(self, script: str, template: Template, max_length: int) -> tuple[Template, int]:
         """Bare text: no tags, no chat template."""
         return Template("plain", eos=False), max_length
-
-    def check_forget_split(self, split: str) -> None:
-        """Raises ValueError unless `split` is `all`."""
-        if split != SPLIT:
-            raise ValueError(f"split={split}: nlg forgets nothing and has one split, {SPLIT}; leave split out")
-
-    def retain_split(self, split: str) -> str:
-        """Raises ValueError: nothing is learned."""
-        raise _only_evaluated()
-
-    def training(self, split: str) -> list[QA]:
-        """Raises ValueError: nothing is learned."""
-        raise _only_evaluated()
-
-    def general_knowledge(self) -> list[QA]:
-        """Raises ValueError: nothing is learned."""
-        raise _only_evaluated()
-
-    def reference_requests(self, split: str) -> list[Request]:
-        """None: nothing is compared with a retain oracle."""
-        return []
 
     def requests(self, split: str) -> list[Request]:
         """None: prompts are token ids, which `enrich` makes. The texts are read here, before a model is loaded."""
@@ -215,7 +192,3 @@ def _mauve(rows: Sequence[dict], scored: str) -> list[dict]:
 
 def _whole(value: object, least: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
-def _only_evaluated() -> ValueError:
-    return ValueError("benchmark=nlg: is for evaluation only; choose another benchmark to finetune or unlearn with")

@@ -29,11 +29,10 @@ from typing import NamedTuple
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from data.benchmark import Benchmark, Metrics
+from data.benchmark import EvaluationOnly, Metrics
 from data.prompts import Encoder, Template
 from data.requests import Request
 from data.sources import DataError
-from data.streams import QA
 from data.utility_files import TASK_FILES, checked, existing, hub_rows, read_task, root
 from metrics.nlu import FORMS, TASKS, NluMetrics
 from utils.continuations import continue_ids, end_ids
@@ -41,7 +40,6 @@ from utils.distributed import is_main, rank, world_size
 from utils.engine import Engine
 from utils.parts import gathered, kept_rows
 
-SPLIT = "all"
 # task -> files that hold the evaluated split, of which the first that exists is taken, and the file to draw examples from
 FILES = {
     "arc_challenge": (("arc/ARC-Challenge_validation.jsonl", "arc/ARC-Challenge_test.jsonl"), "arc/ARC-Challenge_train.jsonl"),
@@ -69,7 +67,7 @@ class Material(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Nlu(Benchmark):
+class Nlu(EvaluationOnly):
     """The benchmark as configured in config/benchmark/nlu.yaml, which says what each option means.
 
     Raises ValueError for an option that is none.
@@ -81,7 +79,7 @@ class Nlu(Benchmark):
     piqa_hub: str
     piqa_revision: str
     data_root: str
-    split: str = SPLIT
+    split: str = EvaluationOnly.SPLIT
     tasks: Sequence[str] = TASKS
     rows: int | str = "all"
     shots: int = 4
@@ -110,27 +108,6 @@ class Nlu(Benchmark):
     def prompts(self, script: str, template: Template, max_length: int) -> tuple[Template, int]:
         """The prompts are written out whole: no tags, no chat template."""
         return Template("plain", eos=False), max_length
-
-    def check_forget_split(self, split: str) -> None:
-        """Raises ValueError unless `split` is `all`."""
-        if split != SPLIT:
-            raise ValueError(f"split={split}: nlu forgets nothing and has one split, {SPLIT}; leave split out")
-
-    def retain_split(self, split: str) -> str:
-        """Raises ValueError: nothing is learned."""
-        raise _only_evaluated()
-
-    def training(self, split: str) -> list[QA]:
-        """Raises ValueError: nothing is learned."""
-        raise _only_evaluated()
-
-    def general_knowledge(self) -> list[QA]:
-        """Raises ValueError: nothing is learned."""
-        raise _only_evaluated()
-
-    def reference_requests(self, split: str) -> list[Request]:
-        """None: nothing is compared with a retain oracle."""
-        return []
 
     def requests(self, split: str) -> list[Request]:
         """Every question behind its examples, to be answered by generation; the reference is the label of the right choice.
@@ -256,7 +233,3 @@ def _layout(item: Item) -> str:
 
 def _whole(value: object, least: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
-def _only_evaluated() -> ValueError:
-    return ValueError("benchmark=nlu: is for evaluation only; choose another benchmark to finetune or unlearn with")

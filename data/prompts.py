@@ -231,7 +231,7 @@ class Encoder:
         if self.template.kind == "chat":
             return chat_text(self.tokenizer, question, None, self.template.system, self.template.date)
         text = self._question_text(question) + self.template.answer_tag
-        return text if self.compat == "open_unlearning" else text.rstrip(" ")
+        return text if self.compat in ("open_unlearning", "muse_released") else text.rstrip(" ")
 
     def _full_text(self, question: str, answer: str) -> str:
         if self.template.kind == "chat":

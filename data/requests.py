@@ -14,6 +14,7 @@ class Request:
     prefix: text in front of the question that many questions share, as worked examples; a batch of answers reads it once.
     max_new_tokens: limit of the model's own answer; None: the benchmark's.
     paraphrase: the question in other words, where the data have it.
+    keeps_space: white space around the model's own answer means something: it is not stripped.
     """
 
     task: str
@@ -24,6 +25,7 @@ class Request:
     prefix: str = ""
     max_new_tokens: int | None = None
     paraphrase: str | None = None
+    keeps_space: bool = False
 
     @property
     def asked(self) -> str:

@@ -16,11 +16,10 @@ from typing import ClassVar
 from lm_eval.api.task import Task
 from omegaconf import DictConfig
 
-from data.benchmark import Benchmark, Metrics
+from data.benchmark import EvaluationOnly, Metrics
 from data.prompts import Encoder
 from data.requests import Request
 from data.sources import DataError
-from data.streams import QA
 from data.utility_files import TASK_FILES, task_rows
 from metrics.utility import UtilityMetrics
 from utils.distributed import main_first
@@ -29,11 +28,10 @@ from utils.harness import PACKAGED, EngineLM, evaluate_task, load_task
 from utils.parts import kept_rows
 
 TASKS = tuple(PACKAGED)
-SPLIT = "all"
 
 
 @dataclass(frozen=True)
-class Utility(Benchmark):
+class Utility(EvaluationOnly):
     """The benchmark as configured in config/benchmark/utility.yaml.
 
     tasks: any of TASKS. limit: only the first so many documents of each task. num_fewshot: examples before each question (from
@@ -43,7 +41,7 @@ class Utility(Benchmark):
 
     name: str
     data_root: str
-    split: str = SPLIT
+    split: str = EvaluationOnly.SPLIT
     tasks: Sequence[str] = TASKS
     limit: int | None = None
     num_fewshot: int = 0
@@ -79,31 +77,10 @@ class Utility(Benchmark):
                 "does not have; use data_root=hub, or benchmark.num_fewshot=0"
             )
 
-    def check_forget_split(self, split: str) -> None:
-        """Raises ValueError unless `split` is `all`."""
-        if split != SPLIT:
-            raise ValueError(f"split={split}: utility forgets nothing and has one split, {SPLIT}; leave split out")
-
-    def retain_split(self, split: str) -> str:
-        """Raises ValueError: nothing is learned."""
-        raise _only_evaluated()
-
-    def training(self, split: str) -> list[QA]:
-        """Raises ValueError: nothing is learned."""
-        raise _only_evaluated()
-
-    def general_knowledge(self) -> list[QA]:
-        """Raises ValueError: nothing is learned."""
-        raise _only_evaluated()
-
     def requests(self, split: str) -> list[Request]:
         """None: the harness asks, in `enrich`. Its tasks are made here, so that bad data are refused before a model is loaded."""
         self.check_forget_split(split)
         _ = self._loaded
-        return []
-
-    def reference_requests(self, split: str) -> list[Request]:
-        """None: nothing is compared with a retain oracle."""
         return []
 
     def enrich(self, generations: list[dict], engine: Engine, encoder: Encoder, folder: Path, cfg: DictConfig) -> list[dict]:
@@ -130,7 +107,3 @@ class Utility(Benchmark):
                 f"data_root=hub: the data of task {name} cannot be fetched ({type(error).__name__}); give data_root=DIR with "
                 f"DIR/{TASK_FILES[name].file}, leave the task out of benchmark.tasks, or use data_root=fixture"
             ) from error
-
-
-def _only_evaluated() -> ValueError:
-    return ValueError("benchmark=utility: is for evaluation only; choose another benchmark to finetune or unlearn with")

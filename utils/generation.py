@@ -22,9 +22,9 @@ def generate(
 ) -> Iterator[tuple[list[int], list[str]]]:
     """Greedy continuations of token-id prompts as text, batch by batch: (places in `prompts`, their texts), longest first.
 
-    Special tokens and outer white space are removed. A continuation ends at any EOS of the tokenizer or of the model's generation
+    Special tokens are removed. A continuation ends at any EOS of the tokenizer or of the model's generation
     config. A long beginning that all prompts share, such as worked examples, is read once. compat tofu_original limits prompt and
-    continuation together to 200 tokens and keeps white space, as that code does.
+    continuation together to 200 tokens, as that code does.
     """
     tokenizer, original = encoder.tokenizer, encoder.compat == "tofu_original"
     ends = end_ids(model, tokenizer)
@@ -37,8 +37,7 @@ def generate(
         asked = [prompts[n] for n in batch]
         length = max(1, TOFU_TOTAL - max(map(len, asked))) if original else max_new_tokens
         found = continue_ids(model, asked, encoder.pad_id, ends, length, hide=hide, beginning=beginning)
-        decoded = tokenizer.batch_decode(found, skip_special_tokens=True)
-        yield batch, [text if original else text.strip() for text in decoded]
+        yield batch, tokenizer.batch_decode(found, skip_special_tokens=True)
 
 
 def _beginning(model: nn.Module, prompts: Sequence[Sequence[int]]) -> Beginning | None:

@@ -114,10 +114,10 @@ def continue_prompts(
     cache.write()
     if not is_main():
         return None
-    rows = [
-        {"task": r.task, "index": r.index, "question": r.question, "generation": cache.text(key), "reference": r.reference}
-        for r, key in zip(requests, keys, strict=True)
-    ]
+    rows = []
+    for r, key in zip(requests, keys, strict=True):
+        text = cache.text(key) if r.keeps_space or encoder.compat == "tofu_original" else cache.text(key).strip()
+        rows.append({"task": r.task, "index": r.index, "question": r.question, "generation": text, "reference": r.reference})
     return sorted(rows, key=lambda row: (row["task"], row["index"]))
 
 

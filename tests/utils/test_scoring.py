@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,7 @@ from data.requests import Request
 from data.tofu import Tofu
 from tests.data.made_tokenizers import bpe
 from tests.models import encoder, tiny_model, tokenizer
-from utils import continuations
+from utils import continuations, scoring
 from utils.engine import Engine
 from utils.generation import generate
 from utils.scoring import ScoreError, continue_prompts, requests_hash, score
@@ -120,7 +121,7 @@ PROMPTS = [encoder().generation_prompt(request.question) for request in REQUESTS
 def test_generation_equals_greedy_decoding_of_one_prompt(engine, batch_size):
     found = texts_of(engine.model, encoder(), PROMPTS, batch_size, max_new_tokens=12)
     wanted = [slow_greedy(engine.model, prompt, 12, [tokenizer().eos_token_id]) for prompt in PROMPTS]
-    assert found == [tokenizer().decode(ids, skip_special_tokens=True).strip() for ids in wanted]
+    assert found == [tokenizer().decode(ids, skip_special_tokens=True) for ids in wanted]
     assert len(set(found)) == len(PROMPTS) and len({len(prompt) for prompt in PROMPTS}) > 1
 
 
@@ -129,9 +130,7 @@ def test_generation_ends_at_any_end_of_the_model(monkeypatch):
     ends = [slow_greedy(model, prompt, 4)[3] for prompt in PROMPTS]
     monkeypatch.setattr(model.generation_config, "eos_token_id", ends)
     wanted = [slow_greedy(model, prompt, 12, [*ends, tokenizer().eos_token_id]) for prompt in PROMPTS]
-    assert texts_of(model, encoder(), PROMPTS, 5, 12) == [
-        tokenizer().decode(ids, skip_special_tokens=True).strip() for ids in wanted
-    ]
+    assert texts_of(model, encoder(), PROMPTS, 5, 12) == [tokenizer().decode(ids, skip_special_tokens=True) for ids in wanted]
     assert max(len(ids) for ids in wanted) <= 4
 
 
@@ -162,7 +161,7 @@ def calls(monkeypatch):
 
 def test_prompts_are_padded_on_the_left_longest_first(calls):
     model, found = calls
-    assert texts_of(model, encoder(), PROMPTS, 2, 12) == [tokenizer().decode([9, 9]).strip()] * 5
+    assert texts_of(model, encoder(), PROMPTS, 2, 12) == [tokenizer().decode([9, 9])] * 5
     lengths = [mask.sum(dim=1).tolist() for _, mask, _ in found]
     assert sum(lengths, []) == sorted((len(prompt) for prompt in PROMPTS), reverse=True)
     for ids, mask, config in found:
@@ -195,6 +194,16 @@ def test_continuations_come_with_their_references(engine):
     for request in (r for r in REQUESTS if r.reference):
         row = by_place[request.task, request.index]
         assert (row["question"], row["reference"]) == (request.question, request.reference)
-    texts = texts_of(engine.model, encoder(), PROMPTS, 1, 5)
+    texts = [text.strip() for text in texts_of(engine.model, encoder(), PROMPTS, 1, 5)]
     assert [by_place[r.task, r.index]["generation"] for r in REQUESTS[:5]] == texts
     assert continue_prompts(engine, encoder(), Tofu("tofu", "o", "0", "fixture").reference_requests("forget01"), 4, 5) == []
+
+
+@pytest.mark.parametrize(
+    ("keeps", "compat", "stripped"), [(False, "none", True), (True, "none", False), (False, "tofu_original", False)]
+)
+def test_white_space_around_an_answer_stays_where_it_means_something(engine, monkeypatch, keeps, compat, stripped):
+    monkeypatch.setattr(scoring, "generate", lambda *_: iter([([0], [" Ost\n"])]))
+    request = replace(REQUESTS[0], keeps_space=keeps)
+    (row,) = continue_prompts(engine, Encoder(tokenizer(), encoder().template, compat=compat), [request], 4, 5)
+    assert row["generation"] == ("Ost" if stripped else " Ost\n")
