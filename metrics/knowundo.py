@@ -26,7 +26,7 @@ import numpy as np
 import pandas as pd
 
 from metrics.rouge import rouge
-from metrics.statistics import Interval, Metric, Samples, bootstrap_ci, bootstrap_joint
+from metrics.statistics import Evidence, Interval, Metric, Samples, bootstrap_ci, measured
 
 Average = Literal["macro", "pooled"]
 
@@ -180,22 +180,24 @@ def _successes(found: Mapping[str, ScopeScores], average: Average, where: str, r
     counts = {scope: s.tokens - s.hits if scope == "unlearn" else s.hits for scope, s in found.items()}
     items = {scope: _items(100 * counts[scope], scores.tokens, average) for scope, scores in found.items()}
     metrics = {
-        f"{scope}_success": Metric(
-            _mean(values),
-            len(values),
-            _interval(values, average, resamples, seed),
+        f"{scope}_success": measured(
+            {scope: values},
             f"{_MEANS[average].format('percentage of ' + _COUNTED[scope])}, teacher-forced; {_switches(average, where)}",
+            _mean_of_group,
+            resamples=resamples,
+            seed=seed,
         )
         for scope, values in items.items()
     }
     if len(items) == len(SCOPES):
-        metrics["avg_success"] = Metric(
-            _average_success(items),
-            sum(map(len, items.values())),
-            bootstrap_joint(items, _average_success, resamples, seed),
-            f"mean of unlearn_success and retention_success; {_switches(average, where)}",
-        )
+        definition = f"mean of unlearn_success and retention_success; {_switches(average, where)}"
+        metrics["avg_success"] = measured(items, definition, _average_success, resamples=resamples, seed=seed)
     return metrics
+
+
+def _mean_of_group(samples: Samples) -> float:
+    (items,) = samples.values()
+    return _mean(items)
 
 
 def _average_success(items: Samples) -> float:
@@ -204,12 +206,14 @@ def _average_success(items: Samples) -> float:
 
 def _perplexity(scope: str, scores: ScopeScores, average: Average, where: str, resamples: int, seed: int) -> dict[str, Metric]:
     # exp is monotonic, so the interval of the mean loss gives that of the perplexity, and no resample can overflow.
-    low, high = _interval(_items(-scores.logp, scores.tokens, average), average, resamples, seed)
+    items = _items(-scores.logp, scores.tokens, average)
+    low, high = _interval(items, average, resamples, seed)
     definition = (
         f"exp of minus the {_MEANS[average]} log-probability of answer tokens, teacher-forced; {_switches(average, where)}"
     )
     interval = bounded_exp(low), bounded_exp(high)
-    return {f"perplexity_{scope}": Metric(perplexity(scores, average), len(scores), interval, definition)}
+    evidence = Evidence({scope: items}, lambda samples: bounded_exp(_mean_of_group(samples)))
+    return {f"perplexity_{scope}": Metric(perplexity(scores, average), len(scores), interval, definition, evidence)}
 
 
 def _rouges(scope: str, scores: ScopeScores, where: str, resamples: int, seed: int) -> dict[str, Metric]:
@@ -218,11 +222,11 @@ def _rouges(scope: str, scores: ScopeScores, where: str, resamples: int, seed: i
         "generated": (scores.rouge_generated, "the model's own answer against the true one"),
     }
     return {
-        f"rougeL_{kind}_{scope}": Metric(
-            float(100 * values.mean()),
-            len(values),
-            bootstrap_ci(100 * values, resamples=resamples, seed=seed),
+        f"rougeL_{kind}_{scope}": measured(
+            {scope: 100 * values},
             f"mean over items of the ROUGE-L F-measure in percent, unstemmed, of {compared}; {where}; {PAPER}",
+            resamples=resamples,
+            seed=seed,
         )
         for kind, (values, compared) in kinds.items()
         if values is not None

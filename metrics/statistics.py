@@ -4,6 +4,14 @@ The items of an evaluation (questions, passages) are what is resampled, because 
 population that a number speaks about. Seeds of training are a different source of spread, which no interval of this
 file covers.
 
+A metric is made by `measured` from one row of values per item and a statistic of them, the mean unless said otherwise:
+
+    measured({"forget": values}, "mean of ...; PAPER", resamples=resamples)
+    measured({"members": losses, "others": more}, "AUC of ...; PAPER", _auc, resamples=resamples)
+
+It computes value, count and interval, and keeps what it was given (`Evidence`), so that metrics/paired.py can compute the
+same number again on the same questions of two runs. What is slow (ROUGE, a judge) is done once per item, before.
+
 Source: Efron and Tibshirani, An Introduction to the Bootstrap, chapter 13 (percentile interval).
 """
 
@@ -11,7 +19,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -20,21 +28,98 @@ from scipy.stats import ks_2samp
 
 Interval = tuple[float, float]
 Samples = Mapping[str, np.ndarray]
+Statistic = Callable[[Samples], float]
 
 _CHUNK = 2**22  # numbers drawn at once: bounds the memory of the vectorised mean at about 70 MB
 
 
+def mean_of_items(samples: Samples) -> float:
+    """Mean of the only group, (n,)."""
+    (values,) = samples.values()
+    return float(values.mean())
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What a number was computed from: `statistic(samples)` is its value. Never written to a file.
+
+    samples  group -> (n_group,) or (n_group, columns); groups are drawn independently, columns stay with their item
+    items    group -> (n_group,) distinct names of its items, as the index of the question. A group that is not named holds
+             an item for each question that was asked, in order; name the items wherever a run may leave some out
+    varies   the words of the definition that change from run to run (how many were left out); all others must agree
+             between two runs that are compared
+
+    Raises ValueError for no items, for NaN, and for names that are not distinct or not as many as the items.
+    """
+
+    samples: Samples
+    statistic: Statistic = mean_of_items
+    items: Mapping[str, ArrayLike] = field(default_factory=dict)
+    varies: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "samples", {name: checked_items(values, name) for name, values in self.samples.items()})
+        for name, labels in self.items.items():
+            if name not in self.samples:
+                raise ValueError(f"items: {name} is no group; groups are {', '.join(self.samples)}.")
+            if len(set(labels)) != len(labels) or len(labels) != len(self.samples[name]):
+                raise ValueError(f"items: {name} needs {len(self.samples[name])} distinct names, one per item.")
+
+    @property
+    def n(self) -> int:
+        """Items of all groups."""
+        return sum(map(len, self.samples.values()))
+
+    def labels(self, group: str) -> list:
+        """Names of the items of a group: as given, else 0, 1, ..."""
+        return list(self.items.get(group, range(len(self.samples[group]))))
+
+    def interval(self, resamples: int, seed: int = 0) -> Interval:
+        """95 % percentile interval of the statistic."""
+        if self.statistic is mean_of_items:
+            (values,) = self.samples.values()
+            return bootstrap_ci(values, resamples=resamples, seed=seed)
+        return bootstrap_joint(self.samples, self.statistic, resamples, seed)
+
+
 @dataclass(frozen=True)
 class Metric:
-    """One number, the count of items behind it, its 95 % interval over items, and one sentence that says what it is."""
+    """One number, the count of items behind it, its 95 % interval over items, and one sentence that says what it is.
+
+    evidence: what it was computed from; None for a number that two runs cannot be compared by.
+    """
 
     value: float
     n: int
     ci95: Interval
     definition: str
+    evidence: Evidence | None = field(default=None, repr=False, compare=False)
 
     def to_json(self) -> dict[str, float | int | list[float] | str]:
         return {"value": self.value, "n": self.n, "ci95": list(self.ci95), "definition": self.definition}
+
+
+def measured(
+    samples: Samples,
+    definition: str,
+    statistic: Statistic = mean_of_items,
+    *,
+    n: int | None = None,
+    items: Mapping[str, ArrayLike] | None = None,
+    varies: str = "",
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Metric:
+    """`statistic(samples)` as a Metric with its interval. n: the count to report, by default the items of all groups.
+
+    `statistic` must take any resample of the rows, also of other length. `Evidence` explains samples, items and varies.
+    Raises ValueError as `Evidence` and `bootstrap_joint`, and for words in `varies` that are not in the definition.
+    """
+    if varies not in definition:
+        raise ValueError(f"varies: {varies!r} does not stand in the definition {definition!r}.")
+    evidence = Evidence(samples, statistic, items or {}, varies)
+    interval = evidence.interval(resamples, seed)
+    return Metric(float(statistic(evidence.samples)), evidence.n if n is None else n, interval, definition, evidence)
 
 
 class KS(NamedTuple):
@@ -122,35 +207,44 @@ def ks_test(first: ArrayLike, second: ArrayLike) -> KS:
         try:
             result = ks_2samp(*pair, alternative="two-sided", method="exact")
         except RuntimeWarning as error:
+            if len(pair[0]) == len(pair[1]):
+                # Of equal sizes SciPy gives up only on a p-value that rounding pushed above 1.
+                return KS(ks_distance({"first": pair[0], "second": pair[1]}), 1.0)
             raise ValueError(f"{len(pair[0])} against {len(pair[1])} items: too many for an exact p-value.") from error
     return KS(float(result.statistic), float(result.pvalue))
 
 
-def ks_intervals(
-    first: ArrayLike, second: ArrayLike, resamples: int = 1000, seed: int = 0
-) -> tuple[Interval, Interval]:
+def ks_intervals(first: ArrayLike, second: ArrayLike, resamples: int = 1000, seed: int = 0) -> tuple[Interval, Interval]:
     """95 % bootstrap intervals of the statistic and of the p-value of `ks_test`.
 
     Resampling makes ties, which push the distance up: both intervals may leave out the value itself, for instance 0
     and 1 for identical samples. Raises ValueError as `ks_test` and `bootstrap_joint`.
     """
-    known: dict[int, float] = {}  # sizes and distance decide the p-value, so each distance is looked up once
-
-    def pvalue(samples: Samples) -> float:
-        steps = round(_ks_distance(samples) * len(samples["first"]) * len(samples["second"]))
-        if steps not in known:
-            known[steps] = ks_test(samples["first"], samples["second"]).pvalue
-        return known[steps]
-
     samples = {"first": np.asarray(first), "second": np.asarray(second)}
-    return bootstrap_joint(samples, _ks_distance, resamples, seed), bootstrap_joint(samples, pvalue, resamples, seed)
+    distance = bootstrap_joint(samples, ks_distance, resamples, seed)
+    return distance, bootstrap_joint(samples, ks_pvalue_statistic(), resamples, seed)
 
 
-def _ks_distance(samples: Samples) -> float:
+def ks_distance(samples: Samples) -> float:
+    """Statistic of `ks_test` between the groups `first` and `second`."""
     first, second = np.sort(samples["first"]), np.sort(samples["second"])
     at = np.concatenate([first, second])
     shares = [np.searchsorted(sample, at, side="right") / len(sample) for sample in (first, second)]
     return float(np.abs(shares[0] - shares[1]).max())
+
+
+def ks_pvalue_statistic() -> Statistic:
+    """A function that gives the p-value of `ks_test` between the groups `first` and `second`, fast on many resamples."""
+    known: dict[tuple[int, int, int], float] = {}  # sizes and distance decide the p-value: each is looked up once
+
+    def pvalue(samples: Samples) -> float:
+        n, m = len(samples["first"]), len(samples["second"])
+        key = n, m, round(ks_distance(samples) * n * m)
+        if key not in known:
+            known[key] = ks_test(samples["first"], samples["second"]).pvalue
+        return known[key]
+
+    return pvalue
 
 
 def _interval(results: np.ndarray, level: float) -> Interval:

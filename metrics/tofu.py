@@ -21,7 +21,18 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import logsumexp
 
-from metrics.statistics import KS, Metric, Samples, bootstrap_ci, bootstrap_joint, checked_items, ks_intervals, ks_test
+from metrics.statistics import (
+    KS,
+    Evidence,
+    Metric,
+    Samples,
+    checked_items,
+    ks_distance,
+    ks_intervals,
+    ks_pvalue_statistic,
+    ks_test,
+    measured,
+)
 
 Average = Literal["geometric", "arithmetic"]
 Compat = Literal["none", "tofu_original", "open_unlearning"]
@@ -182,15 +193,12 @@ def tofu_metrics(
     metrics: dict[str, Metric] = {}
     for task, columns in items.items():
         for part, column in zip(PARTS, columns.T, strict=True):
-            interval = bootstrap_ci(column, resamples=resamples, seed=seed)
             definition = f"{_DEFINITIONS.get(f'{task}_{part}', _DEFINITIONS[part])}; {sources[part]}"
-            metrics[f"{task}_{part}"] = Metric(float(column.mean()), len(column), interval, definition)
+            metrics[f"{task}_{part}"] = measured({task: column}, definition, resamples=resamples, seed=seed)
     if all(task in items for task in UTILITY_TASKS):
-        value = model_utility({name: metric.value for name, metric in metrics.items()})
         groups = {task: items[task] for task in UTILITY_TASKS}
-        interval = bootstrap_joint(groups, _utility_of_items, resamples, seed)
         definition = f"harmonic mean of {', '.join(PARTS)} on {', '.join(UTILITY_TASKS)} (nine means); {switch}"
-        metrics["model_utility"] = Metric(value, sum(map(len, groups.values())), interval, definition)
+        metrics["model_utility"] = measured(groups, definition, _utility_of_items, resamples=resamples, seed=seed)
     if "forget" in tasks and retained is not None:
         metrics |= _forget_metrics(tasks["forget"], retained, compat, resamples, seed)
     return metrics
@@ -219,9 +227,7 @@ def _utility_of_items(groups: Samples) -> float:
     return harmonic_mean(np.concatenate([groups[task].mean(axis=0) for task in UTILITY_TASKS]))
 
 
-def _forget_metrics(
-    forget: TaskScores, retained: TaskScores, compat: Compat, resamples: int, seed: int
-) -> dict[str, Metric]:
+def _forget_metrics(forget: TaskScores, retained: TaskScores, compat: Compat, resamples: int, seed: int) -> dict[str, Metric]:
     ratios = [truth_ratio(scores.paraphrased, scores.perturbed, eps=EPS[compat]) for scores in (forget, retained)]
     test = forget_quality(*ratios)
     of_what = (
@@ -229,9 +235,11 @@ def _forget_metrics(
         f"{len(retained)} of the retain model; average=geometric, compat={compat}; {PAPER}"
     )
     distance, quality = ks_intervals(*ratios, resamples=resamples, seed=seed)
+    samples = dict(zip(("first", "second"), ratios, strict=True))
+    by_pvalue, by_distance = Evidence(samples, ks_pvalue_statistic()), Evidence(samples, ks_distance)
     return {
-        "forget_quality": Metric(test.pvalue, len(forget), quality, f"p-value of {of_what}"),
-        "ks_statistic": Metric(test.statistic, len(forget), distance, f"statistic of {of_what}"),
+        "forget_quality": Metric(test.pvalue, len(forget), quality, f"p-value of {of_what}", by_pvalue),
+        "ks_statistic": Metric(test.statistic, len(forget), distance, f"statistic of {of_what}", by_distance),
     }
 
 

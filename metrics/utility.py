@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from metrics.statistics import Metric, Samples, bootstrap_ci, bootstrap_joint
+from metrics.statistics import Metric, Samples, measured
 
 WIKITEXT = "wikitext"
 TRUTHFULQA = ("truthfulqa_mc1", "truthfulqa_mc2")
@@ -74,9 +74,8 @@ def accuracies(task: str, rows: Sequence[dict], resamples: int = 1000) -> dict[s
         if name in rows[0]:
             values = np.array([row[name] for row in rows])
             what = MASS if task == TRUTHFULQA[1] else definition
-            metrics[f"{task}_{name}"] = Metric(
-                float(values.mean()), len(values), bootstrap_ci(values, resamples=resamples), f"{what}; {_source(rows)}"
-            )
+            items = {task: [row["index"] for row in rows]}
+            metrics[f"{task}_{name}"] = measured({task: values}, f"{what}; {_source(rows)}", items=items, resamples=resamples)
     return metrics
 
 
@@ -94,10 +93,13 @@ def perplexities(rows: Sequence[dict], resamples: int = 1000) -> dict[str, Metri
     }
     metrics = {}
     for name, (measure, unit, definition) in kinds.items():
-        values = np.array([(row["loglikelihood"], row[unit]) for row in rows])
-        interval = bootstrap_joint({"texts": values}, lambda s, m=measure: m(s["texts"][:, 0], s["texts"][:, 1]), resamples)
-        value = measure(values[:, 0], values[:, 1])
-        metrics[f"{WIKITEXT}_{name}"] = Metric(value, len(rows), interval, f"{definition}; {about}")
+        metrics[f"{WIKITEXT}_{name}"] = measured(
+            {"texts": np.array([(row["loglikelihood"], row[unit]) for row in rows])},
+            f"{definition}; {about}",
+            lambda samples, of=measure: of(samples["texts"][:, 0], samples["texts"][:, 1]),
+            items={"texts": [row["index"] for row in rows]},
+            resamples=resamples,
+        )
     return metrics
 
 
@@ -111,23 +113,25 @@ def averages(tasks: Mapping[str, Sequence[dict]], resamples: int = 1000) -> dict
     samples = {name: np.array([row["acc"] for row in tasks[name]]) for name in SINGLE}
     # A question of TruthfulQA has two verdicts and is drawn once for both.
     samples["truthfulqa"] = np.array([(one["acc"], other["acc"]) for one, other in zip(first, second, strict=True)])
-    n = sum(map(len, samples.values()))
+    items = {name: [row["index"] for row in tasks[name]] for name in SINGLE} | {"truthfulqa": [row["index"] for row in first]}
     limits = (
         "" if all(len(tasks[name]) == tasks[name][0]["of"] for name in AVERAGED) else "; the first documents of each task only"
     )
     eight = "unweighted mean of the acc of " + ", ".join(SINGLE)
     return {
-        "avg_acc_10": Metric(
-            _of_ten(samples),
-            n,
-            bootstrap_joint(samples, _of_ten, resamples),
+        "avg_acc_10": measured(
+            samples,
             f"{eight}, truthfulqa_mc1 and truthfulqa_mc2{limits}; {FLAT}, released code, which rounds to 4 decimals",
+            _of_ten,
+            items=items,
+            resamples=resamples,
         ),
-        "avg_acc_9": Metric(
-            _of_nine(samples),
-            n,
-            bootstrap_joint(samples, _of_nine, resamples),
+        "avg_acc_9": measured(
+            samples,
             f"{eight}, and of TruthfulQA as the mean of its MC1 and MC2{limits}; {FLAT} names nine tasks",
+            _of_nine,
+            items=items,
+            resamples=resamples,
         ),
     }
 

@@ -1,14 +1,26 @@
 from __future__ import annotations
 
 import json
+from fractions import Fraction
 from itertools import product
+from math import comb
 
 import numpy as np
 import pytest
 from pytest import approx
 from scipy import stats
 
-from metrics.statistics import Metric, bootstrap_ci, bootstrap_joint, ks_intervals, ks_test
+from metrics.statistics import (
+    Evidence,
+    Metric,
+    bootstrap_ci,
+    bootstrap_joint,
+    ks_distance,
+    ks_intervals,
+    ks_pvalue_statistic,
+    ks_test,
+    measured,
+)
 
 
 def test_metric_to_json_is_plain_json():
@@ -65,9 +77,7 @@ def test_rows_of_a_group_stay_together_and_groups_do_not():
     pair = np.column_stack([column, 1.0 - column])
     together = bootstrap_joint({"a": pair}, lambda s: s["a"].mean(axis=0).sum(), resamples=200)
     assert together == approx((1.0, 1.0), abs=1e-12)
-    low, high = bootstrap_joint(
-        {"a": pair[:, 0], "b": pair[:, 1]}, lambda s: s["a"].mean() + s["b"].mean(), resamples=200
-    )
+    low, high = bootstrap_joint({"a": pair[:, 0], "b": pair[:, 1]}, lambda s: s["a"].mean() + s["b"].mean(), resamples=200)
     assert low < 0.95 and high > 1.05
 
 
@@ -98,6 +108,14 @@ def test_ks_by_counting_all_orders():
     assert ks_test([0.1, 0.35], [0.3, 0.4, 0.5]) == approx((2 / 3, 0.6), abs=1e-12)
 
 
+@pytest.mark.parametrize(("n", "steps"), [(5, 1), (7, 1), (60, 2), (300, 2), (400, 1), (400, 5)])
+def test_ks_of_nearly_equal_samples(n, steps):
+    """Lattice paths in whole numbers: p = 2 sum_k (-1)^(k+1) C(2n, n - k steps) / C(2n, n). SciPy finds a bit more than 1."""
+    paths = sum((-1) ** (k + 1) * comb(2 * n, n - k * steps) for k in range(1, n // steps + 1))
+    found = ks_test(np.arange(n), np.arange(n) + steps - 0.5)
+    assert found.statistic == approx(steps / n) and found.pvalue == approx(float(Fraction(2 * paths, comb(2 * n, n))), abs=1e-12)
+
+
 def test_ks_ranks_infinity_as_the_largest_value():
     assert ks_test([1.0, np.inf], [2.0, 3.0]) == ks_test([1.0, 4.0], [2.0, 3.0])
     assert ks_test([np.inf, np.inf], [np.inf, np.inf]) == (0.0, 1.0)
@@ -114,3 +132,55 @@ def test_ks_intervals_equal_a_bootstrap_without_shortcuts():
 
     assert distance == approx(bootstrap_joint(samples, lambda s: direct(s).statistic, 50, 7), abs=1e-12)
     assert pvalue == approx(bootstrap_joint(samples, lambda s: direct(s).pvalue, 50, 7), rel=1e-9)
+
+
+def test_ks_statistics_of_other_resamples_are_not_mixed_up():
+    """Distance 1 is possible for 2 against 3 items with p = 0.2 and for 3 against 3 items with p = 2 / 20."""
+    pvalue = ks_pvalue_statistic()
+    three = np.array([0.3, 0.4, 0.5])
+    for first, wanted in ((np.array([0.1, 0.2]), 0.2), (np.array([0.0, 0.1, 0.2]), 0.1), (np.array([0.1, 0.2]), 0.2)):
+        samples = {"first": first, "second": three}
+        assert ks_distance(samples) == 1.0 and pvalue(samples) == approx(wanted)
+
+
+def test_a_mean_is_measured_in_one_call():
+    metric = measured({"forget": [0.0, 1.0, 1.0, 1.0]}, "mean of four", resamples=200, seed=2)
+    assert (metric.value, metric.n, metric.definition) == (0.75, 4, "mean of four")
+    assert metric.ci95 == bootstrap_ci([0.0, 1.0, 1.0, 1.0], resamples=200, seed=2)
+    assert metric.evidence.samples["forget"].tolist() == [0.0, 1.0, 1.0, 1.0] and metric.evidence.labels("forget") == [0, 1, 2, 3]
+
+
+def test_a_statistic_of_several_groups_is_measured_in_one_call():
+    samples = {"members": np.arange(4.0), "others": np.arange(6.0)}
+
+    def gap(s):
+        return s["others"].mean() - s["members"].mean()
+
+    metric = measured(samples, "gap", gap, resamples=100, items={"others": list("abcdef")})
+    assert (metric.value, metric.n) == (1.0, 10) and metric.ci95 == bootstrap_joint(samples, gap, resamples=100)
+    assert metric.evidence.labels("others") == list("abcdef") and measured(samples, "gap", gap, n=6, resamples=1).n == 6
+
+
+def test_evidence_is_neither_written_nor_compared():
+    metric = measured({"forget": [0.0, 1.0]}, "mean", resamples=10)
+    assert set(metric.to_json()) == {"value", "n", "ci95", "definition"}
+    assert metric == Metric(metric.value, 2, metric.ci95, "mean") and "evidence" not in repr(metric)
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda: measured({"a": []}, "mean"), "a: there are no items"),
+        (lambda: measured({"a": [1.0, np.nan]}, "mean"), "a: item 1 is NaN"),
+        (
+            lambda: measured({"a": [1.0, 2.0]}, "mean", varies="3 left out"),
+            "'3 left out' does not stand in the definition 'mean'",
+        ),
+        (lambda: Evidence({"a": [1.0, 2.0]}, items={"b": [0, 1]}), "items: b is no group; groups are a"),
+        (lambda: Evidence({"a": [1.0, 2.0]}, items={"a": [0]}), "a needs 2 distinct names"),
+        (lambda: Evidence({"a": [1.0, 2.0]}, items={"a": [7, 7]}), "a needs 2 distinct names"),
+    ],
+)
+def test_evidence_that_names_nothing_is_refused(call, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        call()
