@@ -1,6 +1,6 @@
 """Scores a checkpoint, or recomputes metrics from saved scores.
 
-    python evaluate.py model.path=runs/flat reference_run=runs/retain90 out=runs/flat/eval
+python evaluate.py model.path=runs/flat reference_run=runs/retain90 out=runs/flat/eval
 """
 
 from __future__ import annotations
@@ -16,14 +16,8 @@ import hydra
 from omegaconf import DictConfig
 
 from utils import distributed
-from utils.evaluation import (
-    bring_reference,
-    check_reference,
-    metrics_from_files,
-    metrics_from_logs,
-    score_run,
-    write_metrics,
-)
+from utils.evaluation import metrics_from_files, metrics_from_logs, score_run, write_metrics
+from utils.oracles import bring_reference, check_reference
 from utils.runs import Run
 from utils.settings import check_evaluation
 from utils.training import make_encoder, show_requests

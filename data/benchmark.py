@@ -50,6 +50,11 @@ class Benchmark(Protocol):
     members: ClassVar[tuple[str, str] | None] = None
     """Task whose answers were trained on, and task of such answers that never were: what membership attacks tell apart."""
 
+    compares: ClassVar[str] = "forget quality compares with"
+    """What needs a retain oracle, as the beginning of a sentence."""
+    compares_nulls: ClassVar[bool] = False
+    """Whether `metrics.against_nulls` places the model among retain oracles of other seeds."""
+
     def prompts(self, script: str, template: Template, max_length: int) -> tuple[Template, int]:
         """How questions are written in finetune, unlearn or evaluate: as the model's template says, or in the benchmark's way."""
         return template, max_length

@@ -48,6 +48,7 @@ class Tofu(Benchmark):
 
     forgotten: ClassVar[tuple[str, ...]] = ("forget",)
     members: ClassVar[tuple[str, str]] = ("forget", "holdout")
+    compares_nulls: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.rows != "all" and (not isinstance(self.rows, int) or self.rows < 1):

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from data.tofu_logs import read_tofu_log
+from metrics.null import null_metrics
 from metrics.rouge import rouge
 from metrics.statistics import Metric
 from metrics.tofu import TASKS, TaskScores, tofu_metrics
@@ -60,6 +61,13 @@ class TofuMetrics:
         tasks = {task: tofu_task_scores(scores, generations, task) for task in TASKS if (scores["task"] == task).any()}
         retained = None if reference is None else tofu_task_scores(reference, (), "forget")
         return tofu_metrics(tasks, retained, self.truth_ratio, _aggregation(compat), resamples)
+
+    def against_nulls(
+        self, scores: pd.DataFrame, reference: pd.DataFrame, nulls: Sequence[pd.DataFrame], compat: str, resamples: int
+    ) -> dict[str, Metric]:
+        """Forget quality placed among retain oracles of other seeds, see metrics/null.py. nulls: their forget scores."""
+        forget, retained, *others = (tofu_task_scores(table, (), "forget") for table in (scores, reference, *nulls))
+        return null_metrics(forget, retained, others, _aggregation(compat), resamples=resamples)
 
     def from_logs(self, log: Path, retain_log: Path | None, compat: str, resamples: int) -> dict[str, Metric]:
         """The metrics of aggregated logs of the original TOFU code."""

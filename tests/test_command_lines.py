@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-import utils.evaluation
+import utils.combined
 from tests.runs import SMALL, Finished, launch, losses, metrics, script, succeed, target
 from utils.files import read_json
 
@@ -79,7 +79,7 @@ def test_metrics_can_be_computed_again_without_a_model(folder, monkeypatch):
     def load(*_):
         pytest.fail("a model was loaded")
 
-    monkeypatch.setattr(utils.evaluation, "load_model", load)
+    monkeypatch.setattr(utils.combined, "load_model", load)
     before = (folder / "runs" / "flat_kl" / "eval" / "metrics.json").read_text()
     out = "out=runs/flat_kl/eval"
     again = succeed(folder, "evaluate", "benchmark=tofu", "resamples=100", "rescore=true", out)

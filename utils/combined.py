@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from math import isfinite
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -23,8 +24,12 @@ from torch import Tensor, nn
 from transformers import DynamicCache, GenerationConfig, LogitsProcessorList, PreTrainedTokenizerBase
 from transformers.modeling_outputs import CausalLMOutput
 
+from data.prompts import Encoder
 from utils.engine import Engine, output_head
-from utils.models import ModelError, Precision, load_model, load_tokenizer, model_folder
+from utils.models import ModelError, Precision, load_model, load_tokenizer, model_folder, resolve_precision
+
+if TYPE_CHECKING:
+    from utils.settings import Settings  # which checks by what stands here
 
 
 def combined_logits(target: Tensor, reinforced: Tensor, alpha: float | Tensor) -> Tensor:
@@ -182,6 +187,19 @@ def load_combined(cfg: DictConfig, tokenizer: PreTrainedTokenizerBase, precision
             "model that was trained on what is to be forgotten"
         )
     return CombinedModel(target, reinforced, cfg.whp.alpha)
+
+
+def load_engine(settings: Settings, encoder: Encoder) -> Engine:
+    """The model to evaluate, on its device, in eval mode."""
+    cfg = settings.cfg
+    precision = resolve_precision(cfg.precision, cfg.model.dtype, training=False)
+    if cfg.whp.path is None:
+        model = load_model(cfg.model, encoder.tokenizer, precision, cfg.seed).eval()
+    else:
+        model = load_combined(cfg, encoder.tokenizer, precision)
+    if torch.cuda.is_available():
+        model = model.to(torch.device("cuda", torch.cuda.current_device()))
+    return Engine(model, encoder.pad_id, hide=encoder.pad_id if encoder.masks_inner_eos else None)
 
 
 def _without_head(model: nn.Module) -> nn.Module:

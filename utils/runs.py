@@ -169,8 +169,8 @@ class Run:
 
     def _has_results(self) -> bool:
         """Whether an earlier attempt got anywhere: a run that failed while loading has nothing to lose."""
-        written = any((self.folder / name).exists() for name in ("log.jsonl", "model"))
-        return written or self.checkpoint is not None or any(self.folder.glob("parts/*"))
+        begun = ("config.yaml", "run.json", self.checkpoints.name)
+        return self.checkpoint is not None or any(path.name not in begun for path in self.folder.iterdir())
 
     def _begin(self, script: str, cfg: DictConfig) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -15,6 +15,7 @@ from transformers.training_args import OptimizerNames
 
 from data.benchmark import Benchmark
 from data.prompts import Template
+from data.requests import Request
 from data.sources import forget_files
 from data.streams import Prepare
 from losses.protocol import STATISTICS, STREAMS, Loss
@@ -124,6 +125,19 @@ class Settings:
     finish: Finish | None = None
     measures: tuple[Measure, ...] = ()
 
+    @property
+    def requests(self) -> list[Request]:
+        """What an evaluation asks: the benchmark's questions, and those of the measures."""
+        split = self.cfg.split
+        added = [request for measure in self.measures for request in measure.requests(self.benchmark, split)]
+        return [*self.benchmark.requests(split), *added]
+
+    @property
+    def statistics(self) -> tuple[str, ...]:
+        """What an evaluation scores for every answer token."""
+        names = [*self.benchmark.statistics, *(name for measure in self.measures for name in measure.statistics)]
+        return tuple(dict.fromkeys(names))
+
 
 def check_training(cfg: DictConfig, script: str) -> Settings:
     """Settings of finetune.py or unlearn.py. Raises SettingsError, or the ValueError of the part that refuses."""
@@ -166,6 +180,8 @@ def check_evaluation(cfg: DictConfig) -> Settings:
             raise SettingsError(f"{key}={cfg[key]}: there is no such file")
     if cfg.from_logs is not None and cfg.whp.path is not None:
         raise SettingsError(f"whp.path={cfg.whp.path}: not with from_logs, which needs no model; leave one of them out")
+    if cfg.from_logs is not None and cfg.null_runs:
+        raise SettingsError(f"null_runs=[{','.join(map(str, cfg.null_runs))}]: not with from_logs; leave it out")
     if cfg.from_logs is not None and cfg.reference_run is not None:
         raise SettingsError(f"reference_run={cfg.reference_run}: not with from_logs; give retain_logs=FILE instead")
     measures = tuple(build(node, f"measure={name}") for name, node in cfg.measure.items())

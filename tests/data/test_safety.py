@@ -293,7 +293,7 @@ def test_an_interrupted_evaluation_asks_for_the_missing_verdicts_alone(tmp_path,
 
 
 def test_what_an_evaluation_cannot_use_is_refused_before_a_model_is_loaded(tmp_path, monkeypatch):
-    monkeypatch.setattr("utils.evaluation.load_model", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("utils.combined.load_model", lambda *_: pytest.fail("a model was loaded"))
     (tmp_path / "other").mkdir()
     (tmp_path / "other/generations.jsonl").write_text(
         json.dumps({"task": "normal", "index": 0, "question": "Why?", "generation": "So."}) + "\n"

@@ -220,7 +220,7 @@ def test_habits_of_the_target_do_not_count_but_its_end_of_text_does():
     base.generation_config = GenerationConfig(repetition_penalty=50.0, eos_token_id=7)
     model = CombinedModel(base, reinforced, 2.0)
     prompts = [encoder().generation_prompt(qa.question) for qa in ITEMS]
-    assert generate(model, encoder(), prompts, 3, 12) == generate(plain, encoder(), prompts, 3, 12)
+    assert list(generate(model, encoder(), prompts, 3, 12)) == list(generate(plain, encoder(), prompts, 3, 12))
     assert model.generation_config.eos_token_id == 7 and model.generation_config.repetition_penalty == 50.0
 
 

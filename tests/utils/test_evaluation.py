@@ -10,7 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import utils.combined
 import utils.evaluation
+import utils.oracles
 from metrics.tables import TofuMetrics, read_generations
 from tests.models import tiny_model, tokenizer
 from tests.runs import QUICK_EVALUATION, compose_settings, metrics, run, target
@@ -53,7 +55,7 @@ def no_model(monkeypatch):
     def load(*_):
         pytest.fail("a model was loaded")
 
-    monkeypatch.setattr(utils.evaluation, "load_model", load)
+    monkeypatch.setattr(utils.combined, "load_model", load)
 
 
 @pytest.fixture
@@ -65,7 +67,8 @@ def scored(monkeypatch) -> list[tuple[str, ...]]:
         calls.append(tuple(dict.fromkeys(request.task for request in requests)))
         return original(engine, encoder, requests, *rest)
 
-    monkeypatch.setattr(utils.evaluation, "score", score)
+    for module in (utils.evaluation, utils.oracles):
+        monkeypatch.setattr(module, "score", score)
     return calls
 
 
@@ -165,6 +168,37 @@ def test_an_evaluation_that_is_not_finished_is_not_used(evaluated, tmp_path):
         evaluate(tmp_path, f"reference_run={tmp_path}/half")
 
 
+def test_forget_quality_is_placed_among_oracles_of_other_seeds(evaluated, tmp_path, scored):
+    nulls = []
+    for seed in (6, 7):
+        model = tiny_model(seed=seed, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64)
+        save_model(model, tokenizer(), tmp_path / f"null{seed}", "float32")
+        nulls.append(f"{tmp_path}/null{seed}")
+    oracle = shutil.copytree(evaluated / "oracle", tmp_path / "oracle")
+    evaluate(tmp_path, f"reference_run={oracle}", f"null_runs=[{','.join(nulls)}]")
+    found = metrics(tmp_path / "eval")
+    assert set(found) == NAMES | {"forget_quality_null", "ks_null_median"}
+    assert found["forget_quality_null"]["n"] == 3 and found["forget_quality_null"]["value"] in (0.25, 0.5, 0.75, 1.0)
+    assert {name: found[name] for name in NAMES} == metrics(evaluated / "eval")
+    assert scored[1:] == [("forget", "holdout")] * 2 and len(read_json(tmp_path / "eval" / "run.json")["nulls"]) == 2
+    again = ("rescore=true", f"reference_run={oracle}", f"null_runs=[{','.join(nulls)}]")
+    evaluate(tmp_path, *again)
+    assert metrics(tmp_path / "eval") == found
+
+
+def test_oracles_of_other_seeds_that_say_nothing_are_refused(oracle, no_model, tmp_path):
+    for overrides, sentence in (
+        ((f"reference_run={oracle}", "null_runs=[a]"), r"null_runs=\[a\]: name at least 2 retain oracles"),
+        ((f"reference_run={oracle}", f"null_runs=[a,{oracle}]"), "an oracle is named twice"),
+        ((f"reference_run={oracle}", "null_runs=[a,b]"), "null_runs=a: there is no such folder"),
+        (("reference_run=none", "null_runs=[a,b]"), "goes with reference_run=ORACLE"),
+    ):
+        with pytest.raises(SettingsError, match=sentence):
+            evaluate(tmp_path, *overrides)
+    with pytest.raises(SettingsError, match="benchmark=knowundo has no forget quality to place"):
+        run(tmp_path, "evaluate", "benchmark=knowundo", f"model.path={target()}", "null_runs=[a,b]")
+
+
 def test_without_an_oracle_the_command_that_makes_one_is_told(tmp_path):
     make = "Make one with: python finetune.py model=tiny benchmark=tofu split=retain95 out=runs/retain95"
     for reference, state in (("null", "forget quality compares with a retain oracle"), ("nowhere", "there is no such folder")):
@@ -224,6 +258,6 @@ def test_the_tokenizer_is_described_once_per_evaluation(monkeypatch):
     monkeypatch.setattr(prompts, "tokenizer_state", lambda which: calls.append(which) or original(which))
     settings = check_evaluation(compose_settings("evaluate", f"model.path={target()}", f"reference_run={target()}"))
     encoder = make_encoder(settings)
-    utils.evaluation.check_reference(settings, encoder)
-    utils.evaluation.check_reference(settings, encoder)
+    utils.oracles.check_reference(settings, encoder)
+    utils.oracles.check_reference(settings, encoder)
     assert len(calls) == 1
