@@ -4,7 +4,7 @@
 
 R: losses/retain.py (none: NPO, nll: NPO-RT, kl: NPO-KL). At theta = ref its gradient is that of -NLL, gradient ascent.
 Source: NPO, arXiv 2404.05868. FLAT's released code lists an NPO with KL but has no branch for it. MUSE's released code
-averages raw logit differences over the vocabulary instead of NLL; that variant is not offered.
+averages raw logit differences over the vocabulary instead of NLL: losses/muse_released.py.
 """
 
 from __future__ import annotations

@@ -113,9 +113,11 @@ def change_of_groups(kind: str, eps: float = 0.0) -> Statistic:
         members, others = samples["members"], samples["others"]
         if members.ndim == 1:
             return change(_auc(members, others), 0.5, eps)
-        least, oracle = 0.0 if eps else 0.5 / (len(members) * len(others)), _auc(members[:, 1], others[:, 1])
-        divisible = min(oracle, 1 - least) if kind == "privleak" else max(oracle, least)
-        return change(_auc(members[:, 0], others[:, 0]), divisible, eps)
+        model, oracle = (_auc(members[:, side], others[:, side]) for side in (0, 1))
+        least = 0.0 if eps else 0.5 / (len(members) * len(others))
+        bounded = (lambda value: min(value, 1 - least)) if kind == "privleak" else (lambda value: max(value, least))
+        # Where the oracle is raised the model is too: two equal models do not differ.
+        return change(bounded(model) if oracle != bounded(oracle) else model, bounded(oracle), eps)
 
     return statistic
 

@@ -36,7 +36,9 @@ python scripts/localize.py "${from[@]}" "${region[@]}" out=$runs/region
 
 echo "3/5  Unlearn"
 python unlearn.py -m "${from[@]}" "method=gradient_ascent,random_label,adversarial,$interleaved,flat_kl,npo" "out=$runs/\${method.name}"
-python unlearn.py -m "${from[@]}" "method=$interleaved" method.general=true "out=$runs/\${method.name}_general"
+for method in ${interleaved/,/ }; do
+  python unlearn.py "${from[@]}" method=$method method.general=true out=$runs/${method}_general
+done
 python unlearn.py "${from[@]}" "${memflex[@]}" "${region[@]}" method=memflex method.region.file=$runs/region/region.json out=$runs/memflex
 
 echo "4/5  Evaluate"

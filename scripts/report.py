@@ -15,13 +15,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from utils.files import write_text  # noqa: E402
-from utils.report import ReportError, read_report  # noqa: E402
+from utils.report import read_report  # noqa: E402
 from utils.report_html import page  # noqa: E402
 from utils.report_table import markdown_table  # noqa: E402
 
 
 def write_report(runs: Path, out: Path | None = None, title: str | None = None) -> list[Path]:
-    """Writes table.md and report.html to `out` (default: `runs`) and returns their paths. Raises ReportError."""
+    """Writes table.md and report.html to `out` (default: `runs`) and returns their paths. Raises ValueError."""
     report = read_report(runs, title, out)
     folder = out or runs
     folder.mkdir(parents=True, exist_ok=True)
@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     try:
         paths = write_report(options.runs, options.out, options.title)
-    except ReportError as error:
+    except ValueError as error:
         sys.exit(str(error))
     for path in paths:
         print(path)

@@ -6,16 +6,21 @@ import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from utils.charts import picture, text
+from utils.charts import FONT, LETTER, text
 from utils.markup import Html, element, join
 from utils.region_file import LocatedRegion, Tensorwise
-from utils.report_html import POLICY, STYLE
+from utils.report_details import folded
+from utils.report_html import whole_page
 
-ROW, LETTER, LEFT, TOP = 16.0, 6.8, 44.0, 26.0
+ROW, WIDE, LEFT = 16.0, 32.0, 30.0
+SLANT = 60.0  # degrees: names of modules are long, and many of them stand side by side
 MORE_STYLE = """
-.map { max-width: 100%; height: auto; }
+.maps { display: flex; flex-wrap: wrap; align-items: flex-start; gap: 1rem; margin: 1rem 0; }
+.maps figure { max-width: 100%; overflow-x: auto; }
 .cell { fill: var(--method); stroke: var(--rule); stroke-width: .5; }
 .cell.located { stroke: var(--target); stroke-width: 2.5; }
+.tensors th[scope="row"] { min-width: 11rem; max-width: none; font-weight: 400; }
+.tensors th, .tensors td { padding-top: .15rem; padding-bottom: .15rem; }
 """
 
 
@@ -41,24 +46,18 @@ def page(found: LocatedRegion, title: str) -> str:
     source = found.source
     told = (
         f"{found.summary()}. Mean gradients of {source.forget_samples} forget and {source.retain_samples} retain answers, each "
-        f"corrupted {source.copies} times{', in its labels only' if source.labels_only else ''}. "
-        "The darker, the larger the mean absolute forget gradient (logarithmic); framed tensors are in the region."
+        f"corrupted {source.copies} times{', in its labels only' if source.labels_only else ''}. The stronger the colour, the "
+        "larger the mean absolute forget gradient (logarithmic, each map by itself); framed tensors are in the region."
     )
     figures = []
     for part in dict.fromkeys(Place.of(name).part for name in found.tensors):
         drawn = heat_map(found, part)
         if drawn is not None:
-            caption = f"LoRA {part}" if part else "Weights"
-            figures.append(element("figure", {}, element("figcaption", {}, caption), drawn))
-    body = [element("h1", {}, f"Located region: {title}"), element("p", {"class": "lead"}, told), *figures, _table(found)]
-    head = [
-        element("meta", {"charset": "utf-8"}),
-        element("meta", {"name": "viewport", "content": "width=device-width, initial-scale=1"}),
-        element("meta", {"http-equiv": "Content-Security-Policy", "content": POLICY}),
-        element("title", {}, f"Located region: {title}"),
-        element("style", {}, Html(STYLE.read_text(encoding="utf-8") + MORE_STYLE)),
-    ]
-    return f"<!DOCTYPE html>\n{element('html', {'lang': 'en'}, element('head', {}, *head), element('body', {}, *body))}\n"
+            figures.append(element("figure", {}, element("figcaption", {}, _caption(found, part)), drawn))
+    heading = f"Located region: {title}"
+    lead = element("p", {"class": "lead"}, told)
+    body = [element("h1", {}, heading), lead, element("div", {"class": "maps"}, *figures), _table(found)]
+    return whole_page(heading, body, MORE_STYLE)
 
 
 def heat_map(found: LocatedRegion, part: str) -> Html | None:
@@ -68,19 +67,36 @@ def heat_map(found: LocatedRegion, part: str) -> Html | None:
         return None
     layers = sorted({place.layer for place in places.values()})
     modules = list(dict.fromkeys(place.module for place in places.values()))
-    width = max(map(len, modules)) * LETTER + 10
+    longest = max(map(len, modules)) * FONT * LETTER
+    top = math.ceil(longest * math.sin(math.radians(SLANT))) + 14
     shade = _shades([found.tensors[name].magnitude for name in places])
-    parts = [text(LEFT + (k + 0.5) * width, TOP - 8, module, anchor="middle") for k, module in enumerate(modules)]
-    parts += [text(LEFT - 8, TOP + (k + 0.75) * ROW, str(layer), anchor="end") for k, layer in enumerate(layers)]
+    parts = [_slanted(LEFT + (k + 0.6) * WIDE, top - 5, module) for k, module in enumerate(modules)]
+    parts += [text(LEFT - 8, top + (k + 0.75) * ROW, str(layer), anchor="end") for k, layer in enumerate(layers)]
     # Framed cells come last, so that no neighbour covers their frame.
     for name in sorted(places, key=lambda name: name in found.region):
         layer, module = layers.index(places[name].layer), modules.index(places[name].module)
-        box = {"x": LEFT + module * width + 1.5, "y": TOP + layer * ROW + 1.5, "width": width - 3, "height": ROW - 3}
+        box = {"x": LEFT + module * WIDE + 1.5, "y": top + layer * ROW + 1.5, "width": WIDE - 3, "height": ROW - 3}
         kind = "cell located" if name in found.region else "cell"
         shown = element("title", {}, f"{name}: {_words(found.tensors[name])}")
         parts.append(element("rect", {**box, "fill-opacity": shade(found.tensors[name].magnitude), "class": kind}, shown))
-    size = (LEFT + len(modules) * width + 4, TOP + len(layers) * ROW + 4)
-    return picture(*size, f"Located tensors by layer and module {part}".strip(), "map", parts)
+    # In its own size: a map that is scaled to the page has names too small to read, or huge ones.
+    width = math.ceil(LEFT + len(modules) * WIDE + longest * math.cos(math.radians(SLANT)))
+    height = math.ceil(top + len(layers) * ROW + 4)
+    label = f"Located tensors by layer and module {part}".strip()
+    size = {"viewBox": f"0 0 {width} {height}", "width": width, "height": height}
+    return element("svg", {**size, "role": "img", "aria-label": label, "class": "map"}, *parts)
+
+
+def _caption(found: LocatedRegion, part: str) -> str:
+    """Which map it is, and which magnitudes its colours stand for."""
+    of_part = [tensor.magnitude for name, tensor in found.tensors.items() if Place.of(name).part == part]
+    positive = [value for value in of_part if value > 0]
+    colours = f", {min(positive):.1e} to {max(positive):.1e}" if positive else ""
+    return (f"LoRA {part}" if part else "Weights") + colours
+
+
+def _slanted(x: float, y: float, words: str) -> Html:
+    return element("text", {"x": x, "y": y, "class": "tick", "transform": f"rotate({-SLANT:g} {x:g} {y:g})"}, words)
 
 
 def _shades(magnitudes: Sequence[float]) -> Callable[[float], float]:
@@ -101,12 +117,11 @@ def _words(tensor: Tensorwise) -> str:
 
 def _table(found: LocatedRegion) -> Html:
     """Every tensor with its numbers, folded away."""
-    head = element("tr", {}, *(element("th", {}, words) for words in ("tensor", "cosine", "magnitude", "located")))
-    rows = [
-        element("tr", {}, *(element("td", {}, words) for words in (
-            name, f"{tensor.cosine:.4g}", f"{tensor.magnitude:.4g}", "yes" if name in found.region else ""
-        )))
-        for name, tensor in found.tensors.items()
-    ]  # fmt: skip
-    table = element("table", {}, element("thead", {}, head), element("tbody", {}, join(rows, "\n")))
-    return element("details", {"class": "folded"}, element("summary", {}, f"All {len(found.tensors)} tensors"), table)
+    head = element("tr", {}, *(element("th", {"scope": "col"}, words) for words in ("tensor", "cosine", "magnitude", "located")))
+    rows = []
+    for name, tensor in found.tensors.items():
+        cells = (f"{tensor.cosine:.4g}", f"{tensor.magnitude:.4g}", "yes" if name in found.region else "")
+        row = (element("td", {}, words) for words in cells)
+        rows.append(element("tr", {}, element("th", {"scope": "row"}, name), *row))
+    table = element("table", {"class": "tensors"}, element("thead", {}, head), element("tbody", {}, join(rows, "\n")))
+    return folded(f"All {len(found.tensors)} tensors", element("div", {"class": "scroll", "tabindex": "0"}, table))

@@ -3,7 +3,8 @@
     table.md      one row per run, see utils/report_table.py
     report.html   the same and more on one page, see utils/report_html.py
 
-Reads only JSON files, so that a report needs neither torch nor the models.
+Reads only JSON files, and which columns a benchmark has (utils/report_columns.py), so that a report needs neither torch nor the
+models.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any, Literal
 from natsort import natsorted
 
 from utils.files import flat_settings
+from utils.report_columns import Column, columns_of, read_shown
 
 Role = Literal["target", "oracle", "method"]
 ROLES: tuple[Role, ...] = ("target", "oracle", "method")
@@ -51,6 +53,11 @@ class ReportRun:
     log: Sequence[Mapping[str, Any]]
     generations: Mapping[tuple[str, int], Mapping[str, Any]]
 
+    @property
+    def benchmark(self) -> str:
+        """The name of the benchmark that it was evaluated on."""
+        return str(flat_settings(self.evaluation["settings"]).get("benchmark.name", "unknown"))
+
     def value(self, metric: str) -> float | None:
         """The number, or None if it was not measured."""
         number = self.metrics.get(metric)
@@ -76,6 +83,21 @@ class Report:
 
     def of_role(self, role: Role) -> list[ReportRun]:
         return [run for run in self.runs if run.role == role]
+
+    def parts(self) -> dict[str, Report]:
+        """Benchmark -> the same report with its runs alone: numbers of different benchmarks share no table."""
+        names = dict.fromkeys(run.benchmark for run in self.runs)
+        return {name: replace(self, runs=[run for run in self.runs if run.benchmark == name]) for name in names}
+
+    @property
+    def measured(self) -> list[str]:
+        """Every metric that any run has, in order of first appearance."""
+        return list(dict.fromkeys(name for run in self.runs for name in run.metrics))
+
+    @property
+    def columns(self) -> list[Column]:
+        """What the table of these runs, of one benchmark, shows: declared columns that any run has a number for."""
+        return columns_of(self.runs[0].benchmark, self.measured)
 
 
 def read_report(folder: Path, title: str | None = None, out: Path | None = None) -> Report:
@@ -108,20 +130,20 @@ def read_run(folder: Path) -> ReportRun:
     """One run folder, or an evaluation folder. Raises ReportError saying why it cannot be in the table."""
     known = _read_capsule(folder, "")
     if known["script"] == "evaluate":
-        evaluation, at = known, folder
-        training = _trained(known["settings"])
+        evaluation, at, training = known, folder, _trained(known["settings"])
     else:
         training, at = known, folder / "eval"
         if not (at / "metrics.json").is_file() and not (at / "run.json").is_file():
             raise ReportError(f"it has no eval/metrics.json; make it with evaluate.py model.path={folder} out={at}")
         evaluation = _read_capsule(at, "eval/")
+        training = None if _is_combination(evaluation["settings"]) else training
     return ReportRun(
         folder,
         _role(training),
-        _label(training, folder),
+        _label(training, evaluation, folder),
         training,
         evaluation,
-        _read_metrics(at / "metrics.json"),
+        read_metrics(at / "metrics.json"),
         _read_lines(folder / "log.jsonl"),
         _read_generations(at / "generations.jsonl"),
     )
@@ -152,7 +174,8 @@ def _read_json(path: Path, shown: str) -> dict[str, Any]:
     return content
 
 
-def _read_metrics(path: Path) -> dict[str, Number]:
+def read_metrics(path: Path) -> dict[str, Number]:
+    """The entries of metrics.json that have a value. Raises ReportError saying what is wrong with the file."""
     if not path.is_file():
         raise ReportError("its evaluation wrote no metrics.json; run evaluate.py again with rescore=true")
     numbers = {}
@@ -190,30 +213,46 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def _read_generations(path: Path) -> dict[tuple[str, int], dict[str, Any]]:
-    return {(row["task"], row["index"]): row for row in _read_lines(path) if "task" in row and "index" in row}
+    """Task and index -> the row of a question that the model answered in words; other rows are a benchmark's own."""
+    needed = {"task", "index", "question", "generation"}
+    return {(row["task"], row["index"]): row for row in _read_lines(path) if needed <= row.keys()}
 
 
 def _trained(settings: Mapping[str, Any]) -> dict[str, Any] | None:
-    """run.json of the run whose model was evaluated, if it is at hand."""
+    """run.json of the run whose model was evaluated, if it is at hand; None for a combination of models, which no run made."""
     path = flat_settings(settings).get("model.path")
-    known = Path(str(path)) / "run.json"
+    if path is None or _is_combination(settings):
+        return None
     try:
-        return None if path is None else _read_capsule(known.parent, "")
+        return _read_capsule(Path(str(path)), "")
     except ReportError:
         return None
+
+
+def _is_combination(settings: Mapping[str, Any]) -> bool:
+    """Whether what was evaluated are the logits of two models: model.path less what whp.path says louder."""
+    return flat_settings(settings).get("whp.path") is not None
 
 
 def _role(training: Mapping[str, Any] | None) -> Role:
     if training is None or training["script"] != "finetune":
         return "method"
-    parts = str(training["settings"].get("split")).split("+")
-    saw_forget = any(part == "full" or part.startswith("forget") for part in parts)
-    return "oracle" if not saw_forget and any(part.startswith("retain") for part in parts) else "target"
+    settings = flat_settings(training["settings"])
+    harmless = read_shown(str(settings.get("benchmark.name"))).oracle
+    parts = str(settings.get("split")).split("+")
+    return "oracle" if all(part.startswith(harmless) for part in parts) else "target"
 
 
-def _label(training: Mapping[str, Any] | None, folder: Path) -> str:
+def _label(training: Mapping[str, Any] | None, evaluation: Mapping[str, Any], folder: Path) -> str:
+    if _is_combination(evaluation["settings"]):
+        return f"WHP (alpha {flat_settings(evaluation['settings']).get('whp.alpha', 1):g})"
     if training is None:
         return folder.name
+    return label_of(training, folder)
+
+
+def label_of(training: Mapping[str, Any], folder: Path) -> str:
+    """What a training run is called, from its run.json: its role and split, or its method."""
     settings = flat_settings(training["settings"])
     role = _role(training)
     if role != "method":

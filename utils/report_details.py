@@ -10,9 +10,10 @@ from typing import Any
 from utils.files import flat_settings
 from utils.markup import Html, element, join
 from utils.report import Report, ReportRun
+from utils.report_columns import read_shown
 
 QUESTIONS = 3  # per task
-SHOWN_TASKS = (("forget", "Forget set"), ("retain", "Retain set"))
+UNDECLARED = 2  # tasks of a benchmark that does not say whose answers to show
 CLIP = 280  # characters of an answer that are shown at once
 UNTOLD = ("out", "cache", "model.path", "method.name")  # told elsewhere, or without influence on the result
 # Words that say nothing about the fact asked for.
@@ -26,20 +27,30 @@ Key = tuple[str, int, str]  # task, index, question
 
 
 def answers_section(report: Report) -> list[Html]:
-    """Three forget and three retain questions: reference, then target, oracle and every method in their own words."""
+    """Three questions of each shown task: reference, then target, oracle and every method in their own words; or nothing."""
     columns = []
-    for task, words in SHOWN_TASKS:
-        cards = [_card(report, key) for key in chosen_questions(report.runs, task)]
-        if cards:
-            columns.append(element("div", {}, element("h3", {}, words), *cards))
+    for part in report.parts().values():
+        for task, words in _shown_tasks(part).items():
+            cards = [_card(part, key) for key in chosen_questions(part.runs, task)]
+            if cards:
+                columns.append(element("div", {}, element("h3", {}, words), *cards))
     if not columns:
-        return [element("p", {"class": "note"}, "No run has generations of the forget or the retain set.")]
+        return []
     note = (
-        "Greedy answers to the same questions, evenly spaced over each set. Marked are the words of the reference "
-        "answer that the question does not already hold, common words aside. On the forget set they should vanish, on "
-        "the retain set they should stay."
+        "Greedy answers to the same questions, evenly spaced over each task. Marked are the words of the reference "
+        "answer that the question does not already hold, common words aside. Where something is to be forgotten they should "
+        "vanish, elsewhere they should stay."
     )
     return [element("p", {"class": "note"}, note), element("div", {"class": "columns"}, *columns)]
+
+
+def _shown_tasks(part: Report) -> Mapping[str, str]:
+    """Task -> title of the tasks of one benchmark whose answers are shown."""
+    declared = read_shown(part.runs[0].benchmark).answers
+    if declared:
+        return declared
+    tasks = dict.fromkeys(task for run in part.runs for task, _ in run.generations)
+    return {task: task for task in list(tasks)[:UNDECLARED]}
 
 
 def chosen_questions(runs: Sequence[ReportRun], task: str, count: int = QUESTIONS) -> list[Key]:
@@ -86,9 +97,9 @@ def settings_section(report: Report) -> list[Html]:
     return [
         element("div", {"class": "scroll", "tabindex": "0"}, table),
         element("p", {"class": "note"}, note),
-        _folded("Libraries", element("ul", {}, *(element("li", {}, words) for words in _libraries(report.runs)))),
-        _folded("Commands", element("pre", {}, "\n".join(commands))),
-        _folded("Definitions of the metrics", element("dl", {}, *terms)),
+        folded("Libraries", element("ul", {}, *(element("li", {}, words) for words in _libraries(report.runs)))),
+        folded("Commands", element("pre", {}, "\n".join(commands))),
+        folded("Definitions of the metrics", element("dl", {}, *terms)),
     ]
 
 
@@ -185,5 +196,6 @@ def _commands(run: ReportRun) -> list[str]:
     return [f"# {run.label}, started {parts[0].get('started', 'unknown')}", *commands, ""]
 
 
-def _folded(title: str, content: Html) -> Html:
+def folded(title: str, content: Html) -> Html:
+    """Content that shows when its title is clicked."""
     return element("details", {"class": "folded"}, element("summary", {}, title), content)

@@ -1,4 +1,4 @@
-"""Forget quality against model utility as inline SVG: each run labelled, labels kept apart."""
+"""One metric against another as inline SVG, as forget quality against model utility: each run labelled, labels kept apart."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from utils.charts import FONT, LETTER, Axis, line, mark, nice_ticks, picture, text
+from utils.charts import FONT, LETTER, Axis, line, mark, picture, text
 from utils.markup import Html, element
+from utils.report_axes import axis_ends, axis_words, ticks
+from utils.report_columns import Column
 
 SIGNIFICANCE = 0.05
-_SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+# Where an axis says that more (or less) is better.
+_ACROSS = {"high": "{} →", "low": "← {}"}
+_UP = {"high": "↑ {}", "low": "↓ {}"}
 _DIRECTIONS = [(math.cos(k * math.pi / 8), math.sin(k * math.pi / 8)) for k in range(16)]
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom
@@ -18,13 +22,14 @@ Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 @dataclass(frozen=True)
 class Point:
-    """One run: x is model utility, with its interval if that is known, y the log10 of its p-value."""
+    """One run: its two numbers, with their intervals if they are known and to be drawn."""
 
     label: str
     role: str
     x: float
     y: float
     x_interval: tuple[float, float] | None = None
+    y_interval: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -36,26 +41,31 @@ class Label:
     far: bool
 
 
-def scatter(points: Sequence[Point], width: float, height: float) -> Html:
+def scatter(points: Sequence[Point], width: float, height: float, across: Column, up: Column) -> Html:
     """The chart, `width` x `height` units. Raises ValueError without points."""
     if not points:
         raise ValueError("scatter: there is no run with both numbers; leave the chart out.")
-    x, y = _axes(points, width, height)
-    threshold, note = _significance(x, y)
-    parts = [*threshold, *_frame(x, y)]
-    for point in points:
+    x = Axis(*axis_ends(across, [across.place(point.x) for point in points]), 46, width - 12)
+    y = Axis(*axis_ends(up, [up.place(point.y) for point in points]), height - 40, 18)
+    threshold, notes = _significance(x, y) if up.is_p_value else ([], [])
+    parts = [*threshold, *_frame(x, y, across, up)]
+    centres = [(x(across.place(point.x)), y(up.place(point.y))) for point in points]
+    for point, (right, down) in zip(points, centres, strict=True):
         if point.x_interval is not None:
-            low, high = point.x_interval
-            parts.append(line(x(low), y(point.y), x(high), y(point.y), f"whisker {point.role}"))
-    centres = [(x(point.x), y(point.y)) for point in points]
-    labels = place_labels(centres, [point.label for point in points], (x.start, y.end, width - 4, y.start), [note])
+            ends = [x(across.place(value)) for value in point.x_interval]
+            parts.append(line(ends[0], down, ends[1], down, f"whisker {point.role}"))
+        if point.y_interval is not None:
+            ends = [y(up.place(value)) for value in point.y_interval]
+            parts.append(line(right, ends[0], right, ends[1], f"whisker {point.role}"))
+    labels = place_labels(centres, [point.label for point in points], (x.start, y.end, width - 4, y.start), notes)
     for point, centre, label in zip(points, centres, labels, strict=True):
         if label.far:
             end = label.x + _text_width(point.label) if label.x < centre[0] else label.x
             parts.append(line(*centre, end, label.y - FONT * 0.35, "leader"))
     parts += [mark(*centre, point.role) for point, centre in zip(points, centres, strict=True)]
     parts += [text(label.x, label.y, p.label, f"label {p.role}") for p, label in zip(points, labels, strict=True)]
-    return picture(width, height, "Forget quality against model utility, one mark per run", "scatter", parts)
+    title = f"{axis_words(up)} against {axis_words(across)}, one mark per run"
+    return picture(width, height, title, "scatter", parts)
 
 
 def place_labels(
@@ -106,34 +116,21 @@ def _text_width(label: str) -> float:
     return len(label) * FONT * LETTER + 2
 
 
-def _axes(points: Sequence[Point], width: float, height: float) -> tuple[Axis, Axis]:
-    """A tenth of room on either side of what is drawn; p always reaches down to 0.01, so that 0.05 is inside."""
-    values = [point.x for point in points]
-    margin = max(0.1 * (max(values) - min(values)), 0.02)
-    low, high = max(min(values) - margin, -0.02), min(max(values) + margin, 1.02)
-    bottom = min(-2.0, *(point.y for point in points))
-    room = 0.06 * -bottom
-    return Axis(low, high, 46, width - 12), Axis(bottom - room, room, height - 40, 18)
-
-
-def _frame(x: Axis, y: Axis) -> list[Html]:
+def _frame(x: Axis, y: Axis, across: Column, up: Column) -> list[Html]:
     parts = []
-    for tick in nice_ticks(x.low, x.high, 8 if x.end > 500 else 4):
+    for tick, shown in ticks(across, x.low, x.high, 8 if x.end > 500 else 4):
         parts.append(line(x(tick), y.start, x(tick), y.end, "grid"))
-        parts.append(text(x(tick), y.start + 15, f"{tick:.3g}", anchor="middle"))
-    step = max(1, math.ceil(-y.low / 6))
-    for exponent in range(0, math.ceil(y.low) - 1, -step):
-        if exponent >= y.low:
-            shown = "1" if exponent == 0 else "10" + str(exponent).translate(_SUPERSCRIPT)
-            parts.append(line(x.start, y(exponent), x.end, y(exponent), "grid"))
-            parts.append(text(40, y(exponent) + 4, shown, anchor="end"))
-    parts.append(text(x.end, y.start + 32, "model utility →", "axis", "end"))
-    parts.append(text(4, 10, "↑ forget quality p, log scale", "axis"))
+        parts.append(text(x(tick), y.start + 15, shown, anchor="middle"))
+    for tick, shown in ticks(up, y.low, y.high):
+        parts.append(line(x.start, y(tick), x.end, y(tick), "grid"))
+        parts.append(text(40, y(tick) + 4, shown, anchor="end"))
+    parts.append(text(x.end, y.start + 32, _ACROSS.get(across.better, "{}").format(axis_words(across)), "axis", "end"))
+    parts.append(text(4, 10, _UP.get(up.better, "{}").format(axis_words(up)), "axis"))
     return parts
 
 
-def _significance(x: Axis, y: Axis) -> tuple[list[Html], Box]:
-    """The line p = 0.05 and a tint over what lies above it; with them the place that the words take."""
+def _significance(x: Axis, y: Axis) -> tuple[list[Html], list[Box]]:
+    """The line p = 0.05 and a tint over what lies above it; with them the places that the words take."""
     level = y(math.log10(SIGNIFICANCE))
     area = {"x": x.start, "y": y.end, "width": x.end - x.start, "height": level - y.end, "class": "pass"}
     words = f"p = {SIGNIFICANCE:g}"
@@ -143,4 +140,4 @@ def _significance(x: Axis, y: Axis) -> tuple[list[Html], Box]:
         line(x.start, level, x.end, level, "level"),
         text(right, level + 13, words, "note", "end"),
     ]
-    return parts, (right - _text_width(words), level + 2, right, level + 16)
+    return parts, [(right - _text_width(words), level + 2, right, level + 16)]

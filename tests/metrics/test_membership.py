@@ -193,6 +193,13 @@ def test_an_oracle_without_a_wrong_pair_counts_half_a_pair_on_resamples():
     assert change_of_groups("rel_diff")(samples) == approx(-25.0)
 
 
+@pytest.mark.parametrize("kind", ["privleak", "rel_diff"])
+def test_equal_models_do_not_differ_where_there_is_nothing_to_divide_by(kind):
+    low, high = np.array([[0.1, 0.1], [0.2, 0.2]]), np.array([[0.8, 0.8], [0.9, 0.9]])
+    members, others = (low, high) if kind == "privleak" else (high, low)
+    assert change_of_groups(kind)({"members": members, "others": others}) == 0.0
+
+
 @pytest.mark.parametrize(
     "call, sentence",
     [

@@ -10,9 +10,12 @@ import pytest
 
 from scripts.report import main
 from tests.utils import fake_runs as fake
-from utils.report import Number, ReportError, read_report
+from utils.report import ReportError, read_report
+from utils.report_columns import read_shown
 from utils.report_html import page
-from utils.report_table import COLUMNS, best_cells, markdown_table, show, show_interval
+from utils.report_table import best_cells, markdown_table
+
+TOFU = read_shown("tofu").columns
 
 
 @pytest.fixture
@@ -109,7 +112,7 @@ def test_equal_printed_numbers_share_the_mark_and_nan_never_wins(tmp_path):
 def test_markdown_table(runs):
     text = markdown_table(read_report(runs))
     rows = table_rows(text)
-    assert len(rows) == 2 + 5 and {len(row) for row in rows} == {1 + len(COLUMNS)}
+    assert len(rows) == 2 + 5 and {len(row) for row in rows} == {1 + len(TOFU)}
     assert rows[0][:4] == ["run", "FQ ↑", "MU ↑", "F-ROUGE ↓"]
     assert cell(text, "flat (tv)", "FQ") == "1.2e-05 [9.6e-06, 1.4e-05]"
     assert cell(text, "npo · npo2", "MU") == "**0.655** [0.524, 0.786]"
@@ -121,7 +124,7 @@ def test_markdown_table(runs):
 def test_names_cannot_break_the_markdown_table(tmp_path):
     fake.write_run(tmp_path / "a", "unlearn", "forget10", "x|y<b>*`", None, {"model_utility": 0.5})
     rows = table_rows(markdown_table(read_report(tmp_path)))
-    assert {len(row) for row in rows} == {1 + len(COLUMNS)}
+    assert {len(row) for row in rows} == {2}  # the run and its one metric
     assert rows[2][0] == r"x\|y&lt;b&gt;\*\`"
 
 
@@ -136,9 +139,9 @@ def test_names_cannot_break_the_markdown_table(tmp_path):
     ],
 )
 def test_how_numbers_are_printed(metric, value, text):
-    column = next(column for column in COLUMNS if column.metric == metric)
-    assert show(column, value) == text
-    assert show_interval(column, Number(value, None, None, "")) == ""
+    column = next(column for column in TOFU if column.metric == metric)
+    assert column.show(value) == text
+    assert column.show_interval(None) == "" and column.show_interval((value, value)) == f"[{text}, {text}]"
 
 
 def test_a_missing_metric_is_a_dash(runs):

@@ -15,7 +15,8 @@ from utils.charts import Curve, nice_ticks, shorten, spread_out
 from utils.markup import element, escape
 from utils.report import read_report
 from utils.report_details import chosen_questions, differing_settings, marked, telling_words
-from utils.report_html import caution, headline, page, training_curves
+from utils.report_headline import caution, headline
+from utils.report_html import page, training_curves
 from utils.scatter import overlap, place_labels
 
 VOID = {"meta", "br"}
@@ -63,7 +64,7 @@ def test_the_page_is_well_formed_and_fetches_nothing(runs):
 
 
 def test_a_hostile_generation_is_text(runs):
-    evil = "<script>alert(1)</script></td><img src=x onerror=alert(2)> & \"quoted\" 😀 \x00 \u2028 \ud800"
+    evil = '<script>alert(1)</script></td><img src=x onerror=alert(2)> & "quoted" 😀 \x00 \u2028 \ud800'
     fake.write_generations(runs / "flat/eval", {("forget", i): "" for i in range(9)})
     with open(runs / "flat/eval/generations.jsonl", "w", encoding="utf-8") as file:
         for task, pairs in fake.QUESTIONS.items():
@@ -73,7 +74,7 @@ def test_a_hostile_generation_is_text(runs):
     _, path = write_report(runs)
     parsed = Page(path.read_text("utf-8"))
     assert not {"script", "img"} & set(parsed.tags)
-    shown = "<script>alert(1)</script></td><img src=x onerror=alert(2)> & \"quoted\" 😀 \ufffd \u2028 \ufffd"
+    shown = '<script>alert(1)</script></td><img src=x onerror=alert(2)> & "quoted" 😀 \ufffd \u2028 \ufffd'
     assert "".join(parsed.text).count(shown) == 6  # three forget and three retain questions
 
 
@@ -124,7 +125,7 @@ def test_headline_tells_who_matches_the_oracle(runs):
     text = headline(read_report(runs))
     assert text == (
         "2 of 3 methods cannot be told from the retain oracle on the forget set (p ≥ 0.05): npo · npo2, npo · npo10. "
-        "npo · npo2 keeps the most utility of them: model utility 0.655 (target 0.690, oracle 0.688)."
+        "npo · npo2 keeps the most: model utility 0.655 (target 0.690, oracle 0.688)."
     )
     for name in ("npo2", "npo10"):
         (runs / name / "run.json").unlink()

@@ -1,0 +1,117 @@
+"""Evaluates every snapshot of a run and draws its metrics against the optimizer step.
+
+    python unlearn.py method=npo model=tiny model.path=runs/target benchmark=tofu split=forget10 snapshots=5 out=runs/npo
+    python scripts/trajectory.py runs/npo reference_run=runs/retain90
+    python scripts/trajectory.py runs/npo runs/flat reference_run=none --metrics forget_prob,retain_prob --out runs/compared
+
+Besides the snapshots: the model that the run started from, as step 0, and the one that it ended with. Benchmark, split, model,
+data_root and compat are the run's own; key=value says otherwise, and sets any other dial of evaluate.py. What is finished with
+the same settings is not evaluated again, so the same command goes on after an interruption. Works under torchrun too.
+
+RUN/trajectory/<step>/                  an evaluation each (RUN/trajectory-<benchmark>/ on another benchmark than the run's)
+DIR/trajectory.json, .md, .html         all of them; DIR is --out, or RUN/trajectory for a single run
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import logging
+import os
+import runpy
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+
+def write_trajectory(
+    runs: Sequence[Path],
+    overrides: Sequence[str],
+    metrics: Sequence[str],
+    out: Path | None,
+    command: str,
+    evaluate: Callable | None = None,
+) -> tuple[list[Path], list[str]]:
+    """Evaluates what is missing and writes the three files to `out`; returns their paths, and which points failed.
+
+    evaluate: does what evaluate.py does with its settings; that itself by default. Raises ValueError.
+    """
+    from utils.distributed import is_main  # slow imports: a misspelt name was refused without them
+    from utils.files import write_json, write_text
+    from utils.trajectory import follow, plan
+    from utils.trajectory_page import page
+    from utils.trajectory_table import columns, to_json, to_markdown
+
+    found = plan(runs, overrides)
+    follow(found, evaluate or the_evaluation(), metrics)
+    folder = out or found[0].folder
+    paths = [folder / f"trajectory.{ending}" for ending in ("json", "md", "html")]
+    if is_main():
+        shown = columns(found, metrics)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(paths[0], to_json(found, command))
+        write_text(paths[1], to_markdown(found, shown, command))
+        write_text(paths[2], page(found, shown, command))
+    return paths, [f"{trajectory.run}, {words}" for trajectory in found for words in trajectory.failed]
+
+
+def the_evaluation() -> Callable:
+    """What evaluate.py does with its settings, below its command line."""
+    return inspect.unwrap(runpy.run_path(str(ROOT / "evaluate.py"), run_name="evaluate_script")["main"])
+
+
+def sorted_words(words: Sequence[str]) -> tuple[list[Path], list[str]]:
+    """Run folders and overrides, in any order. Raises ValueError for a word that is neither."""
+    runs = [Path(word) for word in words if Path(word).is_dir()]
+    overrides = [word for word in words if not Path(word).is_dir()]
+    for word in overrides:
+        if "=" not in word:
+            raise ValueError(f"{word}: there is no such run folder; give run folders, and settings of evaluate.py as key=value")
+    if not runs:
+        raise ValueError("there is no run to follow; give the folder of a run that was trained with snapshots=N")
+    return runs, overrides
+
+
+def main(arguments: list[str] | None = None, evaluate: Callable | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("words", nargs="+", metavar="RUN or KEY=VALUE", help="run folders, and settings of evaluate.py")
+    parser.add_argument(
+        "--metrics", default="", metavar="A,B,C", help="names in metrics.json (default: those that a report shows)"
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where the three files go; needed for several runs")
+    arguments = sys.argv[1:] if arguments is None else arguments
+    options = parser.parse_intermixed_args(arguments)
+    try:
+        runs, overrides = sorted_words(options.words)
+        if len(runs) > 1 and options.out is None:
+            raise ValueError(f"{len(runs)} runs: say with --out DIR where the page that compares them goes")
+    except ValueError as error:
+        sys.exit(str(error))
+
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from utils.cli import check_command_line
+
+    check_command_line("evaluate", overrides)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    metrics = [name for name in options.metrics.split(",") if name]
+    command = shlex.join(["python", "scripts/trajectory.py", *arguments])
+    try:
+        paths, failed = write_trajectory(runs, overrides, metrics, options.out, command, evaluate)
+    except (ValueError, HydraException, OmegaConfBaseException) as error:
+        if os.environ.get("LETHE_TRACEBACK") == "1":
+            raise
+        sys.exit(str(error).splitlines()[0])
+    for path in paths:
+        print(path)
+    if failed:
+        sys.exit(f"without numbers, for the reasons above: {'; '.join(failed)}; the same command tries them again")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,183 @@
+"""What a report shows of a benchmark: metrics/report/<benchmark>.yaml, beside the code of its metrics.
+
+    columns   in order, each with name, metric (as in metrics.json), meaning, better (high | low | zero | neither) and scale
+              (share: 0 to 1, percent, p: a p-value, log: above 0 over powers of ten, free: anything)
+    map       names of two columns, x and y, for one picture of all runs; `words` say how to read it
+    answers   task -> title: whose answers are shown side by side
+    oracle    beginnings of splits; a run finetuned on such splits alone never saw what is forgotten
+
+All of it may be left out, and the file too: then the first metrics are shown as they come. Names of columns are no settings of an
+evaluation, so they are not in config/benchmark/: another one must not make a finished run count as another. They are data and not
+code, so that a report imports no benchmark and neither torch nor what else metrics are computed with.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from utils import ROOT
+
+FOLDER = ROOT / "metrics" / "report"
+UNDECLARED = 8  # metrics that are shown of a benchmark without such a file
+SMALLEST = 1e-300  # a p-value of 0 has no logarithm
+
+Better = Literal["high", "low", "zero", "neither"]
+ARROWS: dict[str, str] = {"high": " ↑", "low": " ↓", "zero": " → 0", "neither": ""}
+# How good a value is, the larger the better.
+RANKS: dict[str, Callable[[float], float]] = {"high": float, "low": lambda value: -value, "zero": lambda value: -abs(value)}
+
+
+def _p_value(value: float) -> str:
+    return f"{value:.1e}" if 0 < value < 1e-3 else f"{value:.3f}"
+
+
+def _log10(value: float) -> float:
+    return value if math.isnan(value) else math.log10(max(value, SMALLEST))
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How numbers are printed and where they lie on an axis. limits: of the numbers, None where they may be any."""
+
+    show: Callable[[float], str]
+    place: Callable[[float], float] = float
+    limits: tuple[float, float] | None = None
+    powers: bool = False
+
+
+SCALES: dict[str, Scale] = {
+    "share": Scale("{:.3f}".format, limits=(0.0, 1.0)),
+    "percent": Scale("{:.2f}".format, limits=(0.0, 100.0)),
+    "p": Scale(_p_value, _log10, powers=True),
+    "log": Scale("{:.4g}".format, _log10, powers=True),
+    "free": Scale("{:.4g}".format),
+}
+
+
+@dataclass(frozen=True)
+class Column:
+    """One metric of metrics.json as a column. Raises ValueError for a `better` or `scale` that does not exist."""
+
+    name: str
+    metric: str
+    meaning: str = ""
+    better: Better = "neither"
+    scale: str = "share"
+
+    def __post_init__(self) -> None:
+        for key, value, valid in (("better", self.better, get_args(Better)), ("scale", self.scale, tuple(SCALES))):
+            if value not in valid:
+                raise ValueError(f"{key}: {value} is not valid, write {', '.join(valid)}")
+
+    @property
+    def header(self) -> str:
+        return f"{self.name}{ARROWS[self.better]}"
+
+    @property
+    def words(self) -> str:
+        return self.meaning or self.name
+
+    @property
+    def is_p_value(self) -> bool:
+        return self.scale == "p"
+
+    def show(self, value: float) -> str:
+        """A number as text: p-values below 0.001 as 1.2e-05, shares with three decimals, percentages with two."""
+        return SCALES[self.scale].show(value)
+
+    def place(self, value: float) -> float:
+        """Where a number lies on the column's scale: itself, or its logarithm."""
+        return SCALES[self.scale].place(value)
+
+    def show_interval(self, interval: tuple[float, float] | None) -> str:
+        """`[low, high]`, or nothing where there is no interval."""
+        return "" if interval is None else f"[{self.show(interval[0])}, {self.show(interval[1])}]"
+
+    def best(self, values: Sequence[float]) -> float | None:
+        """The best of the values, none of them NaN; None if there is none, or if the column has no better and worse."""
+        rank = RANKS.get(self.better)
+        return None if rank is None or not values else max(values, key=rank)
+
+
+@dataclass(frozen=True)
+class Map:
+    """The columns that span the picture of all runs, and how to read it."""
+
+    x: Column
+    y: Column
+    words: str = ""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a report shows of one benchmark."""
+
+    columns: tuple[Column, ...] = ()
+    map: Map | None = None
+    answers: Mapping[str, str] = field(default_factory=dict)
+    oracle: tuple[str, ...] = ("retain",)
+
+
+@cache
+def read_shown(benchmark: str, folder: Path = FOLDER) -> Shown:
+    """The file of a benchmark; an empty one if it has none. Raises ValueError naming file and entry if it is wrong."""
+    if benchmark not in {path.stem for path in folder.glob("*.yaml")}:
+        return Shown()
+    path = folder / f"{benchmark}.yaml"
+    try:
+        content = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+        return _shown(content)
+    except (ValueError, TypeError, YAMLError, OmegaConfBaseException) as error:
+        raise ValueError(f"{path}: {str(error).splitlines()[0]}") from error
+
+
+def columns_of(benchmark: str, measured: Sequence[str]) -> list[Column]:
+    """The declared columns whose metric was measured; without any, one for each of the first metrics."""
+    declared = [column for column in read_shown(benchmark).columns if column.metric in measured]
+    return declared or [Column(name, name, scale="free") for name in measured[:UNDECLARED]]
+
+
+def _shown(content: Any) -> Shown:
+    if not isinstance(content, dict):
+        raise ValueError("write keys with values")
+    unknown = set(content) - {"columns", "map", "answers", "oracle"}
+    if unknown:
+        raise ValueError(f"there is no key {sorted(unknown)[0]}; write columns, map, answers or oracle")
+    columns = tuple(_column(entry, place) for place, entry in enumerate(content.get("columns") or (), start=1))
+    for key in ("name", "metric"):
+        values = [vars(column)[key] for column in columns]
+        twice = [value for value in values if values.count(value) > 1]
+        if twice:
+            raise ValueError(f"columns: two have the {key} {twice[0]}")
+    return Shown(
+        columns,
+        _map(content["map"], {column.name: column for column in columns}) if content.get("map") else None,
+        {str(task): str(title) for task, title in (content.get("answers") or {}).items()},
+        tuple(map(str, content.get("oracle", Shown.oracle))),
+    )
+
+
+def _column(entry: Any, place: int) -> Column:
+    try:
+        return Column(**entry)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"column {place}: {str(error).removeprefix('Column.__init__() ')}") from error
+
+
+def _map(entry: Mapping[str, str], columns: Mapping[str, Column]) -> Map:
+    unknown = set(entry) - {"x", "y", "words"}
+    if unknown:
+        raise ValueError(f"map: there is no key {sorted(unknown)[0]}; write x, y and words")
+    lost = [f"{key}: {entry.get(key)}" for key in ("x", "y") if entry.get(key) not in columns]
+    if lost:
+        raise ValueError(f"map: {lost[0]} is no name of a column")
+    return Map(columns[entry["x"]], columns[entry["y"]], entry.get("words", ""))
