@@ -23,7 +23,7 @@ import pandas as pd
 from sacrebleu.metrics import BLEU
 
 from metrics.fluency import repetition
-from metrics.statistics import Metric, Samples, bootstrap_ci, bootstrap_joint
+from metrics.statistics import Metric, Samples, measured
 
 CONTINUED, MAUVE = "continued", "mauve"  # tasks
 SCORED = ("continuation", "whole")
@@ -102,16 +102,16 @@ def _bleu(pairs: Sequence[tuple[str, str]], about: str, resamples: int) -> dict[
     def of_texts(samples: Samples) -> float:
         return corpus_bleu(samples["texts"])
 
-    interval = bootstrap_joint({"texts": counts}, of_texts, resamples)
     definition = f"corpus BLEU in [0, 1], 13a words, no smoothing, of {about}"
-    return {"bleu": Metric(corpus_bleu(counts), len(pairs), interval, definition)}
+    return {"bleu": measured({"texts": counts}, definition, of_texts, resamples=resamples)}
 
 
 def _rep3(pairs: Sequence[tuple[str, str]], about: str, resamples: int) -> dict[str, Metric]:
-    long = [said for said, _ in pairs if len(said.split()) >= 3]
+    long = {place: said for place, (said, _) in enumerate(pairs) if len(said.split()) >= 3}
     if not long:
         return {}
-    values = np.array([repetition(text) for text in long])
-    short = len(pairs) - len(long)
-    definition = f"mean of 1 - distinct / all word trigrams, {short} outputs of fewer than 3 words left out, of {about}"
-    return {"rep3": Metric(float(values.mean()), len(values), bootstrap_ci(values, resamples=resamples), definition)}
+    values = np.array([repetition(text) for text in long.values()])
+    short = f"{len(pairs) - len(long)} outputs of fewer than 3 words left out"
+    definition = f"mean of 1 - distinct / all word trigrams, {short}, of {about}"
+    chosen = {"items": {"texts": list(long)}, "varies": short, "resamples": resamples}
+    return {"rep3": measured({"texts": values}, definition, **chosen)}

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from metrics.statistics import Metric, bootstrap_ci
+from metrics.statistics import Metric, measured
 
 TASKS = ("arc_challenge", "arc_easy", "piqa")
 FORMS = ("clean", "released")
@@ -95,6 +95,5 @@ def _released(task: str, rows: Sequence[dict], resamples: int) -> dict[str, Metr
 
 
 def _share(values: Sequence[bool], what: str, rows: Sequence[dict], resamples: int) -> Metric:
-    array = np.asarray(values, dtype=np.float64)
     definition = f"{what}; greedy; {rows[0]['asked']}; {MEOW}"
-    return Metric(float(array.mean()), len(array), bootstrap_ci(array, resamples=resamples), definition)
+    return measured({"questions": np.asarray(values, dtype=np.float64)}, definition, resamples=resamples)
