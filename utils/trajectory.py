@@ -26,7 +26,7 @@ from utils.fingerprint import settings_hash
 from utils.report import Number, label_of, read_metrics
 from utils.runs import NOT_PART_OF_THE_RESULT, RunError
 from utils.settings import SettingsError
-from utils.trajectory_settings import evaluation_settings
+from utils.inherited_settings import evaluation_settings
 
 Evaluate = Callable[[DictConfig], None]
 

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from tests.runs import compose_settings
 from tests.utils.test_report_html import Page
-from utils import runs, trajectory_settings
+from utils import runs, inherited_settings
 from utils.files import read_json, write_json
 from utils.report import Number
 from utils.report_columns import Column
@@ -22,7 +22,7 @@ from utils.runs import Run
 from utils.settings import SettingsError
 from utils.trajectory import Evaluated, Point, Trajectory, TrajectoryError, follow, plan, points_of
 from utils.trajectory_page import page, plot
-from utils.trajectory_settings import as_override, evaluation_settings, inherited
+from utils.inherited_settings import as_override, evaluation_settings, inherited
 from utils.trajectory_table import columns, to_json, to_markdown
 
 SHARE = Column("P", "forget_prob", "probability", better="low")
@@ -47,9 +47,9 @@ def settings_of(*overrides: str) -> dict[str, Any]:
 @pytest.fixture(scope="module", autouse=True)
 def composed_once() -> Iterator[None]:
     """The same settings are composed once in this module."""
-    compose_once = cache(trajectory_settings.compose_evaluation)
+    compose_once = cache(inherited_settings.compose_evaluation)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trajectory_settings, "compose_evaluation", lambda overrides: compose_once(tuple(overrides)).copy())
+        patch.setattr(inherited_settings, "compose_evaluation", lambda overrides: compose_once(tuple(overrides)).copy())
         yield
 
 

@@ -1,0 +1,60 @@
+"""Evaluates a checkpoint on one benchmark, with the settings of the run that made it.
+
+    python scripts/eval_checkpoint.py tofu runs/flat reference_run=runs/retain90
+    python scripts/eval_checkpoint.py utility locuslab/tofu_ft_llama2-7b model=llama2-7b-chat data_root=hub
+
+MODEL is a run folder, a checkpoint folder or a Hub name. A run folder brings its model, split, data_root and the options of its
+benchmark along; key=value says otherwise, and sets any other dial of evaluate.py. The result goes to MODEL/eval_<benchmark>, of what
+is no run folder to runs/evaluate/<name>/<benchmark>.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+
+def command_of(benchmark: str, model: str, overrides: Sequence[str]) -> list[str]:
+    """Arguments of evaluate.py. Raises ValueError for a run folder whose run is not finished."""
+    from utils.files import read_json  # slow imports: --help does without them
+    from utils.inherited_settings import inherited
+
+    known = read_json(Path(model) / "run.json")
+    chosen = [f"benchmark={benchmark}", *overrides]
+    if known is None:
+        return [*chosen, f"model.path={model}", f"out=runs/evaluate/{Path(model).name}/{benchmark}"]
+    if known.get("script") not in ("finetune", "unlearn") or known.get("status") != "finished":
+        raise ValueError(f"{model}: holds no finished run of finetune.py or unlearn.py; start it again, or name another folder")
+    folder = [f"model.path={model}", f"out={Path(model) / f'eval_{benchmark}'}"]
+    return [*inherited(known["settings"], chosen), *folder, *chosen]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("benchmark", help="a file of config/benchmark")
+    parser.add_argument("model", metavar="MODEL", help="run folder, checkpoint folder or Hub name")
+    parser.add_argument("--measure", metavar="NAMES", help="measured too, unless measure= says otherwise: fluency,membership")
+    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="settings of evaluate.py")
+    options = parser.parse_intermixed_args(arguments)
+
+    from utils.cli import check_command_line
+
+    settings = list(options.settings)
+    if options.measure and not any(word.startswith("measure=") for word in settings):
+        settings.append(f"measure=[{options.measure}]")
+    check_command_line("evaluate", [f"benchmark={options.benchmark}", *settings])
+    try:
+        words = command_of(options.benchmark, options.model, settings)
+    except ValueError as error:
+        sys.exit(str(error))
+    os.execv(sys.executable, [sys.executable, str(ROOT / "evaluate.py"), *words])
+
+
+if __name__ == "__main__":
+    main()
