@@ -29,6 +29,8 @@ STATISTICS = {
     "reference_logp": "log-probability of the answer token under the frozen reference model",
     "kl": "KL(reference || model) over the whole vocabulary",
     "cross_entropy": "H(reference, model) = kl + entropy of the reference",
+    "logit_npo": "vocabulary mean of log sigmoid(0.1 (reference logit - logit)), as MUSE's code has it",
+    "logit_kl": "what KL(reference || model) becomes with logits in place of log-probabilities, as MUSE's code has it",
 }
 
 

@@ -8,12 +8,13 @@ ValueError, and metrics leave that text out and say so by n.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from metrics.statistics import Interval, bootstrap_joint
+from metrics.statistics import Interval, Metric, bootstrap_joint, measured
 
 MOSTLY = 0.5  # share of a text's characters that one of them must exceed to dominate it
 
@@ -21,6 +22,11 @@ MOSTLY = 0.5  # share of a text's characters that one of them must exceed to dom
 def is_empty(text: str) -> bool:
     """Whether the text is empty or white space."""
     return not text.strip()
+
+
+def word_count(text: str) -> int:
+    """Number of words; 0 for an empty text."""
+    return len(text.split())
 
 
 def ngrams(text: str, n: int) -> list[tuple[str, ...]]:
@@ -99,3 +105,36 @@ def perplexity(token_nlls: ArrayLike) -> float:
         raise ValueError("a text without tokens has no perplexity: leave it out and count it")
     with np.errstate(over="ignore"):
         return float(np.exp(losses.mean()))
+
+
+DISTINCT = (1, 2, 3)
+# name: number of one output, words that an output needs to have it, definition
+READING: dict[str, tuple[Callable[[str], float], int, str]] = {
+    "empty": (is_empty, 0, "share of outputs that are empty or white space; ours"),
+    "words": (word_count, 0, "mean number of words of an output, 0 for an empty one; ours"),
+    "dominated": (is_dominated, 0, "share of outputs of which one character is more than half; LLMU (arXiv 2310.10683)"),
+    "diversity": (unique_token_share, 1, "mean share of distinct words in an output; LLMU (arXiv 2310.10683)"),
+    "rep2": (partial(repetition, n=2), 2, "mean of 1 - distinct / all word bigrams of an output; as rep3"),
+    "rep3": (repetition, 3, "mean of 1 - distinct / all word trigrams of an output; MEOW (arXiv 2409.11844)"),
+}
+
+
+def reading(texts: Mapping[Hashable, str], resamples: int = 1000) -> dict[str, Metric]:
+    """How a model's outputs read: name of the question -> its output. The numbers are those of READING, and distinct1, 2, 3.
+
+    A number that an output does not have (too few words) is over the others; n says how many. What none has is left out.
+    """
+    metrics: dict[str, Metric] = {}
+    for name, (measure, words, definition) in READING.items():
+        chosen = {index: text for index, text in texts.items() if len(text.split()) >= words}
+        if chosen:
+            values = {"items": np.array([measure(text) for text in chosen.values()], dtype=np.float64)}
+            metrics[name] = measured(values, definition, items={"items": list(chosen)}, resamples=resamples)
+    for n in DISTINCT:
+        pooled = [text for text in texts.values() if len(text.split()) >= n]
+        if pooled:
+            definition = f"distinct / all word {n}-grams of all outputs together (arXiv 1510.03055); the interval lies low"
+            metrics[f"distinct{n}"] = Metric(
+                distinct(pooled, n), len(pooled), distinct_interval(pooled, n, resamples), definition
+            )
+    return metrics

@@ -93,6 +93,25 @@ def npo(model, reference, streams, pad, retain="none", beta=0.1) -> Tensor:
     return plus_retain(loss, retain, model, reference, streams, pad)
 
 
+def muse_released(model, reference, streams, pad, forget="npo", retain="none", beta=0.1) -> Tensor:
+    """As MUSE's code has it, on raw logits; where it counts positions, those that predict a label."""
+
+    def gap(stream: str) -> tuple[Tensor, Tensor]:
+        logits, labels = all_logits(model, streams[stream], pad)
+        with torch.no_grad():
+            theirs = all_logits(reference, streams[stream], pad)[0][labels != -100]
+        return theirs, theirs - logits[labels != -100]
+
+    if forget == "npo":
+        loss = -(2 / beta) * F.logsigmoid(beta * gap("forget")[1]).mean()
+    else:
+        loss = -cross_entropy(model, streams["forget"], pad)
+    if retain == "klr":
+        theirs, difference = gap("retain")
+        return loss + (theirs.exp() * difference).sum() / len(streams["retain"])
+    return loss + cross_entropy(model, streams["retain"], pad) if retain == "gdr" else loss
+
+
 def dpo(model, reference, streams, pad, retain="none", beta=0.1) -> Tensor:
     rejected, chosen = nll(model, streams["forget"], pad)[0], nll(model, streams["template"], pad)[0]
     rejected_ref = reference_nll(reference, streams["forget"], pad)
@@ -162,6 +181,10 @@ ORACLES: dict[str, Oracle] = {
     "npo": npo,
     "npo_rt": partial(npo, retain="nll"),
     "npo_kl": partial(npo, retain="kl"),
+    "npo_muse": muse_released,
+    "npo_gdr_muse": partial(muse_released, retain="gdr"),
+    "npo_klr_muse": partial(muse_released, retain="klr"),
+    "ga_klr_muse": partial(muse_released, forget="ga", retain="klr"),
     "dpo": dpo,
     "dpo_gd": partial(dpo, retain="nll"),
     "dpo_kl": partial(dpo, retain="kl"),
@@ -198,7 +221,8 @@ def slow_tables(model, reference, needs: Mapping[str, Sequence[str]], streams: S
     for stream, names in needs.items():
         logits, labels = all_logits(model, streams[stream], pad)
         with torch.no_grad():
-            theirs = torch.log_softmax(all_logits(reference, streams[stream], pad)[0].double(), dim=-1)
+            raw = all_logits(reference, streams[stream], pad)[0].double()
+        theirs, gap = torch.log_softmax(raw, dim=-1), raw - logits.double()
         ours = torch.log_softmax(logits.double(), dim=-1)
         true = labels.clamp(min=0)[..., None]
         values = {
@@ -208,6 +232,8 @@ def slow_tables(model, reference, needs: Mapping[str, Sequence[str]], streams: S
             "reference_logp": lambda theirs=theirs, true=true: theirs.gather(-1, true)[..., 0],
             "kl": lambda ours=ours, theirs=theirs: (theirs.exp() * (theirs - ours)).sum(dim=-1),
             "cross_entropy": lambda ours=ours, theirs=theirs: -(theirs.exp() * ours).sum(dim=-1),
+            "logit_npo": lambda gap=gap: F.logsigmoid(0.1 * gap).mean(dim=-1),
+            "logit_kl": lambda gap=gap, raw=raw: (raw.exp() * gap).sum(dim=-1),
         }
         unknown = set(names) - set(values)
         assert not unknown, f"statistics {sorted(unknown)} have no slow definition yet: add them to slow_tables in {__file__}"

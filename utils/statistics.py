@@ -8,6 +8,9 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+MUSE_BETA = 0.1  # arXiv 2407.06460: the beta of its NPO, inside logit_npo since it lies inside the logarithm
 
 
 @dataclass
@@ -66,10 +69,31 @@ def cross_entropy(logits: Logits) -> Tensor:
     return -(_reference(logits, "cross_entropy").exp() * logits.log_probabilities).sum(dim=-1)
 
 
+def logit_npo(logits: Logits) -> Tensor:
+    """(n,) mean over the vocabulary of log sigmoid(0.1 (z_ref - z)) of the logits themselves, as released code of MUSE has it.
+
+    Not invariant to a constant added to all logits: losses/muse_released.py. Raises ValueError without reference logits.
+    """
+    return logsigmoid(MUSE_BETA * (_reference_logits(logits, "logit_npo") - logits.values)).mean(dim=-1)
+
+
+def logit_kl(logits: Logits) -> Tensor:
+    """(n,) sum over the vocabulary of exp(z_ref) (z_ref - z): the KL of MUSE's released code, of logits as they are.
+
+    Of any sign, without a minimum. Raises ValueError without reference logits.
+    """
+    reference = _reference_logits(logits, "logit_kl")
+    return (reference.exp() * (reference - logits.values)).sum(dim=-1)
+
+
 def _reference(logits: Logits, name: str) -> Tensor:
+    return torch.log_softmax(_reference_logits(logits, name), dim=-1)
+
+
+def _reference_logits(logits: Logits, name: str) -> Tensor:
     if logits.reference is None:
         raise ValueError(f"statistic {name} needs reference logits; the method must run with a reference")
-    return torch.log_softmax(logits.reference, dim=-1)
+    return logits.reference
 
 
 STATISTICS: Mapping[str, Callable[[Logits], Tensor]] = {
@@ -80,8 +104,10 @@ STATISTICS: Mapping[str, Callable[[Logits], Tensor]] = {
     "logp_variance": logp_variance,
     "kl": kl,
     "cross_entropy": cross_entropy,
+    "logit_npo": logit_npo,
+    "logit_kl": logit_kl,
 }
-NEEDS_REFERENCE_LOGITS = frozenset({"kl", "cross_entropy"})
+NEEDS_REFERENCE_LOGITS = frozenset({"kl", "cross_entropy", "logit_npo", "logit_kl"})
 
 
 def compute(names: Sequence[str], logits: Logits) -> Tensor:

@@ -45,5 +45,7 @@ class FreeModel:
             "reference_logp": reference_logp[..., 0],
             "kl": (reference_logp.exp() * (reference_logp - logp)).sum(-1),
             "cross_entropy": -(reference_logp.exp() * logp).sum(-1),
+            "logit_npo": (0.1 * (reference - logits)).sigmoid().log().mean(-1),
+            "logit_kl": (reference.exp() * (reference - logits)).sum(-1),
         }
         return TokenTable.of(self.mask, {key: torch.where(self.mask, v, 0.0) for key, v in statistics.items()})

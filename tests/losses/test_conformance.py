@@ -58,6 +58,7 @@ def test_extreme_probabilities_stay_finite_in_float32(name, logp):
     for stream, statistics in loss.needs.items():
         mask = torch.ones(2, 50, dtype=torch.bool)
         values = {"logp": logp, "reference_logp": -1.0, "kl": -logp, "cross_entropy": 1.0 - logp}
+        values |= {"logit_npo": logp, "logit_kl": -logp}
         columns = {key: torch.full((2, 50), values[key], requires_grad=True) for key in statistics}
         streams[stream] = TokenTable.of(mask, columns)
         leaves.append(columns[statistics[0]])
@@ -129,7 +130,7 @@ def test_descends_and_moves_every_stream_the_right_way(name):
         after, last = model.streams(), loss(**pick(model.streams(), loss)).loss
     assert last.isfinite() and last < first
     for stream, statistics in loss.needs.items():
-        towards = {"logp": 1, "kl": -1, "cross_entropy": -1}
+        towards = {"logp": 1, "kl": -1, "cross_entropy": -1, "logit_npo": -1, "logit_kl": -1}
         read = next(key for key in towards if key in statistics)
         moved = after[stream].mean(read) - before[stream].mean(read)
         sign = -towards[read] if stream in loss.repels else towards[read]

@@ -12,8 +12,10 @@ from metrics.fluency import (
     is_empty,
     ngrams,
     perplexity,
+    reading,
     repetition,
     unique_token_share,
+    word_count,
 )
 
 
@@ -88,3 +90,34 @@ def test_perplexities_are_averaged_and_not_losses():
 def test_what_is_undefined_is_refused(call, sentence):
     with pytest.raises(ValueError, match=sentence):
         call()
+
+
+def test_words_are_counted():
+    assert [word_count(text) for text in ("", " \n", "one", "one, two  three\n")] == [0, 0, 1, 3]
+
+
+OUTPUTS = {4: "no no no no", 5: "", 7: "the cat saw the cat", 8: "!!!!"}
+
+
+def test_how_outputs_read_by_hand():
+    """Trigrams: 1 of 2, and 3 of 3, differ; bigrams: 1 of 3, and 3 of 4 (the cat comes twice)."""
+    found = reading(OUTPUTS, resamples=100)
+    values = {name: (metric.value, metric.n) for name, metric in found.items()}
+    assert values == {
+        "empty": (approx(1 / 4), 4),
+        "words": (approx((4 + 0 + 5 + 1) / 4), 4),
+        "dominated": (approx(1 / 4), 4),
+        "diversity": (approx((1 / 4 + 3 / 5 + 1) / 3), 3),
+        "rep2": (approx((2 / 3 + 1 / 4) / 2), 2),
+        "rep3": (approx((1 / 2 + 0) / 2), 2),
+        "distinct1": (approx(5 / 10), 3),
+        "distinct2": (approx(4 / 7), 2),
+        "distinct3": (approx(4 / 5), 2),
+    }
+    assert found["rep3"].evidence.labels("items") == [4, 7] and found["empty"].evidence.labels("items") == [4, 5, 7, 8]
+    assert found["words"].ci95[0] < 2.5 < found["words"].ci95[1]
+
+
+def test_what_no_output_has_is_left_out():
+    assert set(reading({0: "", 1: " "}, resamples=100)) == {"empty", "words", "dominated"}
+    assert "rep2" not in reading({0: "one", 1: "two"}, resamples=100)
