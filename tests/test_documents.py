@@ -185,7 +185,8 @@ def test_settings_in_the_text_exist(name):
     for key, value in re.findall(r"`([a-z][a-z0-9_.]*)=([^`\s]*)`", spoken(DOCUMENTS[name])):
         assert key in dials(), f"{key}={value}"
         group = ROOT / "config" / key
-        assert not (value and group.is_dir()) or (group / f"{value}.yaml").is_file(), f"{key}={value}"
+        for choice in re.findall(r"[^\[\],]+", value) if group.is_dir() else ():
+            assert (group / f"{choice}.yaml").is_file(), f"{key}={value}"
 
 
 @every_document
@@ -228,7 +229,8 @@ def test_dial(row):
 def shown(cfg: DictConfig, key: str) -> str:
     """A default as one writes it on the command line; of a group, the name of the choice."""
     value = OmegaConf.select(cfg, key)
-    value = value.name if isinstance(value, DictConfig) else value
+    if isinstance(value, DictConfig):
+        value = value.get("name", [*value])  # one choice, or the list of those that were made
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 

@@ -23,10 +23,10 @@ from utils.cli import nearest_names
 from utils.distributed import is_main
 from utils.files import read_json, read_log
 from utils.fingerprint import settings_hash
+from utils.inherited_settings import evaluation_settings
 from utils.report import Number, label_of, read_metrics
 from utils.runs import NOT_PART_OF_THE_RESULT, RunError
 from utils.settings import SettingsError
-from utils.inherited_settings import evaluation_settings
 
 Evaluate = Callable[[DictConfig], None]
 
