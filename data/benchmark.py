@@ -5,7 +5,8 @@ Benchmarks inherit from `Benchmark`: what it defines is what most of them do.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
@@ -71,6 +72,13 @@ class Benchmark(Protocol):
         ...
 
     def training(self, split: str) -> list[QA]: ...
+
+    def with_question(self, request: Request, edit: Callable[[str], str]) -> Request:
+        """The request with its question put in other words; what stands around the question in the prompt stays.
+
+        A benchmark whose requests hold more than the bare question says where it is; without a question nothing changes.
+        """
+        return replace(request, question=edit(request.question)) if request.question else request
 
     def pieces(self, pairs: list[QA], encoder: Encoder) -> list[QA]:
         """What is trained on of the pairs of a split; a benchmark of running text cuts it into passages here."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
@@ -159,6 +159,12 @@ class KnowUnDo(Benchmark):
             return bare
         safety = SAFETY_PROMPTS[self.domain]
         return bare + [replace(r, task=f"{r.task}_prompted", question=safety + r.question) for r in bare]
+
+    def with_question(self, request: Request, edit: Callable[[str], str]) -> Request:
+        """The safety prompt stays in front of the question."""
+        bare = request.question.removeprefix(SAFETY_PROMPTS[self.domain])
+        safety = request.question[: len(request.question) - len(bare)]
+        return replace(request, question=safety + edit(bare))
 
     def reference_requests(self, split: str) -> list[Request]:
         """None: no metric of KnowUnDo compares with a retain oracle."""

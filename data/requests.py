@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from utils.sampled_answers import Sampling
 
 
 @dataclass(frozen=True)
@@ -15,6 +19,8 @@ class Request:
     max_new_tokens: limit of the model's own answer; None: the benchmark's.
     paraphrase: the question in other words, where the data have it.
     keeps_space: white space around the model's own answer means something: it is not stripped.
+    given: how much of every answer stands in the prompt: a number of words, or a share of them below 1 (data/probes.py).
+    sampling: the model's own answer is drawn, `samples` times, instead of the most likely one (utils/sampled_answers.py).
     """
 
     task: str
@@ -26,6 +32,9 @@ class Request:
     max_new_tokens: int | None = None
     paraphrase: str | None = None
     keeps_space: bool = False
+    given: float = 0
+    sampling: Sampling | None = None
+    samples: int = 1
 
     @property
     def asked(self) -> str:

@@ -1,13 +1,13 @@
-"""Greedy generation in batches of similar length."""
+"""Generation in batches of similar length."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from peft import PeftModel
 from torch import nn
 from tqdm import tqdm
-from transformers import PreTrainedModel
+from transformers import LogitsProcessor, PreTrainedModel
 
 from data.prompts import Encoder
 from utils.continuations import Beginning, common_beginning, continue_ids, end_ids
@@ -18,9 +18,16 @@ LONG = 64  # tokens that all prompts begin with: worth reading once
 
 
 def generate(
-    model: nn.Module, encoder: Encoder, prompts: Sequence[Sequence[int]], batch_size: int, max_new_tokens: int
+    model: nn.Module,
+    encoder: Encoder,
+    prompts: Sequence[Sequence[int]],
+    batch_size: int,
+    max_new_tokens: int,
+    sampler_of: Callable[[list[int]], LogitsProcessor] | None = None,
 ) -> Iterator[tuple[list[int], list[str]]]:
-    """Greedy continuations of token-id prompts as text, batch by batch: (places in `prompts`, their texts), longest first.
+    """Continuations of token-id prompts as text, batch by batch: (places in `prompts`, their texts), longest first.
+
+    Greedy, unless `sampler_of` makes what draws the tokens of a batch, given the places of its prompts.
 
     Special tokens are removed. A continuation ends at any EOS of the tokenizer or of the model's generation
     config. A long beginning that all prompts share, such as worked examples, is read once. compat tofu_original limits prompt and
@@ -36,7 +43,8 @@ def generate(
         batch = order[start : start + batch_size]
         asked = [prompts[n] for n in batch]
         length = max(1, TOFU_TOTAL - max(map(len, asked))) if original else max_new_tokens
-        found = continue_ids(model, asked, encoder.pad_id, ends, length, hide=hide, beginning=beginning)
+        sampler = None if sampler_of is None else sampler_of(batch)
+        found = continue_ids(model, asked, encoder.pad_id, ends, length, sampler, hide, beginning)
         yield batch, tokenizer.batch_decode(found, skip_special_tokens=True)
 
 

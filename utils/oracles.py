@@ -19,7 +19,6 @@ import pyarrow.parquet
 from omegaconf import open_dict
 
 from data.prompts import Encoder
-from data.requests import Request
 from metrics.null import LEAST
 from metrics.tables import read_generations
 from utils.combined import load_engine
@@ -40,7 +39,7 @@ def check_reference(settings: Settings, encoder: Encoder) -> None:
     """Raises SettingsError if what compares with an oracle has nothing to compare with; names the commands that make it."""
     cfg = settings.cfg
     _check_nulls(settings)
-    if cfg.reference_run == "none" or not settings.benchmark.reference_requests(cfg.split):
+    if cfg.reference_run == "none" or not settings.oracle_requests:
         return
     if cfg.reference_run is None:
         if not _is_oracle(cfg.model.path):
@@ -61,7 +60,7 @@ def check_reference(settings: Settings, encoder: Encoder) -> None:
 def bring_reference(settings: Settings, run: Run, encoder: Encoder) -> None:
     """Copies the oracles' scores into the run folder, scoring an oracle's model if nobody did yet."""
     cfg = settings.cfg
-    if cfg.reference_run in (None, "none") or not settings.benchmark.reference_requests(cfg.split):
+    if cfg.reference_run in (None, "none") or not settings.oracle_requests:
         return
     targets = {run.folder / "reference.parquet": cfg.reference_run}
     targets |= {run.folder / NULLS / f"{number:03d}.parquet": path for number, path in enumerate(cfg.null_runs)}
@@ -70,7 +69,7 @@ def bring_reference(settings: Settings, run: Run, encoder: Encoder) -> None:
         table = pd.read_parquet(source)
         if "generation" not in table:
             table = with_generations(table, read_generations(source.with_name("generations.jsonl")))
-        tasks = {request.task for request in settings.benchmark.reference_requests(cfg.split)}
+        tasks = {request.task for request in settings.oracle_requests}
         target.parent.mkdir(exist_ok=True)
         write_parquet(table[table["task"].isin(tasks)], target)
     first, *nulls = [str(source) for source in sources.values()]
@@ -89,8 +88,7 @@ def with_generations(table: pd.DataFrame, rows: Sequence[dict]) -> pd.DataFrame:
 
 def oracle_key(settings: Settings, encoder: Encoder) -> str:
     """Identifies what oracles are asked, and its tokens: scores with the same key can be compared."""
-    requests: list[Request] = settings.benchmark.reference_requests(settings.cfg.split)
-    return requests_hash(requests, encoder)
+    return requests_hash(settings.oracle_requests, encoder)
 
 
 def _find_or_score(settings: Settings, encoder: Encoder, folder: Path) -> Path:
@@ -105,7 +103,7 @@ def _find_or_score(settings: Settings, encoder: Encoder, folder: Path) -> Path:
     with open_dict(theirs):
         theirs.model.path, theirs.whp.path = str(folder), None
     engine = load_engine(replace(settings, cfg=theirs), encoder)
-    requests = settings.benchmark.reference_requests(cfg.split)
+    requests = settings.oracle_requests
     cache = ScoreCache(cfg.cache, engine)
     cache.read()
     table = score(engine, encoder, requests, cfg.tokens_per_batch, settings.statistics, cache)

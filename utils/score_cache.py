@@ -35,7 +35,7 @@ from utils.reference_cache import digest
 log = logging.getLogger(__name__)
 
 SECONDS = 60  # of work that an interruption may cost
-COMPUTES = ("engine", "packing", "statistics", "continuations", "generation")
+COMPUTES = ("engine", "packing", "statistics", "continuations", "generation", "sampled_answers")
 
 
 class ScoreCache:

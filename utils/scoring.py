@@ -15,13 +15,14 @@ import json
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import pandas as pd
 import torch
 from torch import distributed as dist
 from tqdm import tqdm
 
+from data.probes import as_example, expected, start
 from data.prompts import EmptyAnswer, Encoder, Example
 from data.requests import Request
 from utils.continuations import end_ids
@@ -30,6 +31,7 @@ from utils.engine import Engine
 from utils.files import write_text
 from utils.fingerprint import text_hash
 from utils.generation import generate
+from utils.sampled_answers import Draw, draws, sampler_of
 from utils.score_cache import ScoreCache, prompt_key
 
 log = logging.getLogger(__name__)
@@ -89,25 +91,34 @@ def continue_prompts(
     max_new_tokens: int,
     cache: ScoreCache | None = None,
 ) -> list[dict] | None:
-    """The model's own greedy answers, on the main process; None on the others."""
+    """The model's own answers, on the main process; None on the others. A request that samples has all of them as `samples`."""
     requests = [request for request in requests if request.reference is not None]
     cache = ScoreCache(None, engine) if cache is None else cache
-    limits = [request.max_new_tokens or max_new_tokens for request in requests]
-    prompts = [encoder.generation_prompt(request.asked) for request in requests]
     # With compat=tofu_original, how far an answer goes depends on the longest prompt of its batch.
     how = (end_ids(engine.model, encoder.tokenizer), encoder.compat, batch_size if encoder.compat == "tofu_original" else None)
-    keys = [prompt_key(prompt, limit, *how) for prompt, limit in zip(prompts, limits, strict=True)]
-    first = {key: place for place, key in reversed(list(enumerate(keys)))}
-    todo = from_main(sorted(place for key, place in first.items() if cache.text(key) is None))
+    jobs: dict[str, _Job] = {}
+    keys: list[list[str]] = []
+    for request in requests:
+        prompt, limit = start(encoder, request), request.max_new_tokens or max_new_tokens
+        own = {prompt_key(prompt, limit, *how, drawn): _Job(prompt, limit, drawn) for drawn in draws(request)}
+        jobs |= own
+        keys.append(list(own))
+    todo = from_main([key for key in jobs if cache.text(key) is None])
     mine = todo[rank() :: world_size()]
     found = []
-    for limit in sorted({limits[place] for place in mine}):
-        places = [place for place in mine if limits[place] == limit]
-        # Kept as they come: a long generation that is interrupted goes on.
-        for part, texts in generate(engine.model, encoder, [prompts[place] for place in places], batch_size, limit):
-            for place, text in zip(part, texts, strict=True):
-                cache.add_text(keys[places[place]], text)
-                found.append((keys[places[place]], text))
+    for alike in _alike(mine, jobs):
+        batches = generate(
+            engine.model,
+            encoder,
+            [jobs[key].prompt for key in alike],
+            batch_size,
+            jobs[alike[0]].limit,
+            sampler_of([jobs[key].drawn for key in alike]),
+        )
+        for places, texts in batches:
+            for place, text in zip(places, texts, strict=True):
+                cache.add_text(alike[place], text)
+                found.append((alike[place], text))
             cache.keep()
     for key, text in (pair for part in _to_main(found) or () for pair in part):
         cache.add_text(key, text)
@@ -115,9 +126,11 @@ def continue_prompts(
     if not is_main():
         return None
     rows = []
-    for r, key in zip(requests, keys, strict=True):
-        text = cache.text(key) if r.keeps_space or encoder.compat == "tofu_original" else cache.text(key).strip()
-        rows.append({"task": r.task, "index": r.index, "question": r.question, "generation": text, "reference": r.reference})
+    for request, own in zip(requests, keys, strict=True):
+        keeps = request.keeps_space or encoder.compat == "tofu_original"
+        texts = [cache.text(key) if keeps else cache.text(key).strip() for key in own]
+        row = {"task": request.task, "index": request.index, "question": request.question, "generation": texts[0]}
+        rows.append(row | {"reference": expected(request)} | ({} if request.sampling is None else {"samples": texts}))
     return sorted(rows, key=lambda row: (row["task"], row["index"]))
 
 
@@ -141,9 +154,26 @@ def check_requests(requests: Sequence[Request], encoder: Encoder) -> None:
 
 def _encode(encoder: Encoder, request: Request) -> dict[tuple[str, int], Example]:
     try:
-        return {(role, place): encoder.example(request.asked, text) for role, place, text in request.answers}
+        return {(role, place): as_example(encoder, request, text) for role, place, text in request.answers}
     except EmptyAnswer as error:
         raise ScoreError(f"task {request.task}, row {request.index + 1}: {error}") from error
+
+
+class _Job(NamedTuple):
+    """A prompt to continue: its ids, the limit of new tokens, and how they are drawn (None: the most likely)."""
+
+    prompt: tuple[int, ...]
+    limit: int
+    drawn: Draw | None
+
+
+def _alike(keys: Sequence[str], jobs: dict[str, _Job]) -> list[list[str]]:
+    """The keys in groups that can be generated together: one limit, one way to draw."""
+    groups: dict[tuple, list[str]] = {}
+    for key in keys:
+        job = jobs[key]
+        groups.setdefault((job.limit, None if job.drawn is None else job.drawn.sampling), []).append(key)
+    return list(groups.values())
 
 
 def _statistics(engine: Engine, examples: Sequence[Example], names: tuple[str, ...]) -> torch.Tensor:

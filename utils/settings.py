@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from transformers.training_args import OptimizerNames
 
 from data.benchmark import Benchmark
+from data.probes import Probe, Unchanged
 from data.prompts import Template
 from data.requests import Request
 from data.sources import forget_files
@@ -124,13 +125,19 @@ class Settings:
     region: Region | None = None
     finish: Finish | None = None
     measures: tuple[Measure, ...] = ()
+    probe: Probe = Unchanged()  # noqa: RUF009  (frozen)
 
     @property
     def requests(self) -> list[Request]:
-        """What an evaluation asks: the benchmark's questions, and those of the measures."""
+        """What an evaluation asks: the benchmark's questions, and those of the measures, as the probe asks them."""
         split = self.cfg.split
         added = [request for measure in self.measures for request in measure.requests(self.benchmark, split)]
-        return [*self.benchmark.requests(split), *added]
+        return self.probe.requests([*self.benchmark.requests(split), *added], self.benchmark)
+
+    @property
+    def oracle_requests(self) -> list[Request]:
+        """What the retain oracles are asked, in the same way."""
+        return self.probe.requests(self.benchmark.reference_requests(self.cfg.split), self.benchmark)
 
     @property
     def statistics(self) -> tuple[str, ...]:
@@ -187,15 +194,19 @@ def check_evaluation(cfg: DictConfig) -> Settings:
     measures = tuple(build(node, f"measure={name}") for name, node in cfg.measure.items())
     if cfg.from_logs is not None and measures:
         raise SettingsError(f"measure=[{','.join(cfg.measure)}]: not with from_logs, which holds no token scores")
+    probe = build(cfg.probe, f"probe={cfg.probe.name}")
+    if cfg.from_logs is not None and probe.name != "none":
+        raise SettingsError(f"probe={probe.name}: not with from_logs, whose questions were asked already; leave it out")
     if cfg.from_logs is None:
         settings.benchmark.check_forget_split(cfg.split)
+        probe.check(settings.benchmark, cfg.split)
         for measure in measures:
             measure.check(settings.benchmark, cfg.split)
         if not cfg.rescore:
             check_combined(cfg)
         if not cfg.rescore and cfg.model.path is None and cfg.model.architecture is None:
             raise SettingsError(f"model={cfg.model.name}: set model.path to what is to be evaluated")
-    return replace(settings, measures=measures)
+    return replace(settings, measures=measures, probe=probe)
 
 
 def build(node: DictConfig, key: str) -> Any:

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
 
+from data.probes import as_example
 from data.prompts import Encoder, Example
 from data.streams import QA, Material, StepDataset, Streams
 from utils.batching import BatchPlan, largest_micro_batch, plan_batch
@@ -62,9 +63,9 @@ def make_streams(
 
 def show_requests(settings: Settings, encoder: Encoder) -> None:
     """Prints the first `show_prompts` questions with every answer that is scored, supervised tokens marked."""
-    for request in settings.benchmark.requests(settings.cfg.split)[: settings.cfg.show_prompts] if is_main() else ():
+    for request in settings.requests[: settings.cfg.show_prompts] if is_main() else ():
         for role, number, text in request.answers:
-            shown = encoder.show(encoder.example(request.asked, text))
+            shown = encoder.show(as_example(encoder, request, text))
             print(f"--- {request.task} {request.index}, {role} {number}\n{shown}")
 
 

@@ -1,0 +1,213 @@
+"""Probes: the same evaluation, asked in another way. `probe=` names one; the benchmark's own metrics are then computed under it.
+
+    paraphrase   questions in other words
+    prefix       words in front of the question, or the first words of every answer given away
+    sample       answers drawn at random instead of the most likely ones
+
+A model may have unlearned one wording only, or only to begin an answer: then it fails where it was trained to fail and knows the
+rest. Tasks keep their names. The retain oracle is asked in the same way, so that what compares with it still does.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, get_args
+
+from data.prompts import EmptyAnswer, Encoder, Example
+from data.requests import Request
+from data.sampling import draw
+from utils.sampled_answers import Sampling
+
+if TYPE_CHECKING:
+    from data.benchmark import Benchmark
+
+Source = Literal["auto", "data", "wordings"]
+SLOT = "{question}"
+
+
+class Probe(Protocol):
+    """Probes inherit from it. `lacks` ends the sentence "benchmark=... " where a probe has nothing to change."""
+
+    name: str
+    lacks: ClassVar[str]
+
+    def request(self, request: Request, benchmark: Benchmark) -> Request:
+        """The request under the probe; unchanged where the probe has no meaning."""
+        ...
+
+    def requests(self, requests: Sequence[Request], benchmark: Benchmark) -> list[Request]:
+        """All of them, in order: those of the benchmark, of its measures, or for its retain oracle."""
+        return [self.request(request, benchmark) for request in requests]
+
+    def check(self, benchmark: Benchmark, split: str) -> None:
+        """Raises ValueError if none of the benchmark's requests changes: its numbers would pass for what they are not."""
+        asked = benchmark.requests(split)
+        if self.requests(asked, benchmark) == asked:
+            raise ValueError(f"probe={self.name}: benchmark={benchmark.name} {self.lacks}; use probe=none")
+
+
+@dataclass(frozen=True)
+class Unchanged(Probe):
+    """Asks as the benchmark does."""
+
+    name: str = "none"
+
+    lacks: ClassVar[str] = ""
+
+    def request(self, request: Request, benchmark: Benchmark) -> Request:
+        return request
+
+    def check(self, benchmark: Benchmark, split: str) -> None:
+        """Nothing to refuse."""
+
+
+@dataclass(frozen=True)
+class Paraphrase(Probe):
+    """Questions in other words; answers as they are.
+
+    source: data (the paraphrase that comes with the data; every question must have one) | wordings (one of the sentences below) |
+    auto (the data's where there is one). wordings: sentences with {question} in them, in the language of the data. Which one a
+    question gets is a pure function of seed, task and index. Raises ValueError for other values.
+    """
+
+    wordings: Sequence[str]
+    source: Source = "auto"
+    seed: int = 0
+    name: str = "paraphrase"
+
+    lacks: ClassVar[str] = "asks no question that could be put in other words"
+
+    def __post_init__(self) -> None:
+        if self.source not in get_args(Source):
+            raise ValueError(f"probe.source={self.source}: write one of {', '.join(get_args(Source))}")
+        bad = [wording for wording in self.wordings if not isinstance(wording, str) or SLOT not in wording or wording == SLOT]
+        if isinstance(self.wordings, str) or not self.wordings or bad:
+            raise ValueError(f"probe.wordings={self.wordings}: write a list of sentences with {SLOT} where the question belongs")
+        _whole("seed", self.seed)
+
+    def request(self, request: Request, benchmark: Benchmark) -> Request:
+        """Raises ValueError for source=data and a question without a paraphrase."""
+        if request.paraphrase is not None and self.source != "wordings":
+            return replace(request, question=request.paraphrase)
+        task = request.task.partition("@")[0]
+        wording = self.wordings[draw(self.seed, 0, request.index, f"wording/{task}", len(self.wordings))]
+        reworded = benchmark.with_question(request, lambda question: wording.replace(SLOT, question))
+        if self.source == "data" and reworded != request:
+            raise ValueError(
+                f"probe.source=data: the data of benchmark={benchmark.name} hold no paraphrase of row {request.index + 1} of "
+                f"task {task}; use probe.source=auto or wordings"
+            )
+        return reworded
+
+
+@dataclass(frozen=True)
+class Prefix(Probe):
+    """A push in front of the question, or a beginning of the answer that is not to be found out any more.
+
+    push: words in front of each question, a blank between them; "" for none. given: how much of every answer stands in the prompt
+    already: a number of words from 1, or a share of its words below 1 (rounded down, but one at least); 0 for nothing. One word
+    is always left. What is given is neither scored nor generated, and the generation is compared with what is left: each scored
+    answer, true or false, begins with its own words, the model's own answer with those of the true one. Words are what stands
+    between white space. Raises ValueError for other values, and where nothing would change.
+    """
+
+    given: float = 0.5
+    push: str = ""
+    name: str = "prefix"
+
+    lacks: ClassVar[str] = "has no question to push and no answer of two words or more to begin"
+
+    def __post_init__(self) -> None:
+        number = isinstance(self.given, int | float) and not isinstance(self.given, bool)
+        if not number or self.given < 0 or (isinstance(self.given, float) and self.given >= 1):
+            raise ValueError(f"probe.given={self.given}: write a whole number of words from 0, or a share of them below 1")
+        if not isinstance(self.push, str):
+            raise ValueError(f"probe.push={self.push}: write the words in front of the question, or an empty text")
+        if not self.given and not self.push.strip():
+            raise ValueError("probe.given=0 and probe.push='': nothing would change; set one of them, or use probe=none")
+
+    def request(self, request: Request, benchmark: Benchmark) -> Request:
+        if self.push.strip():
+            request = benchmark.with_question(request, lambda question: f"{self.push.strip()} {question}")
+        texts = [text for _, _, text in request.answers] + [request.reference or ""]
+        begins = any(beginning(text, self.given) for text in texts)
+        return replace(request, given=self.given) if begins else request
+
+
+@dataclass(frozen=True)
+class Sample(Probe):
+    """One answer drawn at random in place of the most likely one; scores of given answers stay as they are.
+
+    temperature, top_p, seed: `Sampling` says what they mean. Raises ValueError for values that are none.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    seed: int = 0
+    name: str = "sample"
+
+    lacks: ClassVar[str] = "asks for no answer of the model's own that could be sampled"
+
+    def __post_init__(self) -> None:
+        _ = self.sampling
+
+    @property
+    def sampling(self) -> Sampling:
+        return Sampling(self.temperature, self.top_p, self.seed)
+
+    def request(self, request: Request, benchmark: Benchmark) -> Request:
+        """Leaves alone what is sampled already, and what asks for no answer."""
+        sampled = request.reference is None or request.sampling is not None
+        return request if sampled else replace(request, sampling=self.sampling)
+
+
+def beginning(text: str, given: float) -> str:
+    """The first words of a text as they are written: `given` of them, or as many as the share `given` makes; one is left out."""
+    ends = [word.end() for word in re.finditer(r"\S+", text)]
+    count = given if isinstance(given, int) else max(1, int(given * len(ends)))
+    count = min(count, len(ends) - 1)
+    return text[: ends[count - 1]] if count > 0 else ""
+
+
+def expected(request: Request) -> str | None:
+    """What the model's own answer is compared with: the reference without what is given of it."""
+    if request.reference is None or not request.given:
+        return request.reference
+    rest = request.reference[len(beginning(request.reference, request.given)) :]
+    return rest if request.keeps_space else rest.lstrip()
+
+
+def as_example(encoder: Encoder, request: Request, answer: str) -> Example:
+    """Token ids of prompt and answer; what is given of the answer belongs to the prompt.
+
+    The border lies where the ids of the whole answer and of its beginning part. Raises EmptyAnswer if nothing is left to score.
+    """
+    whole = encoder.example(request.asked, answer)
+    given = beginning(answer, request.given)
+    if not given:
+        return whole
+    known = encoder.example(request.asked, given)
+    ids, begun = whole.prompt + whole.answer, known.prompt + known.answer
+    shared = next((place for place, (a, b) in enumerate(zip(ids, begun, strict=False)) if a != b), min(len(ids), len(begun)))
+    border = max(shared, len(whole.prompt))
+    if border >= len(ids):
+        raise EmptyAnswer(
+            f"what is given of the answer to {request.question!r} fills max_length={encoder.max_length}: raise it, or give less"
+        )
+    return Example(ids[:border], ids[border:])
+
+
+def start(encoder: Encoder, request: Request) -> tuple[int, ...]:
+    """Token ids that the model's own answer goes on from."""
+    if not request.given or request.reference is None or not beginning(request.reference, request.given):
+        return encoder.generation_prompt(request.asked)
+    # Running text brings the blank along that stands before it.
+    same = (text for _, _, text in request.answers if text.strip() == request.reference.strip())
+    return as_example(encoder, request, next(same, request.reference)).prompt
+
+
+def _whole(name: str, value: object) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ValueError(f"probe.{name}={value}: write a whole number from 0")
