@@ -186,8 +186,10 @@ class Safety(Benchmark):
             model = ReferenceModel(self.perplexity_model)
             rows = add_perplexities(model, rows, folder, cfg.tokens_per_batch)
         if self.base_run is not None:
-            base = self._base_outputs()
-            rows = _where(rows, (NORMAL,), lambda chosen: [{**row, "base": base[row["question"]]} for row in chosen])
+            # By place: a probe may have put the question in other words.
+            outputs, asked = self._base_outputs(), [r for r in self.requests(cfg.split) if r.task == NORMAL]
+            base = {request.index: outputs[request.question] for request in asked}
+            rows = _where(rows, (NORMAL,), lambda chosen: [{**row, "base": base[row["index"]]} for row in chosen])
         if self.bleurt_checkpoint is not None:
             rows = _where(rows, (NORMAL,), lambda chosen: add_bleurt(self.bleurt_checkpoint, chosen, folder))
         return rows

@@ -13,7 +13,7 @@ from tests.runs import SMALL, compose_settings, run
 from utils.cli import find_problem
 
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPTS = sorted((ROOT / "scripts").glob("eval_*.sh"))
+SCRIPTS = [path for path in sorted((ROOT / "scripts").glob("eval_*.sh")) if path.stem != "eval_all"]
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +66,15 @@ def test_the_scripts_name_benchmarks_and_measures(script):
     (benchmark, measures), *_ = re.findall(r"eval_checkpoint\.py (\w+)(?: --measure ([\w,]+))?", script.read_text("utf-8"))
     chosen = [f"measure=[{measures}]"] if measures else []
     assert script.stem == f"eval_{benchmark}" and find_problem("evaluate", [f"benchmark={benchmark}", *chosen]) is None
+
+
+def test_one_script_evaluates_everything_with_measures_that_exist():
+    script = (ROOT / "scripts" / "eval_all.sh").read_text("utf-8")
+    named = dict(re.findall(r"^evaluate (\w+) ([\w,]+) --", script, re.MULTILINE))
+    (rest,) = re.findall(r"for benchmark in ([\w ]+);", script)
+    assert {*named, *rest.split()} == {path.stem for path in (ROOT / "config" / "benchmark").glob("*.yaml")}
+    for benchmark, measures in named.items():
+        assert find_problem("evaluate", [f"benchmark={benchmark}", f"measure=[{measures}]"]) is None
 
 
 def test_there_are_five_scripts():
