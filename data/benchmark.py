@@ -71,6 +71,10 @@ class Benchmark(Protocol):
         """The split that is kept when `split` is forgotten."""
         ...
 
+    def oracle_split(self, split: str) -> str:
+        """The split that a retain oracle learns: mostly the retain split."""
+        return self.retain_split(split)
+
     def training(self, split: str) -> list[QA]: ...
 
     def with_question(self, request: Request, edit: Callable[[str], str]) -> Request:

@@ -26,7 +26,7 @@ from transformers import PreTrainedTokenizerBase
 
 from data.rendering import chat_text, is_newline, show, tokenizer_state
 
-Compat = Literal["none", "tofu_original", "open_unlearning", "flat_released"]
+Compat = Literal["none", "tofu_original", "open_unlearning", "flat_released", "muse_released"]
 IGNORED = -100  # a label that asks for nothing; the value that loss functions of PyTorch know
 
 

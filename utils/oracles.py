@@ -167,7 +167,7 @@ def _is_oracle(path: str | None) -> bool:
 
 def _make_oracle(settings: Settings) -> str:
     cfg = settings.cfg
-    split = settings.benchmark.retain_split(cfg.split)
+    split = settings.benchmark.oracle_split(cfg.split)
     return (
         f"Make one with: python finetune.py model={cfg.model.name} benchmark={cfg.benchmark.name} split={split} "
         f"out=runs/{split}, then add reference_run=runs/{split}; or do without with reference_run=none"
