@@ -17,7 +17,7 @@ evaluate() { # BENCHMARK MEASURES -- the command line's words
 evaluate tofu membership,memorization,fluency,gradnorm -- "$@"
 evaluate knowundo memorization,fluency -- "$@"
 evaluate muse membership,memorization,fluency -- "$@"
-evaluate completion memorization,fluency -- "$@"
+evaluate completion membership,memorization,fluency -- "$@"
 evaluate safety fluency -- "$@"
 evaluate nlu fluency -- "$@"
 for benchmark in utility nlg; do
