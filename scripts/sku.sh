@@ -35,7 +35,9 @@ else
 fi
 
 echo "2/4  Unlearn"
-python unlearn.py -m "${learn[@]}" method=sku,task_vector "out=$runs/\${method.name}"
+for method in sku task_vector; do
+  python unlearn.py "${learn[@]}" method=$method out=$runs/$method
+done
 python unlearn.py "${common[@]}" "${from[@]}" "${llmu[@]}" method=llmu_published out=$runs/llmu_published
 python unlearn.py "${common[@]}" "${from[@]}" "${ga[@]}" method=ga out=$runs/ga
 
