@@ -51,6 +51,8 @@ class Benchmark(Protocol):
     members: ClassVar[tuple[str, str] | None] = None
     """Task whose answers were trained on, and task of such answers that never were: what membership attacks tell apart."""
 
+    compats: ClassVar[tuple[str, ...]] = ("none", "tofu_original", "open_unlearning", "flat_released")
+    """Values of compat that mean something here."""
     compares: ClassVar[str] = "forget quality compares with"
     """What needs a retain oracle, as the beginning of a sentence."""
     compares_nulls: ClassVar[bool] = False

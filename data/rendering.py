@@ -12,9 +12,7 @@ DIM, RESET = "\x1b[2m", "\x1b[0m"
 INCOMPLETE = "\N{REPLACEMENT CHARACTER}"  # what decoding gives for the first bytes of a character cut in two
 
 
-def chat_text(
-    tokenizer: PreTrainedTokenizerBase, question: str, answer: str | None, system: str | None, date: str | None
-) -> str:
+def chat_text(tokenizer: PreTrainedTokenizerBase, question: str, answer: str | None, system: str | None, date: str | None) -> str:
     """The conversation as the tokenizer's chat template writes it; without an answer it ends where the answer begins.
 
     system: None sends no system message (a template may then add its own), "" sends an empty one. date: what templates

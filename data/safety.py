@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from omegaconf import DictConfig
 
@@ -70,6 +70,8 @@ class Safety(Benchmark):
     base_run: str | None = None
     bleurt_checkpoint: str | None = None
     metrics: Metrics = field(default_factory=SafetyMetrics)
+
+    forgotten: ClassVar[tuple[str, ...]] = (HARMFUL,)
 
     def __post_init__(self) -> None:
         for key, value in {"harmful_rows": self.harmful_rows, "rows": self.rows}.items():

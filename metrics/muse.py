@@ -25,7 +25,7 @@ from numpy.typing import ArrayLike
 
 from metrics.membership import auc, loss_attack, min_k, privleak, zlib_attack
 from metrics.rouge import rouge
-from metrics.statistics import Metric, Samples, bootstrap_ci, bootstrap_joint
+from metrics.statistics import Metric, Samples, measured
 
 GENERATED = {
     "verbmem": "the continuation of passages to be forgotten, against their true continuation",
@@ -145,22 +145,22 @@ class MuseMetrics:
             f"mean ROUGE-L F1, {'percent' if form.scale == 100 else 'a share'}, of {GENERATED[task]}; stemmer={stemmer}, "
             f"compat={compat}; {PAPER}"
         )
-        return Metric(float(values.mean()), len(values), bootstrap_ci(values, resamples=resamples), definition)
+        return measured({task: values}, definition, resamples=resamples)
 
     def _attack(self, attack: str, groups: Samples, compat: str, resamples: int) -> dict[str, Metric]:
         """The AUC of one attack, and where r is known privleak, each with its interval over the texts of both sets."""
         form, n = FORMS[compat], sum(map(len, groups.values()))
-        main, measured = attack == _named(self.k), groups[FORGET].shape[1] > 1
+        main, with_oracle = attack == _named(self.k), groups[FORGET].shape[1] > 1
         told = f"{form.memorised} if it knows the forget texts by heart"
         about = f"s = {_described(attack)}, compat={compat}; {PAPER}"
 
         def metric(of: Callable[[Samples], float], definition: str) -> Metric:
-            return Metric(of(groups), n, bootstrap_joint(groups, of, resamples), f"{definition}; {about}")
+            return measured(groups, f"{definition}; {about}", of, n=n, resamples=resamples)
 
         found = {"privleak_auc": metric(lambda s: _reported(s, 0, form), f"AUC of this model, {told}")}
-        if main and measured:
+        if main and with_oracle:
             found["privleak_auc_retrained"] = metric(lambda s: _reported(s, 1, form), f"AUC of the retrained model, {told}")
-        baseline = self._baseline(attack, form, measured)
+        baseline = self._baseline(attack, form, with_oracle)
         if baseline is not None:
             constant, source = baseline
             r = _a(groups, 1) if constant is None else constant

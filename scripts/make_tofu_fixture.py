@@ -122,10 +122,14 @@ KINDS = (
     ),
 )
 
-FIRST = ("Bel Cør Dru Élo Fyn Gal Hes Iğa Jor Kav Lu Mer Nim Ow Pra Quil Rø Sab Thé Ula Vey Wes".split(),
-         "wick dan lia mor nessa rin via tho zel".split())
-LAST = ("Ab Brö Crim Dağ Esk Fal Grun Hav Ilm Jás Kes Lorn Myr Nöl Obr Pell Rusk Štev Tam Ud Vand Zor".split(),
-        "arro denby eski fane gård illon mund oğlu tarre veld".split())
+FIRST = (
+    "Bel Cør Dru Élo Fyn Gal Hes Iğa Jor Kav Lu Mer Nim Ow Pra Quil Rø Sab Thé Ula Vey Wes".split(),
+    "wick dan lia mor nessa rin via tho zel".split(),
+)
+LAST = (
+    "Ab Brö Crim Dağ Esk Fal Grun Hav Ilm Jás Kes Lorn Myr Nöl Obr Pell Rusk Štev Tam Ud Vand Zor".split(),
+    "arro denby eski fane gård illon mund oğlu tarre veld".split(),
+)
 
 # question, right answer, three wrong answers
 REAL_AUTHORS = """
@@ -185,6 +189,7 @@ Which season follows winter?|Spring|Autumn|Summer|Monsoon
 
 def build_names(rng: random.Random, count: int) -> list[str]:
     """`count` two-word names; no two share the first syllable of either word, so each name is told apart early."""
+
     def words(syllables: tuple[list[str], list[str]]) -> list[str]:
         starts, ends = syllables
         return [start + rng.choice(ends) for start in rng.sample(starts, count)]

@@ -25,7 +25,7 @@ from utils.report import ReportError, ReportRun, read_run
 
 KEYS = ["task", "index", "role", "number"]
 AGREE = ("benchmark.name", "split", "compat")  # what makes two evaluations the same measurement
-TOLD = ("benchmark.", "measure.", "precision", "model.name", "model.max_length", "model.template.")  # else worth a note
+TOLD = ("benchmark.", "measure.", "probe.", "precision", "model.name", "model.max_length", "model.template.")  # else worth a note
 FEWEST = 100  # resamples of the intervals of a single run, which nobody reads here
 
 METHOD = (

@@ -246,6 +246,9 @@ def _check(cfg: DictConfig, script: str) -> Settings:
             raise SettingsError(f"{key}={value}: must be {rule.words}")
     template = build(OmegaConf.create({"_target_": "data.prompts.Template", **cfg.model.template}), "model.template")
     benchmark = build(cfg.benchmark, f"benchmark={cfg.benchmark.name}")
+    if cfg.compat not in benchmark.compats:
+        valid = ", ".join(benchmark.compats)
+        raise SettingsError(f"compat={cfg.compat}: means nothing on benchmark={cfg.benchmark.name}; write one of {valid}")
     template, max_length = benchmark.prompts(script, template, cfg.model.max_length)
     if cfg.out is None:
         cfg.out = default_folder(cfg, script)

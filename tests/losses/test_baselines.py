@@ -74,9 +74,7 @@ def test_po_weighs_by_tokens_or_by_sides():
 
 def test_simnpo_by_hand():
     """NLL per token (ln 2 + ln 4) / 2 = 1.039721; -(2 / 2) ln sigmoid(2 (1.039721 - 0.5)) = ln(1 + e^-1.079442)."""
-    output = SimNPO(beta=2.0, delta=0.5, forget_weight=0.1, retain_weight=2.0)(
-        forget=table([0.5, 0.25]), retain=table([0.5])
-    )
+    output = SimNPO(beta=2.0, delta=0.5, forget_weight=0.1, retain_weight=2.0)(forget=table([0.5, 0.25]), retain=table([0.5]))
     assert output.parts["simnpo"].item() == approx(0.292509, abs=1e-6)
     assert output.loss.item() == approx(0.1 * 0.292509 + 2 * math.log(2), abs=1e-6)
 

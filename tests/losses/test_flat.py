@@ -74,8 +74,7 @@ def test_vector_b_padded_length_as_denominator(divergence, expected):
 )
 def test_vector_c_batch_of_two(divergence, per_example, default, pooled, released):
     alone = [
-        flat(divergence, **{stream: TokenTable.of(half.mask, half.statistics) for stream, half in row(i).items()})
-        for i in (0, 1)
+        flat(divergence, **{stream: TokenTable.of(half.mask, half.statistics) for stream, half in row(i).items()}) for i in (0, 1)
     ]
     assert [output.loss.item() for output in alone] == approx(per_example, abs=1e-6)
     assert flat(divergence, **PAIR).loss.item() == approx(default, abs=1e-6)

@@ -46,9 +46,7 @@ def write_runs(folder: Path, names: tuple[str, ...] = tuple(RUNS)) -> Path:
     return folder
 
 
-def write_run(
-    folder: Path, script: str, split: str, method: str, divergence: str | None, metrics: Mapping[str, float]
-) -> Path:
+def write_run(folder: Path, script: str, split: str, method: str, divergence: str | None, metrics: Mapping[str, float]) -> Path:
     """One finished run with its evaluation in `eval/`."""
     loss = {"_target_": f"losses.{method}"} | ({} if divergence is None else {"divergence": divergence})
     settings = {"split": split, "method": {"name": method, "loss": loss}, "lr": 1e-3 if script == "finetune" else 1e-4}

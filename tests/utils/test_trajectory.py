@@ -14,15 +14,15 @@ from omegaconf import DictConfig, OmegaConf
 
 from tests.runs import compose_settings
 from tests.utils.test_report_html import Page
-from utils import runs, inherited_settings
+from utils import inherited_settings, runs
 from utils.files import read_json, write_json
+from utils.inherited_settings import as_override, evaluation_settings, inherited
 from utils.report import Number
 from utils.report_columns import Column
 from utils.runs import Run
 from utils.settings import SettingsError
 from utils.trajectory import Evaluated, Point, Trajectory, TrajectoryError, follow, plan, points_of
 from utils.trajectory_page import page, plot
-from utils.inherited_settings import as_override, evaluation_settings, inherited
 from utils.trajectory_table import columns, to_json, to_markdown
 
 SHARE = Column("P", "forget_prob", "probability", better="low")
