@@ -3,8 +3,8 @@
     python scripts/eval_checkpoint.py tofu runs/flat reference_run=runs/retain90
     python scripts/eval_checkpoint.py utility locuslab/tofu_ft_llama2-7b model=llama2-7b-chat data_root=hub
 
-MODEL is a run folder, a checkpoint folder or a Hub name. A run folder brings its model, split, data_root and the options of its
-benchmark along; key=value says otherwise, and sets any other dial of evaluate.py. The result goes to MODEL/eval_<benchmark>, or,
+MODEL is a run folder, a checkpoint folder or a Hub name. A run folder brings its model, forget split, data_root and the options of
+its benchmark along; key=value says otherwise, and sets any other dial of evaluate.py. The result goes to MODEL/eval_<benchmark>, or,
 if MODEL is no run folder, to runs/evaluate/<name>/<benchmark>.
 """
 
@@ -31,8 +31,10 @@ def command_of(benchmark: str, model: str, overrides: Sequence[str]) -> list[str
         return [*chosen, f"model.path={model}", f"out=runs/evaluate/{Path(model).name}/{benchmark}"]
     if known.get("script") not in ("finetune", "unlearn") or known.get("status") != "finished":
         raise ValueError(f"{model}: holds no finished run of finetune.py or unlearn.py; start it again, or name another folder")
+    # What was memorised is no forget split: then the benchmark's own is evaluated.
+    settings = {key: value for key, value in known["settings"].items() if key != "split" or known["script"] == "unlearn"}
     folder = [f"model.path={model}", f"out={Path(model) / f'eval_{benchmark}'}"]
-    return [*inherited(known["settings"], chosen), *folder, *chosen]
+    return [*inherited(settings, chosen), *folder, *chosen]
 
 
 def main(arguments: list[str] | None = None) -> None:

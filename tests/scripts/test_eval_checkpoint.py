@@ -19,7 +19,7 @@ SCRIPTS = [path for path in sorted((ROOT / "scripts").glob("eval_*.sh")) if path
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
-    options = ("split=forget05", "steps=1", "benchmark.truth_ratio=arithmetic", "checkpoint=none", *SMALL)
+    options = ("split=full", "steps=1", "benchmark.truth_ratio=arithmetic", "checkpoint=none", *SMALL)
     run(folder, "finetune", "model=tiny", "benchmark=tofu", *options, "out=run")
     return folder / "run"
 
@@ -37,12 +37,18 @@ def test_a_run_brings_its_settings_along(trained, monkeypatch):
     words = started(monkeypatch, "tofu", "--measure", "membership,fluency", str(trained), "reference_run=none")
     cfg = compose_settings("evaluate", *words)
     assert (cfg.benchmark.truth_ratio, cfg.model.path, cfg.out) == ("arithmetic", str(trained), f"{trained}/eval_tofu")
-    assert list(cfg.measure) == ["membership", "fluency"] and cfg.reference_run == "none"
+    assert list(cfg.measure) == ["membership", "fluency"] and cfg.reference_run == "none" and cfg.split == "forget10"
     words = started(
         monkeypatch, "tofu", str(trained), "benchmark.truth_ratio=geometric", "out=x", "--measure", "fluency", "measure=[]"
     )
     cfg = compose_settings("evaluate", *words)
     assert (cfg.benchmark.truth_ratio, cfg.out, dict(cfg.measure)) == ("geometric", "x", {})
+
+
+def test_an_unlearned_model_is_asked_about_what_it_forgot(trained, tmp_path, monkeypatch):
+    run(tmp_path, "unlearn", "method=ga", f"model.path={trained}", "split=forget01", "steps=1", "checkpoint=none", "out=ga")
+    cfg = compose_settings("evaluate", *started(monkeypatch, "tofu", str(tmp_path / "ga")))
+    assert (cfg.split, cfg.model.path) == ("forget01", str(tmp_path / "ga"))
 
 
 def test_another_benchmark_or_a_model_of_the_hub(trained, monkeypatch):
