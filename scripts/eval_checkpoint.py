@@ -3,9 +3,9 @@
     python scripts/eval_checkpoint.py tofu runs/flat reference_run=runs/retain90
     python scripts/eval_checkpoint.py utility locuslab/tofu_ft_llama2-7b model=llama2-7b-chat data_root=hub
 
-MODEL is a run folder, a checkpoint folder or a Hub name. A run folder brings its model, forget split, data_root and the options of
-its benchmark along; key=value says otherwise, and sets any other dial of evaluate.py. The result goes to MODEL/eval_<benchmark>, or,
-if MODEL is no run folder, to runs/evaluate/<name>/<benchmark>.
+MODEL is a run folder, a checkpoint folder or a Hub name. A run folder brings its model, forget split, data_root and the options
+of its benchmark along; key=value says otherwise, and sets any other dial of evaluate.py. The result goes to
+MODEL/eval_<benchmark>, or, if MODEL is no run folder, to runs/evaluate/<name>/<benchmark>.
 """
 
 from __future__ import annotations
