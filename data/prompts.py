@@ -222,6 +222,7 @@ class Encoder:
         ids = self._ids(self._full_text(question, answer))[:limit]
         if self.template.eos and ids[-1] != self.tokenizer.eos_token_id:
             ids.append(self.tokenizer.eos_token_id)
+        border = max(1, border)  # without tags and BOS nothing predicts the first token
         return ids[:border], ids[border:]
 
     def _question_text(self, question: str) -> str:

@@ -36,15 +36,16 @@ class QA:
 class Passage(QA):
     """A piece of running text, already cut to token ids: nobody asks for it, and every id is supervised.
 
-    question is empty, answer the text for people to read. ids: at least two; a BOS that the vocabulary has stands before them.
+    question is empty, answer the text for people to read. ids: at least two; the BOS that the tokenizer adds stands before them.
     """
 
     ids: tuple[int, ...]
 
     def example(self, encoder: Encoder) -> Example:
-        """BOS and the ids; without a BOS the first id is the prompt, since nothing could predict it."""
-        bos = encoder.tokenizer.bos_token_id
-        return Example(self.ids[:1], self.ids[1:]) if bos is None else Example((bos,), self.ids)
+        """BOS and the ids, as an evaluation reads a text; where the tokenizer adds no BOS, the first id is the prompt, which
+        nothing could predict."""
+        bos, added = encoder.tokenizer.bos_token_id, encoder.tokenizer("", verbose=False).input_ids[:1]
+        return Example((bos,), self.ids) if bos is not None and added == [bos] else Example(self.ids[:1], self.ids[1:])
 
 
 @dataclass(frozen=True)

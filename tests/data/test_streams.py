@@ -8,9 +8,10 @@ from dataclasses import replace
 import pytest
 from torch.utils.data import DataLoader
 
-from data.prompts import Encoder, Example
+from data.prompts import Encoder, Example, Template
 from data.sampling import draw, permutation
-from data.streams import QA, StepDataset, Streams
+from data.streams import QA, Passage, StepDataset, Streams
+from tests.data.made_tokenizers import bpe
 from tests.models import ITEMS, RETAIN, TEMPLATES, encoder, tokenizer
 
 ALL = ("train", "forget", "template", "retain")
@@ -124,3 +125,22 @@ def test_loader_processes_change_nothing():
     loaded = [list(DataLoader(data, batch_size=4, num_workers=n, collate_fn=list)) for n in (0, 2)]
     assert loaded[0] == loaded[1] and len(loaded[0]) == 3
     assert loaded[0] == [[data[4 * step + k] for k in range(4)] for step in range(3)]
+
+
+@pytest.mark.parametrize("bos", [True, False])
+def test_a_passage_begins_as_the_tokenizer_begins_a_text(bos):
+    """So training and evaluation read the same; a vocabulary may hold a BOS that its tokenizer does not add."""
+    vocabulary = bpe(bos=bos)
+    vocabulary.bos_token = "<eos>" if not bos else vocabulary.bos_token
+    ids = tuple(vocabulary("Who painted it?", add_special_tokens=False).input_ids)
+    found = Passage("", "Who painted it?", ids).example(Encoder(vocabulary, Template("plain", eos=False)))
+    assert found == (Example((vocabulary.bos_token_id,), ids) if bos else Example(ids[:1], ids[1:]))
+    assert found.prompt + found.answer == tuple(vocabulary("Who painted it?").input_ids)
+
+
+@pytest.mark.parametrize("compat", ["none", "open_unlearning"])
+def test_a_text_without_question_and_bos_keeps_its_first_token_as_prompt(compat):
+    vocabulary = bpe(bos=False)
+    found = Encoder(vocabulary, Template("plain", eos=False), compat=compat).example("", "Who painted it?")
+    ids = tuple(vocabulary("Who painted it?").input_ids)
+    assert (found.prompt, found.answer) == (ids[:1], ids[1:])
