@@ -20,6 +20,7 @@ from metrics.statistics import Metric
 
 if TYPE_CHECKING:
     from utils.engine import Engine
+    from utils.generation import Released
 
 
 class Metrics(Protocol):
@@ -85,6 +86,10 @@ class Benchmark(Protocol):
         A benchmark whose requests hold more than the bare question says where it is; without a question nothing changes.
         """
         return replace(request, question=edit(request.question)) if request.question else request
+
+    def released(self, compat: str) -> Released | None:
+        """How released code generates, if compat asks for it and it differs from what is right in more than a limit."""
+        return None
 
     def pieces(self, pairs: list[QA], encoder: Encoder) -> list[QA]:
         """What is trained on of the pairs of a split; a benchmark of running text cuts it into passages here."""

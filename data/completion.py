@@ -32,6 +32,7 @@ from metrics.completion import FORGOTTEN, HOLDOUT, TASKS, CompletionMetrics
 
 if TYPE_CHECKING:
     from utils.engine import Engine
+from utils.generation import Released
 
 log = logging.getLogger(__name__)
 
@@ -156,6 +157,10 @@ class Completion(Benchmark):
     def with_question(self, request: Request, edit: Callable[[str], str]) -> Request:
         """As it is: an instruction and running text ask nothing."""
         return request
+
+    def released(self, compat: str) -> Released | None:
+        """compat=flat_released: FLAT's code (arXiv 2410.11143), 600 tokens in all, batches of 16, one new token lost."""
+        return Released(batch_size=16, total=600, dropped=1) if compat == "flat_released" else None
 
     def reference_requests(self, split: str) -> list[Request]:
         """The same: the FQ Gap compares with the completions of a model that never saw the book."""

@@ -33,13 +33,15 @@ def continue_ids(
     sampler: LogitsProcessor | None = None,
     hide: int | None = None,
     beginning: Beginning | None = None,
+    see_padding: bool = False,
 ) -> list[list[int]]:
     """The new ids of each prompt, up to and with its first end id; the most likely token each time, unless `sampler` says else.
 
     pad: id to fill up with on the left, and behind what has ended. ends: ids that end a continuation; without any, all continue
     for max_new_tokens. sampler: changes the logits of a step, (B, ids so far), (B, V) -> (B, V); the largest is taken.
     hide: token id that no position attends to. beginning: what all prompts begin with, already read. Prompts must not be empty.
-    The model's dropout and its own generation settings are off meanwhile.
+    see_padding: padding is attended to, as where no mask is passed. The model's dropout and its own generation settings are off
+    meanwhile.
     """
     width, first = max(len(prompt) for prompt in prompts), 0 if beginning is None else len(beginning.ids)
     ids = torch.full((len(prompts), width), pad)
@@ -50,6 +52,8 @@ def continue_ids(
         mask[row, :first], mask[row, start:] = 1, 1
     if hide is not None:
         mask[ids == hide] = 0
+    if see_padding:
+        mask.fill_(1)
     device = next(model.parameters()).device
     config = GenerationConfig(do_sample=False, max_new_tokens=max_new_tokens, pad_token_id=pad, eos_token_id=list(ends) or None)
     extra: dict[str, Any] = {} if sampler is None else {"logits_processor": LogitsProcessorList([sampler])}

@@ -31,7 +31,9 @@ def score_run(settings: Settings, run: Run, encoder: Encoder) -> None:
     cache.read()
     run.note(weights=cache.weights, requests=oracle_key(settings, encoder))
     table = score(engine, encoder, requests, cfg.tokens_per_batch, settings.statistics, cache)
-    rows = continue_prompts(engine, encoder, requests, cfg.generation_batch_size, benchmark.max_new_tokens, cache)
+    rows = continue_prompts(
+        engine, encoder, requests, cfg.generation_batch_size, benchmark.max_new_tokens, cache, benchmark.released(cfg.compat)
+    )
     if is_main():
         write_parquet(table, run.folder / "scores.parquet")
         write_rows(run.folder / "generations.jsonl", rows)

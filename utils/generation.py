@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 from peft import PeftModel
 from torch import nn
@@ -14,6 +15,18 @@ from utils.continuations import Beginning, common_beginning, continue_ids, end_i
 from utils.distributed import is_main
 
 TOFU_TOTAL = 200  # tokens of prompt and answer together in the original TOFU code
+
+
+@dataclass(frozen=True)
+class Released:
+    """What released code does to a continuation: batches of so many prompts in their own order, padded on the left with EOS that
+    is attended to; prompt and continuation together have `total` tokens at most; the first `dropped` new tokens are lost."""
+
+    batch_size: int
+    total: int
+    dropped: int
+
+
 LONG = 64  # tokens that all prompts begin with: worth reading once
 
 
@@ -24,6 +37,7 @@ def generate(
     batch_size: int,
     max_new_tokens: int,
     sampler_of: Callable[[list[int]], LogitsProcessor] | None = None,
+    released: Released | None = None,
 ) -> Iterator[tuple[list[int], list[str]]]:
     """Continuations of token-id prompts as text, batch by batch: (places in `prompts`, their texts), longest first.
 
@@ -31,8 +45,11 @@ def generate(
 
     Special tokens are removed. A continuation ends at any EOS of the tokenizer or of the model's generation
     config. A long beginning that all prompts share, such as worked examples, is read once. compat tofu_original limits prompt and
-    continuation together to 200 tokens, as that code does.
+    continuation together to 200 tokens, as that code does; `released` says it of other code, in whose batches the order counts.
     """
+    if released is not None:
+        yield from _as_released(model, encoder, prompts, released)
+        return
     tokenizer, original = encoder.tokenizer, encoder.compat == "tofu_original"
     ends = end_ids(model, tokenizer)
     hide = encoder.pad_id if encoder.masks_inner_eos else None
@@ -54,3 +71,16 @@ def _beginning(model: nn.Module, prompts: Sequence[Sequence[int]]) -> Beginning 
         return None
     ids = common_beginning(prompts)
     return Beginning.of(model, ids) if len(ids) >= LONG else None
+
+
+def _as_released(
+    model: nn.Module, encoder: Encoder, prompts: Sequence[Sequence[int]], how: Released
+) -> Iterator[tuple[list[int], list[str]]]:
+    tokenizer, ends = encoder.tokenizer, end_ids(model, encoder.tokenizer)
+    starts = range(0, len(prompts), how.batch_size)
+    for start in tqdm(starts, desc="generating", unit="batch", disable=not is_main() or not prompts):
+        asked = prompts[start : start + how.batch_size]
+        length = max(1, how.total - max(map(len, asked)))
+        found = continue_ids(model, asked, tokenizer.eos_token_id, ends, length, see_padding=True)
+        texts = tokenizer.batch_decode([ids[how.dropped :] for ids in found], skip_special_tokens=True)
+        yield list(range(start, start + len(asked))), texts

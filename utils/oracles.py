@@ -108,7 +108,9 @@ def _find_or_score(settings: Settings, encoder: Encoder, folder: Path) -> Path:
     cache.read()
     table = score(engine, encoder, requests, cfg.tokens_per_batch, settings.statistics, cache)
     limit = settings.benchmark.max_new_tokens
-    rows = continue_prompts(engine, encoder, requests, cfg.generation_batch_size, limit, cache)
+    rows = continue_prompts(
+        engine, encoder, requests, cfg.generation_batch_size, limit, cache, settings.benchmark.released(cfg.compat)
+    )
     path = folder / "reference" / f"{key}.parquet"
     if is_main():
         path.parent.mkdir(exist_ok=True)

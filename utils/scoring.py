@@ -30,7 +30,7 @@ from utils.distributed import from_main, is_main, rank, world_size
 from utils.engine import Engine
 from utils.files import write_text
 from utils.fingerprint import text_hash
-from utils.generation import generate
+from utils.generation import Released, generate
 from utils.sampled_answers import Draw, draws, sampler_of
 from utils.score_cache import ScoreCache, prompt_key
 
@@ -90,12 +90,18 @@ def continue_prompts(
     batch_size: int,
     max_new_tokens: int,
     cache: ScoreCache | None = None,
+    released: Released | None = None,
 ) -> list[dict] | None:
-    """The model's own answers, on the main process; None on the others. A request that samples has all of them as `samples`."""
+    """The model's own answers, on the main process; None on the others. A request that samples has all of them as `samples`.
+
+    released: how released code would have continued them; then what stands beside a prompt in its batch matters too.
+    """
     requests = [request for request in requests if request.reference is not None]
     cache = ScoreCache(None, engine) if cache is None else cache
     # With compat=tofu_original, how far an answer goes depends on the longest prompt of its batch.
     how = (end_ids(engine.model, encoder.tokenizer), encoder.compat, batch_size if encoder.compat == "tofu_original" else None)
+    if released is not None:
+        how = (*how, released, text_hash(*(repr(start(encoder, request)) for request in requests)))
     jobs: dict[str, _Job] = {}
     keys: list[list[str]] = []
     for request in requests:
@@ -105,6 +111,8 @@ def continue_prompts(
         keys.append(list(own))
     todo = from_main([key for key in jobs if cache.text(key) is None])
     mine = todo[rank() :: world_size()]
+    if released is not None and todo:  # whole batches, and all of them
+        mine = [key for place, key in enumerate(jobs) if place // released.batch_size % world_size() == rank()]
     found = []
     for alike in _alike(mine, jobs):
         batches = generate(
@@ -114,6 +122,7 @@ def continue_prompts(
             batch_size,
             jobs[alike[0]].limit,
             sampler_of([jobs[key].drawn for key in alike]),
+            released,
         )
         for places, texts in batches:
             for place, text in zip(places, texts, strict=True):

@@ -18,7 +18,8 @@ from tests.data.made_tokenizers import bpe
 from tests.models import encoder, tiny_model, tokenizer
 from utils import continuations, scoring
 from utils.engine import Engine
-from utils.generation import generate
+from utils.generation import Released, generate
+from utils.score_cache import ScoreCache
 from utils.scoring import ScoreError, continue_prompts, requests_hash, score
 
 REQUESTS = Tofu("tofu", "owner/data", "0123", "fixture", rows=3).requests("forget05")
@@ -207,3 +208,27 @@ def test_white_space_around_an_answer_stays_where_it_means_something(engine, mon
     request = replace(REQUESTS[0], keeps_space=keeps)
     (row,) = continue_prompts(engine, Encoder(tokenizer(), encoder().template, compat=compat), [request], 4, 5)
     assert row["generation"] == ("Ost" if stripped else " Ost\n")
+
+
+@torch.no_grad()
+def test_released_generation_sees_padding_counts_the_prompt_in_and_loses_a_token(engine):
+    """Two batches in their own order: the shorter prompt of each has EOS in front, which nothing hides."""
+    how, eos = Released(batch_size=2, total=24, dropped=1), tokenizer().eos_token_id
+    prompts = [list(prompt[-length:]) for prompt, length in zip(PROMPTS[:3], (12, 9, 10), strict=True)]
+    batches = list(generate(engine.model, encoder(), prompts, 99, 99, released=how))
+    assert [places for places, _ in batches] == [[0, 1], [2]]
+    for places, texts in batches:
+        width = max(len(prompts[place]) for place in places)
+        for place, text in zip(places, texts, strict=True):
+            padded = [eos] * (width - len(prompts[place])) + prompts[place]
+            ids = slow_greedy(engine.model, padded, 24 - width, [eos])
+            assert text == tokenizer().decode(ids[1:], skip_special_tokens=True)
+
+
+def test_released_answers_depend_on_their_batch_and_are_known_with_it(engine, monkeypatch):
+    cache, how = ScoreCache(None, engine), Released(batch_size=2, total=60, dropped=1)
+    first = continue_prompts(engine, encoder(), REQUESTS[:4], 4, 5, cache, how)
+    monkeypatch.setattr(scoring, "generate", lambda *_: pytest.fail("generated again"))
+    assert continue_prompts(engine, encoder(), REQUESTS[:4], 4, 5, cache, how) == first
+    with pytest.raises(pytest.fail.Exception):
+        continue_prompts(engine, encoder(), REQUESTS[:3], 4, 5, cache, how)  # another company
