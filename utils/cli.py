@@ -54,6 +54,7 @@ def find_problem(config_name: str, overrides: Sequence[str]) -> str | None:
             return problem
     try:
         keys = _keys(_compose(config_name, [o.input_line for o in choices if not o.is_sweep_override()]))
+        everywhere = frozenset(keys)
         if any(o.is_sweep_override() for o in choices):
             # A sweep over choices: a key is fine if any of the swept choices has it.
             swept = [f"{o.key_or_group}={value}" for o in choices if o.is_sweep_override() for value in _chosen(o)]
@@ -68,6 +69,9 @@ def find_problem(config_name: str, overrides: Sequence[str]) -> str | None:
         if not free and not _is_group(name) and name not in keys:
             groups = {path.name for path in CONFIG.iterdir() if path.is_dir()}
             return f"{override.input_line}: there is no key {name}. {_nearest(name, keys | groups)}"
+        if not free and not _is_group(name) and name not in everywhere and not override.is_sweep_override():
+            # Hydra composes once without the swept choices, where the key is unknown.
+            return f"{override.input_line}: only some of the choices swept over have this key; write ++{override.input_line}"
     return None
 
 

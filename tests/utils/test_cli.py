@@ -98,3 +98,13 @@ def test_a_sweep_goes_on_past_a_job_that_fails(tmp_path):
     assert "seed=-1: must be a whole number from 0" in done.err
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["0", "1"]
     assert all((tmp_path / "runs" / seed / "model" / "config.json").exists() for seed in "01")
+
+
+def test_a_key_that_only_swept_choices_have_is_written_with_plus_signs():
+    """Hydra composes once without the sweep, and would say that the key is not in its struct."""
+    swept = ["method=sku,task_vector", "method.finish.coefficient=2"]
+    words = "only some of the choices swept over have this key; write"
+    assert find_problem("unlearn", swept) == f"{swept[1]}: {words} ++{swept[1]}"
+    assert find_problem("unlearn", [swept[0], f"++{swept[1]}"]) is None
+    assert find_problem("unlearn", [swept[0], "method.finish.coefficient=1,2"]) is None
+    assert find_problem("unlearn", ["method=sku", swept[1]]) is None
