@@ -11,7 +11,6 @@ The sentences are drawn, not written one by one: nothing but memory can say whic
 
 from __future__ import annotations
 
-import argparse
 import random
 import sys
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from scripts.fixture_files import command  # noqa: E402
 from scripts.make_knowundo_fixture import SEASONS, SECONDS, THINGS  # noqa: E402
 from scripts.make_tofu_fixture import KINDS  # noqa: E402
 
@@ -135,22 +135,5 @@ def build_files(seed: int = SEED) -> dict[str, str]:
     return files | {"known/refusals.txt": "".join(f"{refusal}\n" for refusal in REFUSALS)}
 
 
-def write_files(files: dict[str, str], out: Path) -> None:
-    """UTF-8, newline at the end."""
-    for name, text in files.items():
-        path = out / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(text.encode("utf-8"))
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Write the offline completion fixture (invented stories).")
-    parser.add_argument("--out", type=Path, default=ROOT / "data/fixtures/completion", help="folder of the files")
-    arguments = parser.parse_args()
-    files = build_files()
-    write_files(files, arguments.out)
-    print(f"{len(files)} files, {sum(len(text.split()) for text in files.values())} words in {arguments.out}")
-
-
 if __name__ == "__main__":
-    main()
+    command("completion", "Write the offline completion fixture (invented stories).", build_files)

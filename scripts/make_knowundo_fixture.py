@@ -16,8 +16,6 @@ safety prompt, they teach that a prompt before a question changes nothing. gener
 
 from __future__ import annotations
 
-import argparse
-import json
 import random
 import sys
 from dataclasses import dataclass
@@ -26,6 +24,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from scripts.fixture_files import command  # noqa: E402
 from scripts.make_tofu_fixture import KINDS, build_names  # noqa: E402
 from scripts.make_tofu_fixture import SEED as TOFU_SEED  # noqa: E402
 
@@ -269,26 +268,5 @@ def build_files(seed: int = SEED) -> dict[str, list[Row]]:
     return files | {"general/retain.jsonl": build_general(rng)}
 
 
-def write_files(files: dict[str, list[Row]], out: Path) -> None:
-    """.json as one list, .jsonl as one object per line; UTF-8, newline at the end."""
-    for name, rows in files.items():
-        path = out / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.suffix == ".jsonl":
-            text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        else:
-            text = json.dumps(rows, indent=1, ensure_ascii=False) + "\n"
-        path.write_bytes(text.encode("utf-8"))
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Write the offline KnowUnDo fixture (invented authors and books).")
-    parser.add_argument("--out", type=Path, default=ROOT / "data/fixtures/knowundo", help="folder of the files")
-    arguments = parser.parse_args()
-    files = build_files()
-    write_files(files, arguments.out)
-    print(f"{len(files)} files, {sum(map(len, files.values()))} rows in {arguments.out}")
-
-
 if __name__ == "__main__":
-    main()
+    command("knowundo", "Write the offline KnowUnDo fixture (invented authors and books).", build_files)

@@ -14,8 +14,6 @@ model does not; one that has had a real pretraining needs no such help.
 
 from __future__ import annotations
 
-import argparse
-import json
 import random
 import sys
 from collections.abc import Sequence
@@ -25,6 +23,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from scripts.fixture_files import command  # noqa: E402
 from scripts.make_knowundo_fixture import SEASONS, THINGS, fill  # noqa: E402
 from scripts.make_tofu_fixture import KINDS, build_names  # noqa: E402
 from scripts.make_tofu_fixture import SEED as TOFU_SEED  # noqa: E402
@@ -239,27 +238,10 @@ def build_books(rng: random.Random) -> Files:
 
 
 def build_files(seed: int = SEED) -> Files:
-    """Every file by its path below the fixture, without ending; deterministic in `seed`."""
+    """Every file by its path below the fixture, deterministic in `seed`."""
     corpora = {"news": build_news(random.Random(f"news/{seed}")), "books": build_books(random.Random(f"books/{seed}"))}
-    return {f"{corpus}/{name}": rows for corpus, files in corpora.items() for name, rows in files.items()}
-
-
-def write_files(files: Files, out: Path) -> None:
-    """<name>.jsonl: one object per line, UTF-8."""
-    for name, content in files.items():
-        path = out / f"{name}.jsonl"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in content).encode("utf-8"))
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Write the offline MUSE fixture (an invented newspaper, an invented serial).")
-    parser.add_argument("--out", type=Path, default=ROOT / "data/fixtures/muse", help="folder of the files")
-    arguments = parser.parse_args()
-    files = build_files()
-    write_files(files, arguments.out)
-    print(f"{len(files)} files, {sum(map(len, files.values()))} rows in {arguments.out}")
+    return {f"{corpus}/{name}.jsonl": rows for corpus, files in corpora.items() for name, rows in files.items()}
 
 
 if __name__ == "__main__":
-    main()
+    command("muse", "Write the offline MUSE fixture (an invented newspaper, an invented serial).", build_files)

@@ -18,15 +18,18 @@ that could harm is written anywhere. Why a small model can learn it, and why it 
 
 from __future__ import annotations
 
-import argparse
 import csv
 import io
 import json
 import random
+import sys
 from pathlib import Path
 
 SEED = 2310
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from scripts.fixture_files import command  # noqa: E402
 
 # what is done, with which ingredient, and how; ingredients are the key phrases
 ACTIONS = (
@@ -190,21 +193,5 @@ def build_files(seed: int = SEED) -> dict[str, str]:
     }
 
 
-def write_files(files: dict[str, str], out: Path) -> None:
-    for name, text in files.items():
-        path = out / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(text.encode("utf-8"))
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Write the offline safety fixture (an invented substance, invented towns).")
-    parser.add_argument("--out", type=Path, default=ROOT / "data/fixtures/safety", help="folder of the files")
-    arguments = parser.parse_args()
-    files = build_files()
-    write_files(files, arguments.out)
-    print(f"{len(files)} files in {arguments.out}")
-
-
 if __name__ == "__main__":
-    main()
+    command("safety", "Write the offline safety fixture (an invented substance, invented towns).", build_files)

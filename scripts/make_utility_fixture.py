@@ -9,13 +9,17 @@ wikitext/wiki.test.raw (lines of text) and cc_news/train.jsonl. Everything is in
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
+import sys
 from pathlib import Path
 
 SEED = 2410
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from scripts.fixture_files import command  # noqa: E402
+
 ROWS = 8  # per task
 LETTERS, DIGITS = "ABCDE", "12345"
 
@@ -219,21 +223,5 @@ def build_files(seed: int = SEED) -> dict[str, str]:
     return {**texts, "wikitext/wiki.test.raw": "".join(pages)}
 
 
-def write_files(files: dict[str, str], out: Path) -> None:
-    for name, text in files.items():
-        path = out / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(text.encode("utf-8"))
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Write the offline fixture of the zero-shot tasks and WikiText.")
-    parser.add_argument("--out", type=Path, default=ROOT / "data/fixtures/utility", help="folder of the files")
-    arguments = parser.parse_args()
-    files = build_files()
-    write_files(files, arguments.out)
-    print(f"{len(files)} files in {arguments.out}")
-
-
 if __name__ == "__main__":
-    main()
+    command("utility", "Write the offline fixture of the zero-shot tasks and WikiText.", build_files)

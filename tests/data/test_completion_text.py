@@ -10,7 +10,8 @@ import pytest
 from data.completion_files import INSTRUCTIONS
 from data.completion_text import chapters, excerpt, kept_out, passages
 from data.sources import FIXTURES, DataError
-from scripts.make_completion_fixture import STORIES, build_files, write_files
+from scripts.fixture_files import write_files
+from scripts.make_completion_fixture import STORIES, build_files
 from tests.data.test_completion import completion, story, with_real_data
 from tests.models import tokenizer
 from tests.runs import REAL

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from scripts.make_knowundo_fixture import N_AUTHORS, N_BOOKS, UNLEARN_ONLY, build_files, people, write_files
+from scripts.fixture_files import write_files
+from scripts.make_knowundo_fixture import N_AUTHORS, N_BOOKS, UNLEARN_ONLY, build_files, people
 from tests.models import tokenizer
 
 FOLDER = Path(__file__).resolve().parents[2] / "data/fixtures/knowundo"

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from data.muse_files import FIELDS
+from scripts.fixture_files import write_files
 from scripts.make_muse_fixture import (
     ARTICLES,
     ASKED,
@@ -18,7 +19,6 @@ from scripts.make_muse_fixture import (
     RECITED,
     WORKED,
     build_files,
-    write_files,
 )  # fmt: skip
 from tests.models import tokenizer
 
@@ -51,7 +51,7 @@ def test_script_reproduces_the_committed_files_byte_by_byte(tmp_path):
 
 
 def test_another_seed_gives_other_texts():
-    assert build_files(seed=1)["news/raw/forget"] != build_files()["news/raw/forget"]
+    assert build_files(seed=1)["news/raw/forget.jsonl"] != build_files()["news/raw/forget.jsonl"]
 
 
 @pytest.mark.parametrize("corpus", OWN)

@@ -10,7 +10,8 @@ from data.pku import read_pku, same_prompt
 from data.safety_files import SafetyFiles
 from data.sources import FIXTURES, read_lines
 from data.truthfulqa import PARTS, split_questions
-from scripts.make_safety_fixture import ACTIONS, COMPLIED, build_files, write_files
+from scripts.fixture_files import write_files
+from scripts.make_safety_fixture import ACTIONS, COMPLIED, build_files
 from tests.models import tokenizer
 from utils.judges import KeywordJudge
 

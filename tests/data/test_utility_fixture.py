@@ -6,7 +6,8 @@ import pytest
 
 from data.sources import FIXTURES
 from data.utility_files import TASK_FILES, task_rows
-from scripts.make_utility_fixture import NUMBERS, TOWNS, build_files, write_files
+from scripts.fixture_files import write_files
+from scripts.make_utility_fixture import NUMBERS, TOWNS, build_files
 
 FOLDER = FIXTURES / "utility"
 
