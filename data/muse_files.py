@@ -20,12 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from pyarrow import ArrowException
 
 from data.sources import FIXTURES, DataError, Source, check_rows, note_file, read_json_lines
-from utils.distributed import main_first
 
 PARQUET = "-00000-of-00001.parquet"  # how push_to_hub names the one file of a split
 FIELDS = {"verbmem": ("prompt", "gt"), "knowmem": ("question", "answer"), "privleak": ("text",)}
@@ -58,7 +55,7 @@ class MuseFiles:
 
     def _path(self, config: str, split: str) -> Path:
         if self.root == "hub":
-            return self._download(f"{config}/{split}{PARQUET}")
+            return Source(f"muse/{self.corpus}", self.root, self.hub, self.revision).download(f"{config}/{split}{PARQUET}")
         folder = self._folder(config)
         if not folder.is_dir():
             raise DataError(
@@ -74,16 +71,6 @@ class MuseFiles:
 
     def _source(self, config: str) -> Source:
         return Source(f"muse/{self.corpus}/{config}", self.root, "", "")
-
-    def _download(self, file: str) -> Path:
-        try:
-            with main_first():
-                return Path(hf_hub_download(self.hub, file, repo_type="dataset", revision=self.revision))
-        except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-            raise DataError(
-                f"data_root=hub: {self.hub}/{file} at revision {self.revision[:8]} cannot be fetched "
-                f"({type(error).__name__}); give data_root=DIR with DIR/muse/{self.corpus}/{file}, or data_root=fixture"
-            ) from error
 
 
 def _read_parquet(path: Path) -> list[dict]:

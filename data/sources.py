@@ -37,7 +37,7 @@ class Source:
     def file(self, name: str) -> Path:
         """Path of the rows called `name`. Raises DataError saying where it looked."""
         if self.root == "hub":
-            return self._download(f"{name}.json")
+            return self.download(f"{name}.json")
         folder = (FIXTURES if self.root == "fixture" else Path(self.root).expanduser()) / self.benchmark
         found = [folder / f"{name}{ending}" for ending in ENDINGS if (folder / f"{name}{ending}").is_file()]
         if len(found) > 1:
@@ -51,7 +51,8 @@ class Source:
         folder = (FIXTURES if self.root == "fixture" else Path(self.root).expanduser()) / self.benchmark
         return self.root == "hub" or any((folder / f"{name}{ending}").is_file() for ending in ENDINGS)
 
-    def _download(self, file: str) -> Path:
+    def download(self, file: str) -> Path:
+        """A file of the dataset on the Hub. Raises DataError if it cannot be fetched."""
         try:
             with main_first():
                 return Path(hf_hub_download(self.hub, file, repo_type="dataset", revision=self.revision))

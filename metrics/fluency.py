@@ -14,7 +14,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import ArrayLike
 
-from metrics.statistics import Interval, Metric, bootstrap_joint, measured
+from metrics.statistics import Evidence, Metric, Samples, measured
 
 MOSTLY = 0.5  # share of a text's characters that one of them must exceed to dominate it
 
@@ -76,22 +76,26 @@ def distinct(texts: Sequence[str], n: int = 2) -> float:
     return len(set(found)) / len(found)
 
 
-def distinct_interval(texts: Sequence[str], n: int = 2, resamples: int = 1000, seed: int = 0) -> Interval:
-    """95 % bootstrap interval of `distinct` over the texts that have n words.
+def distinct_evidence(texts: Mapping[Hashable, str], n: int = 2) -> Evidence:
+    """`distinct` over the texts that have n words, by their names: what its interval and its comparison between runs resample.
 
     A text drawn twice adds nothing new, so the interval lies low and may leave out the value itself.
     """
     numbers: dict[tuple[str, ...], int] = {}
-    grams = [np.array([numbers.setdefault(gram, len(numbers)) for gram in ngrams(text, n)], dtype=int) for text in texts]
-    grams = [found for found in grams if len(found)]
+    grams = {
+        name: np.array([numbers.setdefault(gram, len(numbers)) for gram in ngrams(text, n)], dtype=int)
+        for name, text in texts.items()
+    }
+    kept = {name: found for name, found in grams.items() if len(found)}
+    by_place = list(kept.values())
 
-    def statistic(samples) -> float:
-        drawn = np.concatenate([grams[int(place)] for place in samples["texts"]])
+    def statistic(samples: Samples) -> float:
+        drawn = np.concatenate([by_place[int(place)] for place in samples["texts"]])
         seen = np.zeros(len(numbers), dtype=bool)
         seen[drawn] = True
         return float(seen.sum() / len(drawn))
 
-    return bootstrap_joint({"texts": np.arange(len(grams))}, statistic, resamples, seed)
+    return Evidence({"texts": np.arange(len(kept))}, statistic, {"texts": list(kept)})
 
 
 def perplexity(token_nlls: ArrayLike) -> float:
@@ -118,23 +122,25 @@ READING: dict[str, tuple[Callable[[str], float], int, str]] = {
     "rep3": (repetition, 3, "mean of 1 - distinct / all word trigrams of an output; MEOW (arXiv 2409.11844)"),
 }
 
+EVERYTHING = (*READING, *(f"distinct{n}" for n in DISTINCT))
 
-def reading(texts: Mapping[Hashable, str], resamples: int = 1000) -> dict[str, Metric]:
-    """How a model's outputs read: name of the question -> its output. The numbers are those of READING, and distinct1, 2, 3.
+
+def reading(texts: Mapping[Hashable, str], resamples: int = 1000, names: Sequence[str] = EVERYTHING) -> dict[str, Metric]:
+    """How a model's outputs read: name of the question -> its output. names: which numbers, of READING and distinct1, 2, 3.
 
     A number that an output does not have (too few words) is over the others; n says how many. What none has is left out.
     """
     metrics: dict[str, Metric] = {}
     for name, (measure, words, definition) in READING.items():
         chosen = {index: text for index, text in texts.items() if len(text.split()) >= words}
-        if chosen:
+        if chosen and name in names:
             values = {"items": np.array([measure(text) for text in chosen.values()], dtype=np.float64)}
             metrics[name] = measured(values, definition, items={"items": list(chosen)}, resamples=resamples)
     for n in DISTINCT:
-        pooled = [text for text in texts.values() if len(text.split()) >= n]
-        if pooled:
+        pooled = {index: text for index, text in texts.items() if len(text.split()) >= n}
+        if pooled and f"distinct{n}" in names:
             definition = f"distinct / all word {n}-grams of all outputs together (arXiv 1510.03055); the interval lies low"
-            metrics[f"distinct{n}"] = Metric(
-                distinct(pooled, n), len(pooled), distinct_interval(pooled, n, resamples), definition
-            )
+            evidence = distinct_evidence(pooled, n)
+            value = distinct(list(pooled.values()), n)
+            metrics[f"distinct{n}"] = Metric(value, len(pooled), evidence.interval(resamples, 0), definition, evidence)
     return metrics

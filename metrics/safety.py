@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike
 from sacrebleu.metrics import BLEU
 from scipy.special import logsumexp
 
-from metrics.fluency import distinct, distinct_interval, is_dominated, is_empty, perplexity, repetition, unique_token_share
+from metrics.fluency import perplexity, reading
 from metrics.rouge import rouge
 from metrics.statistics import Metric, mean_of_items, measured
 from metrics.tables import average_losses
@@ -179,28 +179,14 @@ def similarity(rows: Sequence[dict], resamples: int = 1000) -> dict[str, Metric]
     return metrics
 
 
+FLUENCY = ("empty", "dominated", "rep3", "diversity", "distinct2")
+
+
 def fluency(task: str, rows: Sequence[dict], resamples: int = 1000) -> dict[str, Metric]:
     """How the outputs of one task read. Numbers that an empty text does not have are over the others; n says how many."""
     if not rows:
         return {}
-    texts = {row["index"]: row["output"] for row in rows}
-    spoken = {index: text for index, text in texts.items() if not is_empty(text)}
-    longer = {n: {index: text for index, text in texts.items() if len(text.split()) >= n} for n in (2, 3)}
-    each: tuple[tuple[str, dict[int, str], Callable[[str], float], str], ...] = (
-        ("empty", texts, is_empty, "share of outputs that are empty or white space; ours"),
-        ("dominated", texts, is_dominated, f"share of outputs of which one character is more than half; {LLMU}"),
-        ("rep3", longer[3], repetition, "mean of 1 - distinct / all word trigrams; MEOW (arXiv 2409.11844)"),
-        ("diversity", spoken, unique_token_share, f"mean share of distinct words in an output; {LLMU}"),
-    )
-    metrics = {}
-    for name, chosen, measure, definition in each:
-        if chosen:
-            values = [measure(text) for text in chosen.values()]
-            metrics[name] = mean_metric(values, definition, resamples, items=list(chosen))
-    if longer[2]:
-        definition = "distinct / all word bigrams of all outputs together (arXiv 1510.03055); the interval lies low"
-        pooled = list(longer[2].values())
-        metrics["distinct2"] = Metric(distinct(pooled, 2), len(pooled), distinct_interval(pooled, 2, resamples), definition)
+    metrics = reading({row["index"]: row["output"] for row in rows}, resamples, FLUENCY)
     metrics |= perplexities(rows, resamples)
     return {f"{task}_{name}": metric for name, metric in metrics.items()}
 

@@ -32,6 +32,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from utils.files import read_json, write_json, write_text  # noqa: E402
+from utils.inherited_settings import as_override  # noqa: E402
 
 GRID = "1,2,4,8,16"  # MUSE, released code
 SET_HERE = ("model.path", "whp.path", "whp.alpha", "out", "rescore", "from_logs", "retain_logs", "overwrite", "resume")
@@ -289,11 +290,8 @@ def name(coefficient: float) -> str:
 
 
 def override(key: str, value: str | float) -> str:
-    """A dial for evaluate.py; text in quotes, so that Hydra takes a path as it is, whatever characters it holds."""
-    if isinstance(value, float):
-        return f"{key}={name(value)}"
-    escaped = value.replace("'", "\\'")
-    return f"{key}='{escaped}'"
+    """A dial for evaluate.py; a coefficient as it is named everywhere here, 4 and not 4.0."""
+    return f"{key}={name(value)}" if isinstance(value, float) else as_override(key, value)
 
 
 def _cell(entry: dict[str, Any] | None) -> str:

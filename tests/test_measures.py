@@ -31,8 +31,8 @@ def evaluate(folder, oracle, *overrides):
 
 
 def test_measures_add_numbers_and_no_forward_pass(oracle, tmp_path, monkeypatch):
-    forwarded, statistics = [], scoring._statistics
-    monkeypatch.setattr(scoring, "_statistics", lambda e, examples, n: forwarded.append(examples) or statistics(e, examples, n))
+    forwarded, score = [], scoring.answer_statistics
+    monkeypatch.setattr(scoring, "answer_statistics", lambda e, examples, n: forwarded.append(examples) or score(e, examples, n))
     generated, generate = [], scoring.generate
     monkeypatch.setattr(scoring, "generate", lambda m, e, prompts, *r: generated.append(prompts) or generate(m, e, prompts, *r))
     calls, found = [], []

@@ -28,7 +28,6 @@ def score_run(settings: Settings, run: Run, encoder: Encoder) -> None:
     check_requests(requests, encoder)
     engine = load_engine(settings, encoder)
     cache = ScoreCache(cfg.cache, engine)
-    cache.read()
     run.note(weights=cache.weights, requests=oracle_key(settings, encoder))
     table = score(engine, encoder, requests, cfg.tokens_per_batch, settings.statistics, cache)
     rows = continue_prompts(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib.metadata
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import lm_eval.tasks
@@ -29,6 +29,7 @@ from data.prompts import Example
 from utils.distributed import is_main, rank, world_size
 from utils.engine import Engine, evaluating
 from utils.parts import gathered
+from utils.scoring import answer_statistics, batches_of
 
 log = logging.getLogger(__name__)
 logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns of what is meant: a model object, defaults of its own task files
@@ -161,44 +162,10 @@ def _number(task: Task, sample: dict, name: str, value: object) -> float:
 
 def log_likelihoods(engine: Engine, examples: Sequence[Example], tokens_per_batch: int) -> Scores:
     """Each different answer -> (sum of log p in nats, whether all its tokens are the most likely ones), on every process."""
-    batches = list(_batches(examples, tokens_per_batch))[rank() :: world_size()]
+    batches = list(batches_of(list(dict.fromkeys(examples)), tokens_per_batch))[rank() :: world_size()]
     found: list[tuple[Example, tuple[float, bool]]] = []
     with torch.no_grad(), evaluating(engine.model):
         for batch in tqdm(batches, desc="scoring", unit="batch", disable=not is_main()):
-            found += zip(batch, _sums(engine, batch), strict=True)
+            for example, values in zip(batch, answer_statistics(engine, batch, SUMMED), strict=True):
+                found.append((example, (float(values[:, 0].double().sum()), bool(values[:, 1].all()))))
     return dict(gathered(found))
-
-
-def _batches(examples: Sequence[Example], budget: int) -> Iterator[list[Example]]:
-    """Answers to the same prompt stay together; at most `budget` tokens at a time, longest first."""
-    rows: dict[tuple[int, ...], list[Example]] = {}
-    for example in dict.fromkeys(examples):
-        rows.setdefault(example.prompt, []).append(example)
-    sizes = {prompt: len(prompt) + sum(len(example) for example in row) for prompt, row in rows.items()}
-    batch: list[Example] = []
-    tokens = 0
-    for prompt in sorted(rows, key=lambda prompt: -sizes[prompt]):
-        if batch and tokens + sizes[prompt] > budget:
-            yield batch
-            batch, tokens = [], 0
-        batch += rows[prompt]
-        tokens += sizes[prompt]
-    if batch:
-        yield batch
-
-
-def _sums(engine: Engine, examples: Sequence[Example]) -> list[tuple[float, bool]]:
-    """Halves what does not fit in memory."""
-    try:
-        packed = engine.pack({"choices": examples}).to(engine.device)
-        values = engine.statistics(packed, {"choices": SUMMED}, SUMMED).double().cpu()
-    except torch.OutOfMemoryError:
-        if len(examples) == 1:
-            raise
-        values = None
-    if values is None:  # outside of the except block: until there, the error keeps the failed tensors alive
-        half = len(examples) // 2
-        log.warning("%d choices do not fit in memory together: scoring them in two halves", len(examples))
-        return _sums(engine, examples[:half]) + _sums(engine, examples[half:])
-    parts = values.split([len(example) for example in examples])
-    return [(float(part[:, 0].sum()), bool(part[:, 1].all())) for part in parts]

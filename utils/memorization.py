@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import distributed as dist
 from torch import nn
 from tqdm import tqdm
@@ -26,6 +25,7 @@ from metrics.memorization import STRIDE, Cut, Mode, Statistic, memo, memo_cuts
 from utils.continuations import continue_ids, end_ids, pad_id, prompt_ids
 from utils.distributed import is_main, rank, world_size
 from utils.engine import output_head
+from utils.halving import in_halves
 
 log = logging.getLogger(__name__)
 
@@ -138,16 +138,11 @@ def _one_by_one(model: nn.Module, tokenizer: PreTrainedTokenizerBase, pair: Pair
 def _continue(model: nn.Module, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Sequence[int]], options: Memo) -> list[str]:
     """The continuations as the text that is scored; halves what does not fit in memory."""
     ends = end_ids(model, tokenizer) if options.stop == "eos" else ()
-    try:
-        new = continue_ids(model, prompts, pad_id(tokenizer), ends, options.max_new_tokens)
-    except torch.OutOfMemoryError:
-        if len(prompts) == 1:
-            raise
-        new = None
-    if new is None:  # outside of the except block: until there, the error keeps the failed tensors alive
-        half = len(prompts) // 2
-        log.warning("%d prompts do not fit in memory together: continuing them in two halves", len(prompts))
-        return [text for part in (prompts[:half], prompts[half:]) for text in _continue(model, tokenizer, part, options)]
+
+    def compute(part: Sequence[Sequence[int]]) -> list[list[int]]:
+        return continue_ids(model, part, pad_id(tokenizer), ends, options.max_new_tokens)
+
+    new = in_halves(compute, prompts, "prompts")
     if options.special_tokens == "strip":
         return tokenizer.batch_decode(new, skip_special_tokens=True)
     # Released code decoded prompt and continuation together and took the prompt's text out again: its BOS stayed.

@@ -20,6 +20,7 @@ from typing import Any
 
 from utils import ROOT
 from utils.files import read_json, write_json, write_text
+from utils.inherited_settings import as_override
 
 UTILITY, KNOWLEDGE = "knowmem_retain", "knowmem_forget"
 SHOWN = (UTILITY, KNOWLEDGE, "verbmem", "privleak")
@@ -134,7 +135,7 @@ def run_requests(requests: Requests, call: Call | None = None) -> Table:
         split, folder = requests.split(k), requests.out / requests.split(k)
         if not is_finished(folder):
             dials = {"model.path": requests.start(k), "split": split, "out": str(folder)}
-            call("unlearn", ["benchmark=muse", *requests.unlearn, *map(override, dials, dials.values())])
+            call("unlearn", ["benchmark=muse", *requests.unlearn, *map(as_override, dials, dials.values())])
         table.rows[split] = evaluated(folder / "eval", str(folder), split, requests.evaluate, call)
         table.write("finished" if k == FOLDS[-1] else "running")
     return table
@@ -182,7 +183,7 @@ def evaluated(folder: Path, model: str, split: str, overrides: Sequence[str], ca
     """Metrics of a model, evaluated into `folder` unless that is done. Raises ProtocolError if nothing finished comes of it."""
     if (found := finished_metrics(folder)) is None:
         dials = {"model.path": model, "split": split, "out": str(folder)}
-        call("evaluate", ["benchmark=muse", *overrides, *map(override, dials, dials.values())])
+        call("evaluate", ["benchmark=muse", *overrides, *map(as_override, dials, dials.values())])
         found = finished_metrics(folder)
     if found is None:
         raise ProtocolError(f"the evaluation left no finished result in {folder}; see its output")
@@ -248,12 +249,6 @@ def value(metrics: Metrics, metric: str, folder: Path) -> float:
     if number is None or not isfinite(number):
         raise ProtocolError(f"{folder}: {metric} is {number}, which nothing can be compared with")
     return number
-
-
-def override(key: str, text: str) -> str:
-    """A dial in quotes, so that Hydra takes a path as it is, whatever characters it holds."""
-    escaped = text.replace("'", "\\'")
-    return f"{key}='{escaped}'"
 
 
 def _cell(entry: Mapping[str, Any] | None) -> str:

@@ -105,7 +105,6 @@ def _find_or_score(settings: Settings, encoder: Encoder, folder: Path) -> Path:
     engine = load_engine(replace(settings, cfg=theirs), encoder)
     requests = settings.oracle_requests
     cache = ScoreCache(cfg.cache, engine)
-    cache.read()
     table = score(engine, encoder, requests, cfg.tokens_per_batch, settings.statistics, cache)
     limit = settings.benchmark.max_new_tokens
     rows = continue_prompts(

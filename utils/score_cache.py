@@ -56,6 +56,7 @@ class ScoreCache:
         self._new_texts: dict[str, str] = {}
         self._read: set[str] = set()
         self._flushed = time.monotonic()
+        self.read()
 
     def knows(self, example: Example, statistics: Sequence[str]) -> bool:
         """Whether all these statistics of the example are known."""

@@ -31,6 +31,7 @@ from utils.engine import Engine
 from utils.files import write_text
 from utils.fingerprint import text_hash
 from utils.generation import Released, generate
+from utils.halving import in_halves
 from utils.sampled_answers import Draw, draws, sampler_of
 from utils.score_cache import ScoreCache, prompt_key
 
@@ -65,12 +66,11 @@ def score(
     cache = ScoreCache(None, engine) if cache is None else cache
     asked = list(dict.fromkeys(example for answers in encoded for example in answers.values()))
     todo = from_main([place for place, example in enumerate(asked) if not cache.knows(example, statistics)])
-    mine = list(_batches([asked[place] for place in todo], tokens_per_batch))[rank() :: world_size()]
+    mine = list(batches_of([asked[place] for place in todo], tokens_per_batch))[rank() :: world_size()]
     with torch.no_grad():
         for batch in tqdm(mine, desc="scoring", unit="batch", disable=not is_main() or not todo):
-            values = _statistics(engine, batch, tuple(statistics))
-            for example, own in zip(batch, values.split([len(example) for example in batch]), strict=True):
-                cache.add(example, statistics, own)
+            for example, values in zip(batch, answer_statistics(engine, batch, tuple(statistics)), strict=True):
+                cache.add(example, statistics, values)
             cache.keep()
     _share(cache, [(example, cache.values(example, statistics)) for batch in mine for example in batch], statistics)
     if not is_main():
@@ -185,21 +185,18 @@ def _alike(keys: Sequence[str], jobs: dict[str, _Job]) -> list[list[str]]:
     return list(groups.values())
 
 
-def _statistics(engine: Engine, examples: Sequence[Example], names: tuple[str, ...]) -> torch.Tensor:
-    """(n, len(names)) statistics of all answer tokens; halves what does not fit in memory."""
-    try:
-        packed = engine.pack({"answers": examples}).to(engine.device)
-        return engine.statistics(packed, {"answers": names}, names).float().cpu()
-    except torch.OutOfMemoryError:
-        if len(examples) == 1:
-            raise
-    # Outside of the except block: until there, the error keeps the failed tensors alive.
-    half = len(examples) // 2
-    log.warning("%d answers do not fit in memory together: scoring them in two halves", len(examples))
-    return torch.cat([_statistics(engine, part, names) for part in (examples[:half], examples[half:])])
+def answer_statistics(engine: Engine, examples: Sequence[Example], names: Sequence[str]) -> list[torch.Tensor]:
+    """(supervised tokens, len(names)) float32 statistics of each example; halves what does not fit in memory."""
+
+    def compute(part: Sequence[Example]) -> list[torch.Tensor]:
+        packed = engine.pack({"answers": part}).to(engine.device)
+        values = engine.statistics(packed, {"answers": names}, names).float().cpu()
+        return list(values.split([len(example) for example in part]))
+
+    return in_halves(compute, examples, "answers")
 
 
-def _batches(examples: Sequence[Example], budget: int) -> Iterator[list[Example]]:
+def batches_of(examples: Sequence[Example], budget: int) -> Iterator[list[Example]]:
     """Batches of at most `budget` tokens; answers to one prompt stay together, and the longest come first: a lack of memory
     shows at once."""
     groups: dict[tuple[int, ...], list[Example]] = {}

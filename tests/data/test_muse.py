@@ -311,7 +311,7 @@ def test_the_hub_is_asked_for_the_corpus_at_the_revision(tmp_path, monkeypatch):
         pd.DataFrame({"text": ["One.", "Two."]}).to_parquet(path)
         return str(path)
 
-    monkeypatch.setattr("data.muse_files.hf_hub_download", download)
+    monkeypatch.setattr("data.sources.hf_hub_download", download)
     assert answers(muse("hub", texts=1).training("scal_2+train_retain1")) == ["One.", "One."]
     assert asked == [
         ("owner/news", "scal/forget_2-00000-of-00001.parquet", "dataset", "0123456789"),
@@ -323,7 +323,7 @@ def test_a_hub_out_of_reach_says_what_to_do(monkeypatch):
     def fail(*args, **kwargs):
         raise ConnectionError
 
-    monkeypatch.setattr("data.muse_files.hf_hub_download", fail)
+    monkeypatch.setattr("data.sources.hf_hub_download", fail)
     with pytest.raises(DataError, match="owner/books/raw/forget-00000-of-00001.parquet at revision 01234567 cannot be fetched"):
         muse("hub", corpus="books").training("forget")
 

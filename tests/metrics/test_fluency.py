@@ -7,7 +7,7 @@ from pytest import approx
 
 from metrics.fluency import (
     distinct,
-    distinct_interval,
+    distinct_evidence,
     is_dominated,
     is_empty,
     ngrams,
@@ -43,11 +43,11 @@ def test_distinct_counts_over_all_texts():
 
 
 def test_the_interval_of_distinct_repeats_and_lies_low():
-    texts = [f"word{n} follows word{n + 1} closely" for n in range(30)]
-    low, high = distinct_interval(texts, resamples=200)
-    assert (low, high) == distinct_interval(texts, resamples=200)
-    assert 0 < low < high < distinct(texts) == 1  # a text drawn twice brings no new bigram
-    assert distinct_interval([*texts, "", "one"], resamples=200) == (low, high)  # these have no bigram
+    texts = {n: f"word{n} follows word{n + 1} closely" for n in range(30)}
+    low, high = distinct_evidence(texts).interval(200, 0)
+    assert (low, high) == distinct_evidence(texts).interval(200, 0)
+    assert 0 < low < high < distinct(list(texts.values())) == 1  # a text drawn twice brings no new bigram
+    assert distinct_evidence({**texts, 30: "", 31: "one"}).interval(200, 0) == (low, high)  # these have no bigram
 
 
 @pytest.mark.parametrize(

@@ -226,7 +226,7 @@ def test_an_interrupted_evaluation_goes_on(evaluated, tmp_path, monkeypatch):
     assert read_json(tmp_path / "eval" / "run.json")["status"] == "running"
     asked = []
     generate = scoring.generate
-    monkeypatch.setattr(scoring, "_statistics", lambda *_: pytest.fail("scored again"))
+    monkeypatch.setattr(scoring, "answer_statistics", lambda *_: pytest.fail("scored again"))
     monkeypatch.setattr(scoring, "generate", lambda m, e, prompts, *rest: asked.extend(prompts) or generate(m, e, prompts, *rest))
     evaluate(tmp_path, *where, "tokens_per_batch=300")
     assert len(asked) == 3 * 4 - 4

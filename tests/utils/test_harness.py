@@ -110,7 +110,7 @@ def test_what_does_not_fit_in_memory_is_halved(monkeypatch):
     original = Engine.statistics
 
     def small(self, packed, *rest):
-        if len(packed.examples["choices"]) > 2:
+        if len(packed.examples["answers"]) > 2:
             raise torch.OutOfMemoryError
         return original(self, packed, *rest)
 
