@@ -91,13 +91,12 @@ class Paraphrase(Probe):
         """Raises ValueError for source=data and a question without a paraphrase."""
         if request.paraphrase is not None and self.source != "wordings":
             return replace(request, question=request.paraphrase)
-        task = request.task.partition("@")[0]
-        wording = self.wordings[draw(self.seed, 0, request.index, f"wording/{task}", len(self.wordings))]
+        wording = self.wordings[draw(self.seed, 0, request.index, f"wording/{request.of}", len(self.wordings))]
         reworded = benchmark.with_question(request, lambda question: wording.replace(SLOT, question))
         if self.source == "data" and reworded != request:
             raise ValueError(
                 f"probe.source=data: the data of benchmark={benchmark.name} hold no paraphrase of row {request.index + 1} of "
-                f"task {task}; use probe.source=auto or wordings"
+                f"task {request.of}; use probe.source=auto or wordings"
             )
         return reworded
 

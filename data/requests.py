@@ -9,6 +9,9 @@ if TYPE_CHECKING:
     from utils.sampled_answers import Sampling
 
 
+OWN = "@"  # between a task and the measure that asks for it in its own way
+
+
 @dataclass(frozen=True)
 class Request:
     """One question of one task.
@@ -35,6 +38,11 @@ class Request:
     given: float = 0
     sampling: Sampling | None = None
     samples: int = 1
+
+    @property
+    def of(self) -> str:
+        """The benchmark's task that this belongs to, whoever asks."""
+        return self.task.partition(OWN)[0]
 
     @property
     def asked(self) -> str:

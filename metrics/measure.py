@@ -10,15 +10,13 @@ from typing import TYPE_CHECKING, ClassVar, Protocol
 import pandas as pd
 from omegaconf import DictConfig
 
-from data.requests import Request
+from data.requests import OWN, Request
 from metrics.statistics import Metric
 
 if TYPE_CHECKING:
     from data.benchmark import Benchmark
     from data.prompts import Encoder
     from utils.engine import Engine
-
-OWN = "@"  # between a task and the measure that asks for it in its own way
 
 
 @dataclass(frozen=True)

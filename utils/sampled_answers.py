@@ -88,8 +88,7 @@ def draws(request: Request) -> tuple[Draw | None, ...]:
     """
     if request.sampling is None:
         return (None,)
-    task = request.task.partition("@")[0]
-    return tuple(Draw(request.sampling, task, request.index, number) for number in range(request.samples))
+    return tuple(Draw(request.sampling, request.of, request.index, number) for number in range(request.samples))
 
 
 def sampler_of(drawn: Sequence[Draw | None]) -> Callable[[list[int]], Sampler] | None:
