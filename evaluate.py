@@ -5,27 +5,26 @@ python evaluate.py model.path=runs/flat reference_run=runs/retain90 out=runs/fla
 
 from __future__ import annotations
 
-from utils.cli import check_command_line, one_sentence
-
-if __name__ == "__main__":
-    check_command_line("evaluate")  # a misspelt name is refused at once, before the slow imports
-
 from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig
 
-from utils import distributed
-from utils.evaluation import metrics_from_files, metrics_from_logs, score_run, write_metrics
-from utils.oracles import bring_reference, check_reference
-from utils.runs import Run
-from utils.settings import check_evaluation
-from utils.training import make_encoder, show_requests
+from utils.runs.cli import check_command_line, one_sentence
 
 
 @hydra.main(config_path="config", config_name="evaluate", version_base="1.3")
 @one_sentence
 def main(cfg: DictConfig) -> None:
+    # Slow imports: a misspelt name was refused without them.
+    from utils import distributed
+    from utils.runs.load import make_encoder
+    from utils.runs.oracles import bring_reference, check_reference
+    from utils.runs.run import Run
+    from utils.runs.score import metrics_from_files, metrics_from_logs, score_run, write_metrics
+    from utils.runs.settings import check_evaluation
+    from utils.runs.train import show_requests
+
     settings = check_evaluation(cfg)
     out = Path(cfg.out)
 
@@ -55,4 +54,5 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
+    check_command_line("evaluate")
     main()

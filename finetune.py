@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from utils.cli import check_command_line, one_sentence
-
-if __name__ == "__main__":
-    check_command_line("finetune")  # a misspelt name is refused at once, before the slow imports
-
 import hydra
 from omegaconf import DictConfig
 
-from utils import distributed
-from utils.runs import Run
-from utils.settings import check_training
-from utils.training import make_encoder, make_streams, train
+from utils.runs.cli import check_command_line, one_sentence
 
 
 @hydra.main(config_path="config", config_name="finetune", version_base="1.3")
 @one_sentence
 def main(cfg: DictConfig) -> None:
+    # Slow imports: a misspelt name was refused without them.
+    from utils import distributed
+    from utils.runs.load import make_encoder
+    from utils.runs.run import Run
+    from utils.runs.settings import check_training
+    from utils.runs.train import make_streams, train
+
     settings = check_training(cfg, "finetune")
     distributed.start()
 
@@ -36,4 +35,5 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
+    check_command_line("finetune")
     main()

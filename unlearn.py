@@ -1,28 +1,28 @@
 """Runs one unlearning method on one benchmark.
 
-    python unlearn.py method=flat model.path=runs/target split=forget10 out=runs/flat
+python unlearn.py method=flat model.path=runs/target split=forget10 out=runs/flat
 """
 
 from __future__ import annotations
 
-from utils.cli import check_command_line, one_sentence
-
-if __name__ == "__main__":
-    check_command_line("unlearn")  # a misspelt name is refused at once, before the slow imports
-
 import hydra
 from omegaconf import DictConfig
 
-from data.sources import read_lines
-from utils import distributed
-from utils.runs import Run
-from utils.settings import check_training, resolve
-from utils.training import make_encoder, make_streams, train
+from utils.runs.cli import check_command_line, one_sentence
 
 
 @hydra.main(config_path="config", config_name="unlearn", version_base="1.3")
 @one_sentence
 def main(cfg: DictConfig) -> None:
+    # Slow imports: a misspelt name was refused without them.
+    from utils import distributed
+    from utils.files import resolve
+    from utils.reading import read_lines
+    from utils.runs.load import make_encoder
+    from utils.runs.run import Run
+    from utils.runs.settings import check_training
+    from utils.runs.train import make_streams, train
+
     settings = check_training(cfg, "unlearn")
     distributed.start()
     benchmark, needs = settings.benchmark, settings.loss.needs
@@ -42,4 +42,5 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
+    check_command_line("unlearn")
     main()

@@ -10,57 +10,18 @@ rest. Tasks keep their names. The retain oracle is asked in the same way, so tha
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, get_args
+from typing import ClassVar, Literal, get_args
 
-from data.prompts import EmptyAnswer, Encoder, Example
-from data.requests import Request
-from data.sampling import draw
-from utils.sampled_answers import Sampling
-
-if TYPE_CHECKING:
-    from data.benchmark import Benchmark
+from utils.engine.sampling import Sampling
+from utils.items.benchmark import Benchmark
+from utils.items.draws import draw
+from utils.items.probe import Probe
+from utils.items.requests import Request, beginning
 
 Source = Literal["auto", "data", "wordings"]
 SLOT = "{question}"
-
-
-class Probe(Protocol):
-    """Probes inherit from it. `lacks` ends the sentence "benchmark=... " where a probe has nothing to change."""
-
-    name: str
-    lacks: ClassVar[str]
-
-    def request(self, request: Request, benchmark: Benchmark) -> Request:
-        """The request under the probe; unchanged where the probe has no meaning."""
-        ...
-
-    def requests(self, requests: Sequence[Request], benchmark: Benchmark) -> list[Request]:
-        """All of them, in order: those of the benchmark, of its measures, or for its retain oracle."""
-        return [self.request(request, benchmark) for request in requests]
-
-    def check(self, benchmark: Benchmark, split: str) -> None:
-        """Raises ValueError if none of the benchmark's requests changes: its numbers would pass for what they are not."""
-        asked = benchmark.requests(split)
-        if self.requests(asked, benchmark) == asked:
-            raise ValueError(f"probe={self.name}: benchmark={benchmark.name} {self.lacks}; use probe=none")
-
-
-@dataclass(frozen=True)
-class Unchanged(Probe):
-    """Asks as the benchmark does."""
-
-    name: str = "none"
-
-    lacks: ClassVar[str] = ""
-
-    def request(self, request: Request, benchmark: Benchmark) -> Request:
-        return request
-
-    def check(self, benchmark: Benchmark, split: str) -> None:
-        """Nothing to refuse."""
 
 
 @dataclass(frozen=True)
@@ -160,51 +121,6 @@ class Sample(Probe):
         """Leaves alone what is sampled already, and what asks for no answer."""
         sampled = request.reference is None or request.sampling is not None
         return request if sampled else replace(request, sampling=self.sampling)
-
-
-def beginning(text: str, given: float) -> str:
-    """The first words of a text as they are written: `given` of them, or as many as the share `given` makes; one is left out."""
-    ends = [word.end() for word in re.finditer(r"\S+", text)]
-    count = given if isinstance(given, int) else max(1, int(given * len(ends)))
-    count = min(count, len(ends) - 1)
-    return text[: ends[count - 1]] if count > 0 else ""
-
-
-def expected(request: Request) -> str | None:
-    """What the model's own answer is compared with: the reference without what is given of it."""
-    if request.reference is None or not request.given:
-        return request.reference
-    rest = request.reference[len(beginning(request.reference, request.given)) :]
-    return rest if request.keeps_space else rest.lstrip()
-
-
-def as_example(encoder: Encoder, request: Request, answer: str) -> Example:
-    """Token ids of prompt and answer; what is given of the answer belongs to the prompt.
-
-    The border lies where the ids of the whole answer and of its beginning part. Raises EmptyAnswer if nothing is left to score.
-    """
-    whole = encoder.example(request.asked, answer)
-    given = beginning(answer, request.given)
-    if not given:
-        return whole
-    known = encoder.example(request.asked, given)
-    ids, begun = whole.prompt + whole.answer, known.prompt + known.answer
-    shared = next((place for place, (a, b) in enumerate(zip(ids, begun, strict=False)) if a != b), min(len(ids), len(begun)))
-    border = max(shared, len(whole.prompt))
-    if border >= len(ids):
-        raise EmptyAnswer(
-            f"what is given of the answer to {request.question!r} fills max_length={encoder.max_length}: raise it, or give less"
-        )
-    return Example(ids[:border], ids[border:])
-
-
-def start(encoder: Encoder, request: Request) -> tuple[int, ...]:
-    """Token ids that the model's own answer goes on from."""
-    if not request.given or request.reference is None or not beginning(request.reference, request.given):
-        return encoder.generation_prompt(request.asked)
-    # Running text brings the blank along that stands before it.
-    same = (text for _, _, text in request.answers if text.strip() == request.reference.strip())
-    return as_example(encoder, request, next(same, request.reference)).prompt
 
 
 def _whole(name: str, value: object) -> None:

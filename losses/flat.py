@@ -17,9 +17,9 @@ from typing import ClassVar
 from torch import Tensor
 
 from losses.divergences import DIVERGENCES, divergence
-from losses.options import choose
-from losses.protocol import Loss, LossOutput
-from utils.tokens import TokenTable
+from utils.checks import choose
+from utils.engine.loss import Loss, LossOutput
+from utils.engine.table import TokenTable
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from losses.options import not_negative
-from losses.protocol import Loss, LossOutput, neg_log_likelihood
 from losses.retain import check_retain, retain_needs, with_retain
-from utils.tokens import TokenTable
+from utils.checks import not_negative
+from utils.engine.loss import Loss, LossOutput, neg_log_likelihood
+from utils.engine.table import TokenTable
 
 
 @dataclass(frozen=True)

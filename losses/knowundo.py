@@ -4,20 +4,21 @@
     CE(s) = mean over the answer tokens of sample s of -log p_theta
     R = 0, CE(r), or D(r) = mean over the positions asked for of H(p_ref, p_theta), or of KL(p_ref || p_theta)
 
-In TOFU's form each side has a mean of its own; here an update weighs them as they happen to be mixed (data/interleaved.py).
+In TOFU's form each side has a mean of its own; here an update weighs them as they happen to be mixed
+(data/prepare/interleaved.py).
 
 Source: KnowUnDo, arXiv 2407.01920; weights, and H in place of KL (the same gradient, another value), are those of its released
 code, which adds 1e-12 to every probability of p_theta before its logarithm; that is left out. The second loss of this file is
-plain descent on other labels (data/relabelled.py), with the same mean over samples of their token means.
+plain descent on other labels (data/prepare/relabelled.py), with the same mean over samples of their token means.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from losses.options import choose, not_negative
-from losses.protocol import Loss, LossOutput
-from utils.tokens import TokenTable
+from utils.checks import choose, not_negative
+from utils.engine.loss import Loss, LossOutput
+from utils.engine.table import TokenTable
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from losses.options import choose, not_negative, positive
-from losses.protocol import Loss, LossOutput
-from utils.tokens import TokenTable
+from utils.checks import choose, not_negative, positive
+from utils.engine.loss import Loss, LossOutput
+from utils.engine.table import TokenTable
 
 
 @dataclass(frozen=True)

@@ -4,17 +4,17 @@
 
 Source: MEOW, arXiv 2409.11844; the paper's body was not available to us, so this is the form of its released code. The method
 is w = 1 alone. Its code has two more: w = 0.9 with R = CE on retain answers and w_r = 0.1 (grad_diff), and w_kl = 1 (forgetKL),
-there averaged over prompt and padding too; here only answer tokens count. Which facts a question gets: data/meow.py.
+there averaged over prompt and padding too; here only answer tokens count. Which facts a question gets: data/prepare/meow.py.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from losses.options import not_negative
-from losses.protocol import Loss, LossOutput, neg_log_likelihood
 from losses.retain import check_retain, retain_needs, with_retain
-from utils.tokens import TokenTable
+from utils.checks import not_negative
+from utils.engine.loss import Loss, LossOutput, neg_log_likelihood
+from utils.engine.table import TokenTable
 
 
 @dataclass(frozen=True)

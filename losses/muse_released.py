@@ -17,10 +17,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from losses.options import choose, not_negative
-from losses.protocol import Loss, LossOutput, neg_log_likelihood
-from utils.statistics import MUSE_BETA
-from utils.tokens import TokenTable
+from utils.checks import choose, not_negative
+from utils.engine.loss import Loss, LossOutput, neg_log_likelihood
+from utils.engine.table import TokenTable
+from utils.engine.token_statistics import MUSE_BETA
 
 FORGET_STATISTICS = {"ga": ("logp",), "npo": ("logit_npo",)}
 RETAIN_STATISTICS = {"none": (), "gdr": ("logp",), "klr": ("logit_kl",)}

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 from torch.nn.functional import logsigmoid
 
-from losses.options import positive
-from losses.protocol import Loss, LossOutput
 from losses.retain import check_retain, retain_needs, with_retain
-from utils.tokens import TokenTable
+from utils.checks import positive
+from utils.engine.loss import Loss, LossOutput
+from utils.engine.table import TokenTable
 
 
 @dataclass(frozen=True)

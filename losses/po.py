@@ -13,9 +13,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from losses.options import choose
-from losses.protocol import Loss, LossOutput, neg_log_likelihood
-from utils.tokens import TokenTable
+from utils.checks import choose
+from utils.engine.loss import Loss, LossOutput, neg_log_likelihood
+from utils.engine.table import TokenTable
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from losses.options import choose, not_negative
-from losses.protocol import LossOutput, neg_log_likelihood
-from utils.tokens import TokenTable
+from utils.checks import choose, not_negative
+from utils.engine.loss import LossOutput, neg_log_likelihood
+from utils.engine.table import TokenTable
 
 STATISTICS_OF = {"none": (), "nll": ("logp",), "kl": ("kl",)}
 

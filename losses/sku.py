@@ -4,9 +4,9 @@
     LLMU:  L = e1 (-A(bad)) + e2 A(mismatched) + e3 mean H(p_ref, p_theta)
     A = mean over rows of (1 / n) sum over the row's n answer tokens of -log p_theta;   KL, H: mean over all positions of the step
 
-Bad: the answer to be forgotten. Mismatched: answers to other questions. KL and H look at ordinary rows; data/distortion.py makes
-all three. SKU learns the bad answers, leaves the reference on ordinary rows, and then takes the opposite of what it has become
-(utils/negate.py). LLMU goes the other way, and its result is what was trained.
+Bad: the answer to be forgotten. Mismatched: answers to other questions. KL and H look at ordinary rows;
+data/prepare/distortion.py makes all three. SKU learns the bad answers, leaves the reference on ordinary rows, and then takes
+the opposite of what it has become (utils/training/negate.py). LLMU goes the other way, and its result is what was trained.
 
 Source: SKU, arXiv 2402.10058; LLMU, arXiv 2310.10683. Their released code divides by n + 1 (`form: official`), for Llama by the
 padding of the batch besides (`count_padding`). It has no bound for KL (`normal_cap`), and adds 1e-12 inside logarithms, which is
@@ -21,9 +21,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from losses.options import choose, not_negative, positive
-from losses.protocol import Loss, LossOutput, neg_log_likelihood
-from utils.tokens import TokenTable
+from utils.checks import choose, not_negative, positive
+from utils.engine.loss import Loss, LossOutput, neg_log_likelihood
+from utils.engine.table import TokenTable
 
 FORMS = ("corrected", "official")
 

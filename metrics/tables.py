@@ -2,79 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
-
-from data.tofu_logs import read_tofu_log
-from metrics.null import null_metrics
-from metrics.rouge import rouge
-from metrics.statistics import Metric
-from metrics.tofu import TASKS, TaskScores, tofu_metrics
-
-
-def read_generations(path: Path) -> list[dict]:
-    """The rows of generations.jsonl."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
 def average_losses(scores: pd.DataFrame) -> pd.DataFrame:
     """scores with a column `loss`: minus the mean log-probability of each answer's tokens, in nats, float64."""
     means = [-np.mean(np.asarray(values, dtype=np.float64)) for values in scores["logp"]]
     return scores.assign(loss=means)
-
-
-def tofu_task_scores(scores: pd.DataFrame, generations: Sequence[dict], task: str) -> TaskScores:
-    """One TOFU task; ROUGE is NaN-free zero-length when the task has no generations (then only its truth ratio may be used)."""
-    rows = average_losses(scores[scores["task"] == task]).sort_values(["index", "number"])
-    by_role = {role: part for role, part in rows.groupby("role")}
-    texts = {row["index"]: row for row in generations if row["task"] == task}
-    indices = by_role["answer"]["index"].tolist()
-    found = [rouge(texts[i]["generation"], texts[i]["reference"]) if texts else None for i in indices]
-    return TaskScores(
-        gt=by_role["answer"]["loss"].to_numpy(),
-        paraphrased=by_role["paraphrased"]["loss"].to_numpy(),
-        perturbed=by_role["perturbed"]["loss"].to_numpy().reshape(len(indices), -1),
-        rougeL_recall=np.array([r.rougeL_recall if r else 0.0 for r in found]),
-        rouge1_recall=np.array([r.rouge1_recall if r else 0.0 for r in found]),
-    )
-
-
-@dataclass(frozen=True)
-class TofuMetrics:
-    """The metrics of TOFU. truth_ratio: geometric | arithmetic average over the wrong answers."""
-
-    truth_ratio: str = "geometric"
-
-    def __post_init__(self) -> None:
-        if self.truth_ratio not in ("geometric", "arithmetic"):
-            raise ValueError(f"benchmark.truth_ratio={self.truth_ratio}: write geometric or arithmetic")
-
-    def from_tables(
-        self, scores: pd.DataFrame, generations: Sequence[dict], reference: pd.DataFrame | None, compat: str, resamples: int
-    ) -> dict[str, Metric]:
-        """All TOFU metrics of one evaluation. reference: the retain oracle's scores of the forget task, or None."""
-        tasks = {task: tofu_task_scores(scores, generations, task) for task in TASKS if (scores["task"] == task).any()}
-        retained = None if reference is None else tofu_task_scores(reference, (), "forget")
-        return tofu_metrics(tasks, retained, self.truth_ratio, _aggregation(compat), resamples)
-
-    def against_nulls(
-        self, scores: pd.DataFrame, reference: pd.DataFrame, nulls: Sequence[pd.DataFrame], compat: str, resamples: int
-    ) -> dict[str, Metric]:
-        """Forget quality placed among retain oracles of other seeds, see metrics/null.py. nulls: their forget scores."""
-        forget, retained, *others = (tofu_task_scores(table, (), "forget") for table in (scores, reference, *nulls))
-        return null_metrics(forget, retained, others, _aggregation(compat), resamples=resamples)
-
-    def from_logs(self, log: Path, retain_log: Path | None, compat: str, resamples: int) -> dict[str, Metric]:
-        """The metrics of aggregated logs of the original TOFU code."""
-        retained = None if retain_log is None else read_tofu_log(retain_log)["forget"]
-        return tofu_metrics(read_tofu_log(log), retained, self.truth_ratio, _aggregation(compat), resamples)
-
-
-def _aggregation(compat: str) -> str:
-    # FLAT evaluates TOFU with the original aggregation.
-    return "tofu_original" if compat == "flat_released" else compat

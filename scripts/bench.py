@@ -22,32 +22,31 @@ import argparse
 import copy
 import json
 import platform
-import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import _path
 import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from data.prompts import Encoder, Example, Template  # noqa: E402
-from data.sources import read_lines  # noqa: E402
-from data.streams import StepDataset, Streams, merged  # noqa: E402
-from data.tofu import Tofu  # noqa: E402
-from tests.losses.cases import method_loss  # noqa: E402
-from tests.oracles import ORACLES, tofu_scores  # noqa: E402
-from utils.bench import MEBIBYTE, count_flops, median_seconds, peak_bytes, weight_bytes  # noqa: E402
-from utils.engine import Engine  # noqa: E402
-from utils.memorization import Memo, memo_generate_steps  # noqa: E402
-from utils.reference import make_reference, needs_reference  # noqa: E402
-from utils.reference_cache import ReferenceCache  # noqa: E402
-from utils.scoring import score  # noqa: E402
+from data.benchmarks.tofu import Tofu
+from data.prepare.memo import Memo, memo_generate_steps
+from scripts.dev.counting import MEBIBYTE, count_flops, median_seconds, peak_bytes, weight_bytes
+from tests.losses.cases import method_loss
+from tests.naive import NAIVE, tofu_scores
+from utils import ROOT
+from utils.engine.engine import Engine
+from utils.engine.reference import make_reference, needs_reference
+from utils.engine.reference_cache import ReferenceCache
+from utils.evaluation.scoring import score
+from utils.items.streams import StepDataset, Streams, merged
+from utils.reading import read_lines
+from utils.tokens.example import Example
+from utils.tokens.prompts import Encoder, Template
 
 SPLIT = "forget10"
 TOLERANCE = 2e-4
@@ -99,7 +98,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--model", default=str(ROOT / "models" / "smollm2-135m"), help="folder with model and tokenizer")
     parser.add_argument("--data-root", default="fixture", help="folder that holds tofu/*.json")
     parser.add_argument("--template", choices=tuple(TEMPLATES), default="chat")
-    parser.add_argument("--method", choices=tuple(ORACLES), default="npo_kl", help="step: name in config/method")
+    parser.add_argument("--method", choices=tuple(NAIVE), default="npo_kl", help="step: name in config/method")
     parser.add_argument("--batch", type=int, default=None, help="rows (step: 8) or questions (score: 12, memo: 2)")
     parser.add_argument("--repeats", type=int, default=3, help="timed runs of each side after one warm-up; 0: none")
     parser.add_argument("--out", default=None, help="JSON file to write")
@@ -124,7 +123,7 @@ def compare_steps(options, model: nn.Module, encoder: Encoder, benchmark: Tofu, 
 
     def naive() -> Tensor:
         model.zero_grad()
-        value = ORACLES[options.method](model, resident, streams, encoder.pad_id)
+        value = NAIVE[options.method](model, resident, streams, encoder.pad_id)
         value.backward()
         return value.detach()
 

@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import _path
 
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 
@@ -50,8 +50,8 @@ def combine_weights(options: argparse.Namespace) -> None:
     if options.out.exists() and not options.overwrite:
         raise ValueError(f"--out {options.out} exists; choose another folder, or replace the model in it with --overwrite")
 
-    from utils.safetensors_stream import FLOATS  # slow imports: what can be refused without them was refused above
-    from utils.weights import TaskVector, combine, negate
+    from utils.weights.arithmetic import TaskVector, combine, negate
+    from utils.weights.safetensors_stream import FLOATS  # slow imports: what can be refused without them was refused above
 
     dtype = next((known for known in FLOATS.values() if str(known) == f"torch.{options.dtype}"), None)
     if not plus and len(minus) == 1 and minus[0].origin is None:

@@ -17,10 +17,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import _path
 
-from utils.comparison import Comparison, ComparisonError, compare  # noqa: E402
-from utils.files import write_json, write_text  # noqa: E402
+from utils.files import write_json, write_text
+from utils.report.comparison import Comparison, ComparisonError, compare
 
 
 def write(comparison: Comparison, out: Path) -> None:

@@ -16,14 +16,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+import _path
+
+from utils import ROOT
 
 
 def command_of(benchmark: str, model: str, overrides: Sequence[str]) -> list[str]:
     """Arguments of evaluate.py. Raises ValueError for a run folder whose run is not finished."""
     from utils.files import read_json  # slow imports: --help does without them
-    from utils.inherited_settings import inherited
+    from utils.runs.inherited_settings import inherited
 
     known = read_json(Path(model) / "run.json")
     chosen = [f"benchmark={benchmark}", *overrides]
@@ -45,7 +46,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="settings of evaluate.py")
     options = parser.parse_intermixed_args(arguments)
 
-    from utils.cli import check_command_line
+    from utils.runs.cli import check_command_line
 
     settings = list(options.settings)
     if options.measure and not any(word.startswith("measure=") for word in settings):

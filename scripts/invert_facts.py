@@ -19,19 +19,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import _path
 from omegaconf import OmegaConf
 from tqdm import tqdm
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from data.inverted import Inverted, tidy, write_inverted  # noqa: E402
-from data.sources import DataError, check_rows, read_json_lines  # noqa: E402
-from data.streams import QA  # noqa: E402
-from data.tofu import Tofu  # noqa: E402
-from utils.endpoint import Ask, Endpoint, Prices, Reply  # noqa: E402
-from utils.files import read_log  # noqa: E402
-from utils.local_chat import load_local_chat  # noqa: E402
+from data.benchmarks.tofu import Tofu
+from data.files.sources import check_rows
+from data.prepare.inverted import Inverted, tidy, write_inverted
+from utils import ROOT
+from utils.files import read_log
+from utils.items.rows import QA
+from utils.judges.endpoint import Ask, Endpoint, Prices, Reply
+from utils.judges.local_chat import load_local_chat
+from utils.reading import DataError, read_json_lines
 
 SYSTEM = (
     "You write counterfactual sentences for a data set. You are given a question and its answer. Write {count} other answers to "

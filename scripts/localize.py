@@ -18,7 +18,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import _path
 
 
 def localize(overrides: Sequence[str]) -> list[Path]:
@@ -28,14 +28,14 @@ def localize(overrides: Sequence[str]) -> list[Path]:
     from omegaconf import OmegaConf
 
     from utils import distributed
-    from utils.cli import CONFIG
-    from utils.engine import Engine
+    from utils.engine.engine import Engine
     from utils.files import write_text
-    from utils.localize import MemFlexRegion
-    from utils.models import resolve_precision
-    from utils.region_page import page
-    from utils.settings import check_training, default_folder
-    from utils.training import make_encoder, trainable
+    from utils.report.region_page import page
+    from utils.runs.cli import CONFIG
+    from utils.runs.load import make_encoder, trainable
+    from utils.runs.settings import check_training, default_folder
+    from utils.training.localize import MemFlexRegion
+    from utils.weights.models import resolve_precision
 
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONFIG), version_base="1.3"):
@@ -72,7 +72,7 @@ def main(arguments: list[str] | None = None) -> None:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from utils.cli import check_command_line
+    from utils.runs.cli import check_command_line
 
     check_command_line("unlearn", overrides)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)

@@ -25,10 +25,9 @@ import argparse
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+import _path
 
-from utils.muse_protocols import KNOWLEDGE, Call, Requests, Selection, run_requests, select  # noqa: E402
+from scripts.reproduce.protocols import KNOWLEDGE, Call, Requests, Selection, run_requests, select
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:

@@ -12,12 +12,12 @@ import argparse
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import _path
 
-from utils.files import write_text  # noqa: E402
-from utils.report import read_report  # noqa: E402
-from utils.report_html import page  # noqa: E402
-from utils.report_table import markdown_table  # noqa: E402
+from utils.files import write_text
+from utils.report.page import page
+from utils.report.read import read_report
+from utils.report.table import markdown_table
 
 
 def write_report(runs: Path, out: Path | None = None, title: str | None = None) -> list[Path]:

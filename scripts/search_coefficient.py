@@ -28,11 +28,11 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+import _path
 
-from utils.files import read_json, write_json, write_text  # noqa: E402
-from utils.inherited_settings import as_override  # noqa: E402
+from utils import ROOT
+from utils.files import read_json, write_json, write_text
+from utils.runs.inherited_settings import as_override
 
 GRID = "1,2,4,8,16"  # MUSE, released code
 SET_HERE = ("model.path", "whp.path", "whp.alpha", "out", "rescore", "from_logs", "retain_logs", "overwrite", "resume")
@@ -230,7 +230,7 @@ def bring_weights(search: Search, coefficient: float) -> None:
     if not search.keep:
         drop_weights(search.out, but=out)
     if not out.exists():
-        from utils.weights import negate  # slow imports: what can be refused without them was refused above
+        from utils.weights.arithmetic import negate  # slow imports: what can be refused without them was refused above
 
         negate(Path(search.base), Path(search.reinforced), out, coefficient)
 

@@ -24,8 +24,9 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+import _path
+
+from utils import ROOT
 
 
 def write_trajectory(
@@ -42,9 +43,8 @@ def write_trajectory(
     """
     from utils.distributed import is_main  # slow imports: a misspelt name was refused without them
     from utils.files import write_json, write_text
-    from utils.trajectory import follow, plan
-    from utils.trajectory_page import page
-    from utils.trajectory_table import columns, to_json, to_markdown
+    from utils.report.trajectory import follow, plan
+    from utils.report.trajectory_page import columns, page, to_json, to_markdown
 
     found = plan(runs, overrides)
     follow(found, evaluate or the_evaluation(), metrics)
@@ -95,7 +95,7 @@ def main(arguments: list[str] | None = None, evaluate: Callable | None = None) -
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from utils.cli import check_command_line
+    from utils.runs.cli import check_command_line
 
     check_command_line("evaluate", overrides)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)

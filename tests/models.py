@@ -6,17 +6,18 @@ import copy
 import warnings
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
-from data.prompts import IGNORED, Encoder, Example, Template
-from data.streams import QA, Streams, merged
+from utils import ROOT
+from utils.items.rows import QA
+from utils.items.streams import Streams, merged
+from utils.tokens.example import IGNORED, Example
+from utils.tokens.prompts import Encoder, Template
 
-ROOT = Path(__file__).resolve().parents[1]
 TOKENIZER = ROOT / "data" / "fixtures" / "tiny_tokenizer"
 
 # What differs from family to family; initial weights of 0.2 instead of 0.02, so that a wrong mask shows in the numbers.

@@ -29,10 +29,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tests.models import tiny_model, tokenizer
+from utils import ROOT
 from utils.files import read_log
-from utils.models import save_model
+from utils.weights.models import save_model
 
-ROOT = Path(__file__).resolve().parents[1]
 SHARED = os.environ.get("LETHE_SHARED")
 REAL = Path(SHARED) if SHARED else None
 

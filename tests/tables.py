@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-from utils.tokens import TokenTable
+from utils.engine.table import TokenTable
 
 
 def table(*rows: Sequence[float], **more: Sequence[Sequence[float]]) -> TokenTable:

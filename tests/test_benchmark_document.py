@@ -16,15 +16,15 @@ import pandas as pd
 import pytest
 from hydra.utils import instantiate
 
-from data.benchmark import Benchmark
-from data.requests import Request
-from metrics.measure import Evaluated
-from metrics.null import null_metrics
-from metrics.tofu import TaskScores
+from metrics.benchmarks.null_oracles import null_metrics
+from metrics.benchmarks.tofu import TaskScores
 from tests.test_documents import ROOT, config, read, table_of, ticked
+from utils.evaluation.measure import Evaluated
+from utils.items.benchmark import Benchmark
+from utils.items.requests import Request
 
 PAGE = (ROOT / "docs" / "benchmarks.md").read_text("utf-8")
-CODE = "\n".join(read("*.py", "config/**/*.yaml", "data/*.py", "metrics/*.py", "scripts/*", "utils/*.py").values())
+CODE = "\n".join(read("*.py", "config/**/*.yaml", "data/**/*.py", "metrics/**/*.py", "scripts/**/*.*", "utils/**/*.py").values())
 FILES = {
     group: sorted(path.stem for path in (ROOT / "config" / group).glob("*.yaml")) for group in ("benchmark", "measure", "probe")
 }
@@ -147,7 +147,7 @@ def benchmark_names(name: str) -> set[str]:
         return set(metrics.from_tables(pd.DataFrame(), MADE[name](), None, "none", RESAMPLES))
     found = evaluated(name)
     names = set(found.benchmark.metrics.from_tables(found.scores, found.generations, found.reference, "none", RESAMPLES))
-    return names | null_names() if found.benchmark.compares_nulls else names
+    return names | null_names() if found.benchmark.least_nulls else names
 
 
 def gradients(found: Evaluated) -> list[dict]:

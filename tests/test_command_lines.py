@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-import utils.combined
+import utils.weights.reinforced
 from tests.runs import SMALL, Finished, launch, losses, metrics, script, succeed, target
 from utils.files import read_json
 
@@ -79,7 +79,7 @@ def test_metrics_can_be_computed_again_without_a_model(folder, monkeypatch):
     def load(*_):
         pytest.fail("a model was loaded")
 
-    monkeypatch.setattr(utils.combined, "load_model", load)
+    monkeypatch.setattr(utils.weights.reinforced, "load_model", load)
     before = (folder / "runs" / "flat_kl" / "eval" / "metrics.json").read_text()
     out = "out=runs/flat_kl/eval"
     again = succeed(folder, "evaluate", "benchmark=tofu", "resamples=100", "rescore=true", out)
@@ -132,7 +132,7 @@ def test_logs_of_the_original_code_give_its_numbers(tmp_path, overrides, key):
         assert (tmp_path / "logs" / "run.json").read_text() == before
 
 
-# The settings themselves are tested in tests/utils/test_settings.py and test_cli.py; here, what a user sees.
+# The settings themselves are tested in tests/utils/runs/test_settings.py and test_cli.py; here, what a user sees.
 REFUSED = [
     ("unlearn", ["lerning_rate=1"], "lerning_rate=1: there is no key lerning_rate. Valid are"),
     ("unlearn", ["method=flta"], "method=flta: there is no such method. Did you mean flat?"),

@@ -22,14 +22,15 @@ import losses
 from tests.losses import cases
 from tests.losses import test_conformance as conformance
 from tests.models import tiny_model, tokenizer
-from utils import cli
+from utils import ROOT
 from utils.files import read_json, read_log
-from utils.models import save_model
-from utils.runs import Run
-from utils.settings import check_training
-from utils.training import make_encoder, make_streams, train
+from utils.runs import cli
+from utils.runs.load import make_encoder
+from utils.runs.run import Run
+from utils.runs.settings import check_training
+from utils.runs.train import make_streams, train
+from utils.weights.models import save_model
 
-ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "contributing.md"
 METHOD = "margin"
 FILES = (f"losses/{METHOD}.py", f"config/method/{METHOD}.yaml", f"tests/losses/test_{METHOD}.py")

@@ -21,10 +21,10 @@ from tests.runs import (
     target,
     weights,
 )
-from utils import reference_cache
-from utils.engine import Engine
+from utils.engine import reference_cache
+from utils.engine.engine import Engine
+from utils.engine.reference_cache import ReferenceCache
 from utils.files import read_json
-from utils.reference_cache import ReferenceCache
 
 # 10 items in batches of 4: 5 steps. NPO-KL reads a reference, which both processes compute and cache together.
 STEPS = ("method=npo_kl", "split=forget05", "batch_size=4", "epochs=2", "warmup=1", "optimizer=sgd", "lr=0.05")

@@ -12,16 +12,15 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from data.prompts import Example
-from data.tofu import Tofu
+from data.benchmarks.tofu import Tofu
 from tests.losses.cases import method_config, method_loss
 from tests.test_contributing import documented_files
-from utils import cli
-from utils.packing import pack
-from utils.reference import needs_reference
-from utils.settings import CHOICES
-
-ROOT = Path(__file__).resolve().parents[1]
+from utils import ROOT
+from utils.engine.packing import pack
+from utils.engine.reference import needs_reference
+from utils.runs import cli
+from utils.runs.rules import CHOICES
+from utils.tokens.example import Example
 
 
 def read(*patterns: str) -> dict[str, str]:
@@ -156,7 +155,7 @@ def test_command_is_understood(line):
 def test_the_stable_commands_are_in_the_readme():
     assert list(commands(DOCUMENTS["README.md"]))[:2] == ["bash scripts/quickstart.sh", "bash scripts/test.sh"]
     programs = {parse(line)[0] for line in commands(DOCUMENTS["README.md"])}
-    assert programs >= {"finetune.py", "unlearn.py", "evaluate.py", "scripts/report.py", "scripts/tofu_smollm2.sh"}
+    assert programs >= {"finetune.py", "unlearn.py", "evaluate.py", "scripts/report.py", "scripts/reproduce/tofu_smollm2.sh"}
 
 
 @every_document

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from tests.models import moved_copy, tiny_model, toy_streams
-from tests.oracles import slow_tables
+from tests.naive import slow_tables
 from tests.runs import QUICK_EVALUATION, assert_same_curve, assert_same_weights, launch, losses, metrics, target, weights
-from utils.engine import Engine
+from utils.engine.engine import Engine
+from utils.engine.reference import make_reference
 from utils.files import read_json
-from utils.reference import make_reference
 
 pytestmark = pytest.mark.gpu
 

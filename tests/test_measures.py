@@ -7,12 +7,13 @@ import shutil
 import pandas as pd
 import pytest
 
-import utils.combined
+import utils.weights.reinforced
 from tests.models import tiny_model, tokenizer
 from tests.runs import QUICK_EVALUATION, ROOT, metrics, run, target
-from utils import cli, scoring
-from utils.models import save_model
-from utils.settings import SettingsError
+from utils.evaluation import scoring
+from utils.runs import cli
+from utils.runs.settings import SettingsError
+from utils.weights.models import save_model
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +56,7 @@ def test_measures_add_numbers_and_no_forward_pass(oracle, tmp_path, monkeypatch)
 def test_measures_can_be_taken_from_saved_scores(oracle, tmp_path, monkeypatch):
     (tmp_path / "plain").mkdir()
     plain = evaluate(tmp_path / "plain", oracle)
-    monkeypatch.setattr(utils.combined, "load_model", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(utils.weights.reinforced, "load_model", lambda *_: pytest.fail("a model was loaded"))
     again = ("split=forget05", *QUICK_EVALUATION, "rescore=true", "measure=[memorization]", "out=eval")
     run(tmp_path / "plain", "evaluate", *again)
     more = metrics(tmp_path / "plain" / "eval")

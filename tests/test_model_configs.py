@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from transformers import LlamaConfig
 
-from data.prompts import Template
+from utils import ROOT
+from utils.tokens.prompts import Template
 
-ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "config" / "model"
 FILES = sorted(FOLDER.glob("*.yaml"))
 NAMES = """tiny smollm2-135m opt-1.3b opt-2.7b llama2-7b llama2-7b-chat llama3.2-1b llama3.2-3b llama3.1-8b phi-1.5

@@ -2,7 +2,7 @@
 
 The fast path is the engine with shared prompts, chunks and the cached reference. It is held against two slow ways: for
 every method, token tables in float64 from full padded forward passes, given to the method's own loss; and for the
-methods of `tests/oracles.py` a formula of its own, which knows nothing of `losses/`.
+methods of `tests/naive.py` a formula of its own, which knows nothing of `losses/`.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import torch
 from pytest import approx
 from torch import Tensor, nn
 
-from data.prompts import Example
-from losses.protocol import Loss
 from tests.losses.cases import METHODS, method_loss
 from tests.models import moved, tiny_model, tokenizer, toy_streams
-from tests.oracles import ORACLES, slow_tables
-from utils.engine import Engine
-from utils.reference import Reference, make_reference, needs_reference
-from utils.tokens import TokenTable
+from tests.naive import NAIVE, slow_tables
+from utils.engine.engine import Engine
+from utils.engine.loss import Loss
+from utils.engine.reference import Reference, make_reference, needs_reference
+from utils.engine.table import TokenTable
+from utils.tokens.example import Example
 
 PAD = tokenizer().pad_token_id
 every_method = pytest.mark.parametrize("name", METHODS)
@@ -92,19 +92,19 @@ def test_equals_the_slow_way(name, trained, cache_folder):
     assert_same(found, differentiate(loss(**tables).loss, trained))
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if name in ORACLES])
+@pytest.mark.parametrize("name", [name for name in METHODS if name in NAIVE])
 def test_equals_its_own_formula(name, trained, cache_folder):
     """Against a formula that does not call `losses/`, on a copy of the model for the reference."""
     loss = method_loss(name)
     streams = toy_streams(loss.needs)
     found = step(Engine(trained, PAD), loss, streams, cached_reference(loss, streams, cache_folder))
     frozen = copy.deepcopy(original())
-    assert_same(found, differentiate(ORACLES[name](trained, frozen, streams, PAD), trained))
+    assert_same(found, differentiate(NAIVE[name](trained, frozen, streams, PAD), trained))
 
 
 def test_every_formula_belongs_to_a_method():
     """A method that is renamed or removed takes its formula along."""
-    assert set(ORACLES) <= set(METHODS), f"no config/method for {sorted(set(ORACLES) - set(METHODS))}"
+    assert set(NAIVE) <= set(METHODS), f"no config/method for {sorted(set(NAIVE) - set(METHODS))}"
 
 
 @every_method
@@ -120,7 +120,7 @@ def test_sharing_prompts_changes_nothing(name, trained, cache_folder):
 @pytest.mark.parametrize("shared", [True, False], ids=["shared", "plain"])
 def test_padding_has_no_part_in_it(name, shared, trained, cache_folder, monkeypatch):
     """Another pad id gives the same, and the embedding of an id that is only padding gets no gradient."""
-    monkeypatch.setattr("utils.packing.WIDTH_COST", 1.0)  # rather padding than wide lines
+    monkeypatch.setattr("utils.engine.packing.WIDTH_COST", 1.0)  # rather padding than wide lines
     loss = method_loss(name)
     streams = toy_streams(loss.needs)
     reference = cached_reference(loss, streams, cache_folder)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
+
+from utils import ROOT
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
@@ -48,3 +52,26 @@ def flat_settings(settings: Mapping[str, Any], prefix: str = "") -> dict[str, An
         else:
             flat[f"{prefix}{key}"] = value
     return flat
+
+
+def write_rows(path: Path, rows: Sequence[dict]) -> None:
+    """Writes JSON lines so that the file is either the old or the new one."""
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def write_parquet(table: pd.DataFrame, path: Path) -> None:
+    """Writes the table so that the file is either the old or the new one."""
+    partial = path.with_name(path.name + ".partial")
+    table.to_parquet(partial, index=False)
+    partial.replace(path)
+
+
+def read_generations(path: Path) -> list[dict]:
+    """The rows of generations.jsonl."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+
+
+def resolve(path: str) -> Path:
+    """A path as the user wrote it, or relative to the project's root if that is where it exists."""
+    plain = Path(path).expanduser()
+    return plain if plain.exists() or not (ROOT / path).exists() else ROOT / path

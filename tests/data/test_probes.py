@@ -9,19 +9,21 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from data.knowundo import SAFETY_PROMPTS, KnowUnDo
-from data.muse import Muse
-from data.nlg import Nlg
-from data.probes import Paraphrase, Prefix, Probe, Sample, Unchanged, as_example, beginning, expected, start
-from data.prompts import EmptyAnswer, Encoder, Template
-from data.requests import Request
-from data.tofu import Tofu
-from metrics.tables import read_generations
-from tests.data.made_tokenizers import LLAMA3, QWEN, TAGS, bpe, decode, sentencepiece
+from data.benchmarks.knowundo import SAFETY_PROMPTS, KnowUnDo
+from data.benchmarks.muse import Muse
+from data.benchmarks.nlg import Nlg
+from data.benchmarks.tofu import Tofu
+from data.probes import Paraphrase, Prefix, Sample
 from tests.models import encoder
 from tests.runs import QUICK_EVALUATION, compose_settings, metrics, run, target
-from utils.sampled_answers import Sampling
-from utils.settings import SettingsError, build, check_evaluation
+from tests.utils.tokens.made_tokenizers import LLAMA3, QWEN, TAGS, bpe, decode, sentencepiece
+from utils.engine.sampling import Sampling
+from utils.files import read_generations
+from utils.items.probe import Probe, Unchanged
+from utils.items.requests import Request, as_example, beginning, expected, start
+from utils.runs.settings import SettingsError, build, check_evaluation
+from utils.tokens.example import EmptyAnswer
+from utils.tokens.prompts import Encoder, Template
 
 TOFU = Tofu("tofu", "owner/data", "0123", "fixture", rows=4)
 ASKED = TOFU.requests("forget05")

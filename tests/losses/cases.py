@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from functools import cache
-from pathlib import Path
 
 import torch
 from hydra import compose, initialize_config_dir
@@ -13,11 +12,11 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import Tensor
 
-from losses.protocol import Loss
 from tests.tables import table
-from utils.tokens import TokenTable
+from utils import ROOT
+from utils.engine.loss import Loss
+from utils.engine.table import TokenTable
 
-ROOT = Path(__file__).resolve().parents[2]
 METHOD_FILES = {path.stem: path for path in sorted((ROOT / "config" / "method").glob("*.yaml"))}
 METHODS = list(METHOD_FILES)
 

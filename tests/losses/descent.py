@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from utils.tokens import TokenTable
+from utils.engine.table import TokenTable
 
 
 class FreeModel:

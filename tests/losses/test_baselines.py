@@ -14,7 +14,7 @@ from losses.po import PreferenceOptimisation
 from losses.simnpo import SimNPO
 from tests.losses.cases import FORGET, hand_streams, method_loss, pick
 from tests.tables import table
-from utils.tokens import TokenTable
+from utils.engine.table import TokenTable
 
 # Cross-entropies 0.299001 (forget), 0.789041 (template, train), 0.4 (retain); KL to the reference on retain 0.038335.
 CHECK_VALUES = [

@@ -8,10 +8,10 @@ import pytest
 import torch
 from pytest import approx
 
-from losses.protocol import STATISTICS, STREAMS
 from tests.losses.cases import METHOD_FILES, METHODS, method_config, method_loss, pick, random_streams, rows_of
 from tests.losses.descent import FreeModel
-from utils.tokens import TokenTable
+from utils.engine.loss import STATISTICS, STREAMS
+from utils.engine.table import TokenTable
 
 every_method = pytest.mark.parametrize("name", METHODS)
 

@@ -12,7 +12,7 @@ from losses.divergences import SUPPORTED
 from losses.flat import Flat
 from tests.losses.cases import FORGET, TEMPLATE, rows_of
 from tests.tables import table
-from utils.tokens import TokenTable
+from utils.engine.table import TokenTable
 
 PAIR = {"template": table(TEMPLATE, [0.2, 0.4]), "forget": table(FORGET, [0.1, 0.3, 0.2])}  # P = (.5, .3) and (.75, .2)
 supported = pytest.mark.parametrize("divergence", SUPPORTED)

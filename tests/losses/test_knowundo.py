@@ -11,8 +11,8 @@ from pytest import approx
 from losses.knowundo import Interleaved, Relabelled
 from tests.losses.cases import method_loss
 from tests.tables import table
-from utils.statistics import Logits, cross_entropy, entropy, kl
-from utils.tokens import TokenTable
+from utils.engine.table import TokenTable
+from utils.engine.token_statistics import Logits, cross_entropy, entropy, kl
 
 # Two samples of a vocabulary of three: a forget one of two tokens, a retain one of one token.
 FORGET_CE, RETAIN_CE = (0.2395447662218846, 0.5514447139320511), 0.5514447139320511

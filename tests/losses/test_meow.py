@@ -12,7 +12,7 @@ from losses.ga import GradientAscent
 from losses.kto import KTO
 from losses.meow import InvertedFacts
 from tests.tables import table
-from utils.tokens import TokenTable
+from utils.engine.table import TokenTable
 
 
 def from_nll(*rows: list[float]) -> TokenTable:

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from losses.muse_released import MuseReleased
 from losses.npo import NPO
 from tests.tables import table
-from utils.statistics import Logits, compute
-from utils.tokens import TokenTable
+from utils.engine.table import TokenTable
+from utils.engine.token_statistics import Logits, compute
 
 FORGET, RETAIN = 2, 3  # passages, of 4 tokens each, over 7 words
 TERMS = [("npo", "none"), ("npo", "gdr"), ("npo", "klr"), ("ga", "klr")]

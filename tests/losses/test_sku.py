@@ -11,8 +11,8 @@ from torch import Tensor
 
 from losses.sku import SKU, PublishedLLMU, Reinforce
 from tests.tables import table
-from utils.statistics import Logits, compute
-from utils.tokens import TokenTable
+from utils.engine.table import TokenTable
+from utils.engine.token_statistics import Logits, compute
 
 README = {"bad_weight": 2.5, "random_weight": 2.5}
 OFFICIAL = {"form": "official"}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,11 +11,11 @@ from pytest import approx
 from torch.nn.functional import scaled_dot_product_attention
 
 from scripts import bench
+from scripts.dev.counting import LiveBytes, count_flops, median_seconds, peak_bytes, weight_bytes
 from tests.models import tiny_model, tokenizer
-from utils.bench import LiveBytes, count_flops, median_seconds, peak_bytes, weight_bytes
+from utils import ROOT
 
 CPU = torch.device("cpu")
-ROOT = Path(__file__).resolve().parents[2]
 SHARED = os.environ.get("LETHE_SHARED")
 REAL_MODEL = ROOT / "models" / "smollm2-135m" / "config.json"
 
@@ -135,8 +134,8 @@ def test_cached_reference_is_not_free(folder):
 
 
 def test_sides_that_differ_are_refused(folder, monkeypatch):
-    true = bench.ORACLES["flat"]
-    monkeypatch.setitem(bench.ORACLES, "flat", lambda *given: true(*given) * 1.01 + 0.01)
+    true = bench.NAIVE["flat"]
+    monkeypatch.setitem(bench.NAIVE, "flat", lambda *given: true(*given) * 1.01 + 0.01)
     with pytest.raises(ValueError, match="the two sides differ by"):
         bench.main([*COMMANDS[1].split(), "--model", folder, "--repeats", "0"])
 

@@ -11,9 +11,8 @@ import torch
 
 from scripts.combine_weights import main
 from tests.models import moved, tiny_model, with_lora
-from tests.utils.checkpoint_files import SMALL, assert_equal, folder, saved, tensors
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.utils.weights.checkpoint_files import SMALL, assert_equal, folder, saved, tensors
+from utils import ROOT
 
 
 @pytest.fixture

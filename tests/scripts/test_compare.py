@@ -12,14 +12,13 @@ import pandas as pd
 import pytest
 from pytest import approx
 
-import utils.comparison
+import utils.report.comparison
 from scripts.compare import main
 from tests.models import tiny_model, tokenizer
 from tests.runs import QUICK_EVALUATION, metrics, run, target
-from utils.comparison import ComparisonError, compare
-from utils.files import read_json, write_json
-from utils.models import save_model
-from utils.scoring import write_parquet, write_rows
+from utils.files import read_json, write_json, write_parquet, write_rows
+from utils.report.comparison import ComparisonError, compare
+from utils.weights.models import save_model
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +44,7 @@ def pair(evaluated, tmp_path) -> tuple[Path, Path]:
 
 @pytest.fixture
 def no_recomputing(monkeypatch):
-    monkeypatch.setattr(utils.comparison, "recomputed", lambda *_: pytest.fail("metrics were computed"))
+    monkeypatch.setattr(utils.report.comparison, "recomputed", lambda *_: pytest.fail("metrics were computed"))
 
 
 def edit(folder: Path, change: Callable[[dict], None]) -> None:

@@ -10,10 +10,10 @@ import pytest
 
 from scripts import eval_checkpoint
 from tests.runs import SMALL, compose_settings, run
-from utils.cli import find_problem
+from utils import ROOT
+from utils.runs.cli import find_problem
 
-ROOT = Path(__file__).resolve().parents[2]
-SCRIPTS = [path for path in sorted((ROOT / "scripts").glob("eval_*.sh")) if path.stem != "eval_all"]
+SCRIPTS = sorted(path for path in (ROOT / "scripts" / "eval").glob("*.sh") if path.stem != "all")
 
 
 @pytest.fixture(scope="module")
@@ -71,11 +71,11 @@ def test_what_is_no_finished_run_is_refused(tmp_path):
 def test_the_scripts_name_benchmarks_and_measures(script):
     (benchmark, measures), *_ = re.findall(r"eval_checkpoint\.py (\w+)(?: --measure ([\w,]+))?", script.read_text("utf-8"))
     chosen = [f"measure=[{measures}]"] if measures else []
-    assert script.stem == f"eval_{benchmark}" and find_problem("evaluate", [f"benchmark={benchmark}", *chosen]) is None
+    assert script.stem == benchmark and find_problem("evaluate", [f"benchmark={benchmark}", *chosen]) is None
 
 
 def test_one_script_evaluates_everything_with_measures_that_exist():
-    script = (ROOT / "scripts" / "eval_all.sh").read_text("utf-8")
+    script = (ROOT / "scripts" / "eval" / "all.sh").read_text("utf-8")
     named = dict(re.findall(r"^evaluate (\w+) ([\w,]+) --", script, re.MULTILINE))
     (rest,) = re.findall(r"for benchmark in ([\w ]+);", script)
     assert {*named, *rest.split()} == {path.stem for path in (ROOT / "config" / "benchmark").glob("*.yaml")}
@@ -84,4 +84,4 @@ def test_one_script_evaluates_everything_with_measures_that_exist():
 
 
 def test_there_are_five_scripts():
-    assert [path.stem for path in SCRIPTS] == [f"eval_{name}" for name in ("completion", "knowundo", "muse", "tofu", "utility")]
+    assert [path.stem for path in SCRIPTS] == ["completion", "knowundo", "muse", "tofu", "utility"]

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from data.inverted import read_inverted
-from data.sources import DataError
-from data.streams import QA
-from data.tofu import Tofu
+from data.benchmarks.tofu import Tofu
+from data.prepare.inverted import read_inverted
 from scripts.invert_facts import Tally, Task, estimate, main, write_facts
 from tests.models import tiny_model, tokenizer
-from tests.utils.chat_server import Server, completion, serving
-from utils.endpoint import Ask, Prices, Reply
+from tests.utils.judges.chat_server import Server, completion, serving
+from utils.items.rows import QA
+from utils.judges.endpoint import Ask, Prices, Reply
+from utils.reading import DataError
 
 PAIRS = [QA(f"Who wrote book {n}?", f"Author {n} wrote it.") for n in range(3)]
 TASK = Task(count=2, attempts=2, writer={"model": "m"})

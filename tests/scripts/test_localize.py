@@ -6,8 +6,8 @@ import pytest
 
 from scripts.localize import main
 from tests.runs import launch, losses, run, target
-from utils import localize
-from utils.region_file import read_region
+from utils.training import localize
+from utils.training.region_file import read_region
 
 SPLIT = ("model=tiny", "benchmark=tofu", "split=forget01", "method.region.forget=null", "method.region.retain=null")
 FEW = ("benchmark.retain_rows=6", "method.region.mu_quantile=0.8", "method.region.sigma_quantile=0.3")

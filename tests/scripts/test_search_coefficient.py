@@ -17,9 +17,9 @@ from scripts import search_coefficient
 from scripts.search_coefficient import main, override
 from tests.models import moved, tokenizer
 from tests.runs import QUICK_EVALUATION, run, target
-from tests.utils.checkpoint_files import folder, tensors
+from tests.utils.weights.checkpoint_files import folder, tensors
 from utils.files import read_json, write_json
-from utils.models import save_model
+from utils.weights.models import save_model
 
 DEFINITION = "made up for this test"
 

@@ -10,7 +10,7 @@ import pytest
 
 from scripts.trajectory import main, sorted_words
 from tests.runs import QUICK_EVALUATION, launch, metrics, run, target
-from tests.utils.test_report_html import Page
+from tests.utils.report.test_page import Page
 from utils.files import read_json
 
 DIALS = ("reference_run=none", *QUICK_EVALUATION)

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from data import prompts
-from data.prompts import Encoder
 from tests.models import encoder, moved, tiny_model, tokenizer, with_lora
 from utils.fingerprint import file_hash, settings_hash, text_hash, weights_hash
+from utils.tokens import prompts
+from utils.tokens.prompts import Encoder
 
 
 def test_a_single_changed_weight_changes_the_hash():

@@ -1,0 +1,1 @@
+"""One file per benchmark: what it trains on and what it asks."""

@@ -1,0 +1,194 @@
+"""Language generation as MEOW measures it (arXiv 2409.11844, released code): short texts of WikiText and CC-News, continued from
+their first 32 tokens.
+
+Evaluation only. Prompts are token ids, cut from the ids of the whole text: a cut text may have others when it is tokenised. So
+there are no requests: `enrich` continues the prompts, each for as many tokens as its text has left, at least one, and greedily
+(the released code left sampling to the checkpoint). Texts are measured and continued without outer blanks. The released code
+draws from the training splits; a folder may hold the test split of WikiText instead: metrics.json says which.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from omegaconf import DictConfig
+from tqdm import tqdm
+
+from data.files.utility import existing, hub_rows
+from metrics.benchmarks.nlg import CONTINUED, MAUVE, SCORED, NlgMetrics, scored_pairs
+from utils.distributed import is_main, rank, world_size
+from utils.engine.continuations import continue_ids, end_ids
+from utils.engine.engine import Engine
+from utils.items.benchmark import EvaluationOnly, Metrics
+from utils.items.requests import Request
+from utils.reading import DataError, read_json_lines, read_text
+from utils.shared_work import gathered, kept_rows
+from utils.tokens.prompts import Encoder, Template
+
+CORPORA = ("wikitext", "cc_news")
+FILES = {"wikitext": ("wikitext/wiki.train.raw", "wikitext/wiki.test.raw"), "cc_news": ("cc_news/train.jsonl",)}
+SHORTEST, LONGEST = 100, 200  # characters, both excluded
+PROMPT = 32  # tokens
+
+
+@dataclass(frozen=True)
+class Nlg(EvaluationOnly):
+    """The benchmark as configured in config/benchmark/nlg.yaml, which says what each option means.
+
+    Raises ValueError for an option that is none, or for mauve=true without the package.
+    """
+
+    name: str
+    wikitext_hub: str
+    wikitext_revision: str
+    cc_news_hub: str
+    cc_news_revision: str
+    data_root: str
+    split: str = EvaluationOnly.SPLIT
+    corpora: Sequence[str] = CORPORA
+    rows: int | str = 5000
+    seed: int = 42
+    scored: str = "continuation"
+    mauve: bool = False
+    metrics: Metrics = field(default_factory=NlgMetrics)
+
+    max_new_tokens: ClassVar[int] = 1  # of requests, and there are none; a text's own length is its limit
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.corpora if name not in CORPORA]
+        if unknown or isinstance(self.corpora, str) or not self.corpora or len(set(self.corpora)) < len(self.corpora):
+            raise ValueError(f"benchmark.corpora={self.corpora}: write a list out of {', '.join(CORPORA)}")
+        if self.rows != "all" and not _whole(self.rows, 1):
+            raise ValueError(f"benchmark.rows={self.rows}: write all, or a number of texts (5000 in the released code)")
+        if not _whole(self.seed, 0):
+            raise ValueError(f"benchmark.seed={self.seed}: write a whole number from 0")
+        if self.scored not in SCORED:
+            raise ValueError(f"benchmark.scored={self.scored}: write {' or '.join(SCORED)}")
+        if not isinstance(self.mauve, bool):
+            raise ValueError(f"benchmark.mauve={self.mauve}: write true or false")
+        if self.mauve and importlib.util.find_spec("mauve") is None:
+            raise ValueError(
+                "benchmark.mauve=true: the package is not installed; pip install mauve-text, or leave benchmark.mauve out"
+            )
+
+    def prompts(self, script: str, template: Template, max_length: int) -> tuple[Template, int]:
+        """Bare text: no tags, no chat template."""
+        return Template("plain", eos=False), max_length
+
+    def requests(self, split: str) -> list[Request]:
+        """None: prompts are token ids, which `enrich` makes. The texts are read here, before a model is loaded."""
+        self.check_forget_split(split)
+        _ = self.texts
+        return []
+
+    @cached_property
+    def texts(self) -> list[str]:
+        """The texts to continue: of all that are neither too short nor too long, `rows` drawn by `seed`."""
+        known = [text for name in self.corpora for text in self._read(name) if SHORTEST < len(text) < LONGEST]
+        if not known:
+            raise DataError(
+                f"data_root={self.data_root}: no text of {', '.join(self.corpora)} has more than {SHORTEST} and fewer than "
+                f"{LONGEST} characters"
+            )
+        count = len(known) if self.rows == "all" else min(int(self.rows), len(known))
+        return random.Random(f"nlg/{self.seed}").sample(known, count)
+
+    def enrich(self, generations: list[dict], engine: Engine, encoder: Encoder, folder: Path, cfg: DictConfig) -> list[dict]:
+        """Adds one row per text: question (the prompt's text), generation and reference (what follows it, said and given), output
+        and text (all of it, said and given, output with special tokens). With mauve=true one more row, which holds its value."""
+        parts, source = folder / "parts", " + ".join(self._split(name) for name in self.corpora)
+        compute = partial(continued, engine, encoder, self.texts, cfg.generation_batch_size, source)
+        rows = kept_rows(parts / f"{CONTINUED}.jsonl", compute)
+        if self.mauve:
+            rows = rows + kept_rows(parts / f"{MAUVE}.jsonl", partial(_mauve, rows, self.scored))
+        return [*generations, *rows]
+
+    def _split(self, name: str) -> str:
+        """The corpus and the split that is drawn from."""
+        if self.data_root == "hub":
+            return f"{'wikitext-103' if name == 'wikitext' else name} train"
+        return f"{name} {self._file(name).name.split('.')[1] if name == 'wikitext' else 'train'}"
+
+    def _file(self, name: str) -> Path:
+        try:
+            return existing(self.data_root, FILES[name])
+        except DataError as error:
+            raise DataError(f"{error}, or leave {name} out of benchmark.corpora") from error
+
+    def _read(self, name: str) -> Iterable[str]:
+        """Texts without outer blanks."""
+        if self.data_root == "hub":
+            hub, configuration, revision = {
+                "wikitext": (self.wikitext_hub, "wikitext-103-raw-v1", self.wikitext_revision),
+                "cc_news": (self.cc_news_hub, None, self.cc_news_revision),
+            }[name]
+            return _texts(hub, hub_rows(hub, configuration, "train", revision, FILES[name][0]))
+        path = self._file(name)
+        if name == "wikitext":
+            return (line.strip() for line in read_text(path).split("\n"))
+        return _texts(path, read_json_lines(path))
+
+
+def continued(engine: Engine, encoder: Encoder, texts: Sequence[str], batch_size: int, corpora: str) -> list[dict]:
+    """One row per text, by index; every process continues a share, and all of them get all rows."""
+    tokenizer = encoder.tokenizer
+    ends = end_ids(engine.model, tokenizer)
+    ids = [encoder.generation_prompt(text) for text in texts]
+    # Texts that have as much left are neighbours.
+    order = sorted(range(len(texts)), key=lambda n: (-len(ids[n]), n))[rank() :: world_size()]
+    rows = []
+    for start in tqdm(range(0, len(order), batch_size), desc="continuing", unit="batch", disable=not is_main()):
+        batch = order[start : start + batch_size]
+        room = [max(1, len(ids[n]) - PROMPT) for n in batch]
+        found = continue_ids(engine.model, [ids[n][:PROMPT] for n in batch], encoder.pad_id, ends, max(room))
+        for n, new, length in zip(batch, found, room, strict=True):
+            prompt, said = ids[n][:PROMPT], new[:length]
+            row = {
+                "question": tokenizer.decode(prompt, skip_special_tokens=True),
+                "generation": tokenizer.decode(said, skip_special_tokens=True),
+                "reference": tokenizer.decode(ids[n][PROMPT:], skip_special_tokens=True),
+                "output": tokenizer.decode([*prompt, *said]),
+                "text": texts[n],
+                "corpora": corpora,
+            }
+            rows.append({"task": CONTINUED, "index": n, **row})
+    return sorted(gathered(rows), key=lambda row: row["index"])
+
+
+def _texts(where: Path | str, rows: Iterable[dict]) -> Iterable[str]:
+    """The field `text` of every row, which may be empty. Raises DataError naming the first row without it."""
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row.get("text"), str):
+            raise DataError(f"{where}, row {number}: field text must be a string, got {row.get('text')!r}")
+        yield row["text"].strip()
+
+
+def _mauve(rows: Sequence[dict], scored: str) -> list[dict]:
+    """MAUVE with the released settings and the package's own features. The main process asks; the others read its file."""
+    if not is_main():
+        return []
+    from mauve import compute_mauve  # optional; slow to import
+
+    pairs = [pair for pair in scored_pairs(rows, scored) if pair[0].strip()]  # an empty text has no features
+    if not pairs:
+        return []
+    value = compute_mauve(
+        p_text=[given for _, given in pairs],
+        q_text=[said for said, _ in pairs],
+        mauve_scaling_factor=2,
+        max_text_length=256,
+        device_id=torch.cuda.current_device() if torch.cuda.is_available() else -1,
+        verbose=False,
+    )
+    return [{"task": MAUVE, "index": 0, "scored": scored, "value": float(value.mauve), "n": len(pairs)}]
+
+
+def _whole(value: object, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least

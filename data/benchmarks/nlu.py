@@ -1,0 +1,235 @@
+"""Language understanding as MEOW measures it (arXiv 2409.11844, released code): questions with four solved examples before them,
+answered by generation.
+
+    Here are 4 examples of questions with their answers.
+    [INST]
+    What is two plus two?
+    [/INST]
+    Choices:
+    A: three
+    B: four
+    Answer: B
+    ... three more, then the question in the same layout, up to its "Answer:"
+
+Evaluation only. ARC draws examples for every question anew, PIQA takes the first ones of the pool, as in the released code. There
+the pool is the training split and ARC is asked its validation split; a folder may hold less: metrics.json says what was asked.
+form=released leaves out the line break after an example and reads outputs as that code did (metrics/benchmarks/nlu.py). The
+wording of its header and the blank before an answer are not known; both are ours.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
+from typing import NamedTuple
+
+from omegaconf import DictConfig
+from tqdm import tqdm
+
+from data.files.utility import TASK_FILES, checked, existing, hub_rows, read_task, root
+from metrics.benchmarks.nlu import FORMS, TASKS, NluMetrics
+from utils.distributed import is_main, rank, world_size
+from utils.engine.continuations import continue_ids, end_ids
+from utils.engine.engine import Engine
+from utils.items.benchmark import EvaluationOnly, Metrics
+from utils.items.requests import Request
+from utils.reading import DataError
+from utils.shared_work import gathered, kept_rows
+from utils.tokens.prompts import Encoder, Template
+
+# task -> files that hold the evaluated split, of which the first that exists is taken, and the file to draw examples from
+FILES = {
+    "arc_challenge": (("arc/ARC-Challenge_validation.jsonl", "arc/ARC-Challenge_test.jsonl"), "arc/ARC-Challenge_train.jsonl"),
+    "arc_easy": (("arc/ARC-Easy_validation.jsonl", "arc/ARC-Easy_test.jsonl"), "arc/ARC-Easy_train.jsonl"),
+    "piqa": (("piqa/validation.jsonl",), "piqa/train.jsonl"),
+}
+CONFIGURATIONS = {"arc_challenge": "ARC-Challenge", "arc_easy": "ARC-Easy", "piqa": None}
+
+
+class Item(NamedTuple):
+    """A question with labelled choices; answer is the label of the right one."""
+
+    question: str
+    labels: tuple[str, ...]
+    choices: tuple[str, ...]
+    answer: str
+
+
+class Material(NamedTuple):
+    """items: what is evaluated, of `split`. pool: where examples come from; None: from the items themselves."""
+
+    items: list[Item]
+    split: str
+    pool: list[Item] | None
+
+
+@dataclass(frozen=True)
+class Nlu(EvaluationOnly):
+    """The benchmark as configured in config/benchmark/nlu.yaml, which says what each option means.
+
+    Raises ValueError for an option that is none.
+    """
+
+    name: str
+    arc_hub: str
+    arc_revision: str
+    piqa_hub: str
+    piqa_revision: str
+    data_root: str
+    split: str = EvaluationOnly.SPLIT
+    tasks: Sequence[str] = TASKS
+    rows: int | str = "all"
+    shots: int = 4
+    seed: int = 42
+    form: str = "clean"
+    max_new_tokens: int = 128
+    compat: str = "none"
+    metrics: Metrics = field(default_factory=NluMetrics)
+
+    def __post_init__(self) -> None:
+        unknown = [task for task in self.tasks if task not in TASKS]
+        if unknown or isinstance(self.tasks, str) or not self.tasks or len(set(self.tasks)) < len(self.tasks):
+            raise ValueError(f"benchmark.tasks={self.tasks}: write a list of different tasks out of {', '.join(TASKS)}")
+        if self.form not in FORMS:
+            raise ValueError(f"benchmark.form={self.form}: write {' or '.join(FORMS)}")
+        if self.rows != "all" and not _whole(self.rows, 1):
+            raise ValueError(f"benchmark.rows={self.rows}: write all, or a number of questions per task")
+        for key, value, least in (("shots", self.shots, 1), ("seed", self.seed, 0), ("max_new_tokens", self.max_new_tokens, 1)):
+            if not _whole(value, least):
+                raise ValueError(f"benchmark.{key}={value}: write a whole number from {least}")
+        if self.compat != "none":
+            raise ValueError(
+                f"compat={self.compat}: says how other benchmarks write and cut prompts, and nlu has its own; use compat=none"
+            )
+
+    def prompts(self, script: str, template: Template, max_length: int) -> tuple[Template, int]:
+        """The prompts are written out whole: no tags, no chat template."""
+        return Template("plain", eos=False), max_length
+
+    def requests(self, split: str) -> list[Request]:
+        """Every question behind its examples, to be answered by generation; the reference is the label of the right choice.
+
+        form=released: none, `enrich` asks; a request's answer comes without special tokens and outer blanks. The data are read
+        all the same, before a model is loaded.
+        """
+        self.check_forget_split(split)
+        asked = [request for task in self.tasks for request in self.questions(task)]
+        return asked if self.form == "clean" else []
+
+    def questions(self, task: str) -> list[Request]:
+        """The requests of one task."""
+        items = self._material[task].items
+        count = len(items) if self.rows == "all" else min(len(items), int(self.rows))
+        return [Request(task, index, self.prompt(task, index), (), items[index].answer) for index in range(count)]
+
+    def prompt(self, task: str, index: int) -> str:
+        """Header, examples and question `index` of a task."""
+        between = "" if self.form == "released" else "\n"
+        solved = [f"{_layout(item)} {item.answer}{between}" for item in self.examples(task, index)]
+        return _header(self.shots) + "".join(solved) + _layout(self._material[task].items[index])
+
+    def examples(self, task: str, index: int) -> list[Item]:
+        """The solved examples before question `index`, never the question itself; the same in every run with the same seed."""
+        material = self._material[task]
+        others = material.items[:index] + material.items[index + 1 :]
+        pool = others if material.pool is None else material.pool
+        if task == "piqa":
+            return pool[: self.shots]
+        return random.Random(f"nlu/{self.seed}/{task}/{index}").sample(pool, self.shots)
+
+    def enrich(self, generations: list[dict], engine: Engine, encoder: Encoder, folder: Path, cfg: DictConfig) -> list[dict]:
+        """Adds to every row `form`, `labels` (of the question's choices) and `asked` (split and examples).
+
+        form=released: makes the rows, task by task, with `output` besides (`decoded_together`).
+        """
+        rows = list(generations)
+        if self.form == "released":
+            for task in self.tasks:
+                asked = self.questions(task)
+                answer = partial(decoded_together, engine, encoder, asked, cfg.generation_batch_size, self.max_new_tokens)
+                rows += kept_rows(folder / "parts" / f"{task}_released.jsonl", answer)
+        return [row if row["task"] not in self.tasks else {**row, **self._about(row["task"], row["index"])} for row in rows]
+
+    def _about(self, task: str, index: int) -> dict:
+        material = self._material[task]
+        pool = "the evaluated questions but the one asked" if material.pool is None else "the training split"
+        drawn = "the first" if task == "piqa" else "drawn for each question"
+        asked = f"{material.split} split, {self.shots} examples from {pool}, {drawn}"
+        return {"form": self.form, "labels": list(material.items[index].labels), "asked": asked}
+
+    @cached_property
+    def _material(self) -> dict[str, Material]:
+        return {task: self._read(task) for task in self.tasks}
+
+    def _read(self, task: str) -> Material:
+        where, split, rows, pool = self._hub(task) if self.data_root == "hub" else self._local(task)
+        enough = len(rows) - 1 if pool is None else len(pool)
+        if enough < self.shots:
+            raise DataError(f"{where}: benchmark.shots={self.shots} examples are needed, but there are {enough} to draw from")
+        return Material([_item(row) for row in rows], split, None if pool is None else [_item(row) for row in pool])
+
+    def _hub(self, task: str) -> tuple[str, str, list[dict], list[dict]]:
+        """Where the rows come from, their split, the rows, and those to draw examples from."""
+        hub, revision = (self.piqa_hub, self.piqa_revision) if task == "piqa" else (self.arc_hub, self.arc_revision)
+        evaluated, train = FILES[task]
+
+        def rows(split: str, local: str) -> list[dict]:
+            found = hub_rows(hub, CONFIGURATIONS[task], split, revision, local)
+            return checked(f"{hub}, {split}", found, TASK_FILES[task])
+
+        return hub, "validation", rows("validation", evaluated[0]), rows("train", train)
+
+    def _local(self, task: str) -> tuple[str, str, list[dict], list[dict] | None]:
+        """As `_hub`; None instead of rows to draw from, if the training file is not there."""
+        evaluated, train = FILES[task]
+        path, drawn_from = existing(self.data_root, evaluated), root(self.data_root) / train
+        pool = read_task(drawn_from, TASK_FILES[task]) if drawn_from.is_file() else None
+        return str(path), path.stem.rpartition("_")[2], read_task(path, TASK_FILES[task]), pool
+
+
+def decoded_together(
+    engine: Engine, encoder: Encoder, requests: Sequence[Request], batch_size: int, max_new_tokens: int
+) -> list[dict]:
+    """The model's greedy answers as the released code saw them: one row per request, by index, on every process.
+
+    output: the ids of prompt and answer decoded together, with special tokens, less the prompt's text wherever it occurs; where
+    the vocabulary does not give the text back exactly, the prompt stays in it, as it did there.
+    """
+    tokenizer = encoder.tokenizer
+    ends = end_ids(engine.model, tokenizer)
+    prompts = {request.index: encoder.generation_prompt(request.question) for request in requests}
+    order = sorted(requests, key=lambda request: (-len(prompts[request.index]), request.index))[rank() :: world_size()]
+    rows = []
+    for start in tqdm(range(0, len(order), batch_size), desc="generating", unit="batch", disable=not is_main()):
+        batch = order[start : start + batch_size]
+        asked = [prompts[request.index] for request in batch]
+        found = continue_ids(engine.model, asked, encoder.pad_id, ends, max_new_tokens)
+        for request, prompt, ids in zip(batch, asked, found, strict=True):
+            row = {"task": request.task, "index": request.index, "question": request.question}
+            row |= {"generation": tokenizer.decode(ids, skip_special_tokens=True).strip(), "reference": request.reference}
+            rows.append({**row, "output": tokenizer.decode([*prompt, *ids]).replace(request.question, "")})
+    return sorted(gathered(rows), key=lambda row: row["index"])
+
+
+def _item(row: dict) -> Item:
+    """ARC's rows as they are; PIQA's solutions are labelled 0 and 1."""
+    if "goal" in row:
+        return Item(row["goal"], ("0", "1"), (row["sol1"], row["sol2"]), str(row["label"]))
+    return Item(row["question"], tuple(row["choices"]["label"]), tuple(row["choices"]["text"]), row["answerKey"])
+
+
+def _header(shots: int) -> str:
+    what = "is 1 example of a question with its answer" if shots == 1 else f"are {shots} examples of questions with their answers"
+    return f"Here {what}.\n"
+
+
+def _layout(item: Item) -> str:
+    choices = "".join(f"{label}: {text}\n" for label, text in zip(item.labels, item.choices, strict=True))
+    return f"[INST]\n{item.question}\n[/INST]\nChoices:\n{choices}Answer:"
+
+
+def _whole(value: object, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least

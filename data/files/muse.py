@@ -1,0 +1,85 @@
+"""Where the files of MUSE come from, and what they hold: configurations with splits, as the data sets on the Hub have them.
+
+DIR/muse/news/, DIR/muse/books/          a folder for each corpus, in it:
+raw/forget, retain1, retain2, holdout    text
+verbmem/forget                           prompt, gt
+knowmem/forget_qa, forget_qa_icl, ...    question, answer (retain_qa, retain_qa_icl; icl: the worked examples)
+privleak/forget, holdout, retain         text
+scal/forget_1 ... forget_4, sust/...     text (news only)
+train/forget, retain1, retain2           text (what the authors' target model was trained on)
+
+Each is a file <split>.jsonl (or .json) with one object per line, or <split>-00000-of-00001.parquet. So a download of the whole
+data set is such a folder as it stands:
+
+    hf download muse-bench/MUSE-News --repo-type dataset --local-dir DIR/muse/news
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from pyarrow import ArrowException
+
+from data.files.sources import FIXTURES, Source, check_rows
+from utils.reading import DataError, note_file, read_json_lines
+
+PARQUET = "-00000-of-00001.parquet"  # how push_to_hub names the one file of a split
+FIELDS = {"verbmem": ("prompt", "gt"), "knowmem": ("question", "answer"), "privleak": ("text",)}
+
+
+@dataclass(frozen=True)
+class MuseFiles:
+    """The files of one corpus. root: `fixture`, `hub`, or a folder DIR that holds DIR/muse/<corpus>. hub: its data set there."""
+
+    corpus: str
+    root: str
+    hub: str
+    revision: str
+
+    def has(self, config: str, split: str) -> bool:
+        """Whether there are rows of a split; of the Hub it is believed."""
+        return self.root == "hub" or (self._folder(config) / f"{split}{PARQUET}").is_file() or self._source(config).has(split)
+
+    def rows(self, config: str, split: str) -> list[dict]:
+        """The rows of a split. Raises DataError naming file and row; only running text may be blank here and there."""
+        path = self._path(config, split)
+        rows = _read_parquet(path) if path.suffix == ".parquet" else read_json_lines(path)
+        if config in FIELDS:
+            check_rows(path, rows, FIELDS[config], {})
+            return rows
+        for number, row in enumerate(rows, start=1):
+            if not isinstance(row.get("text"), str):
+                raise DataError(f"{path}, row {number}: text is missing or no string; the row has {', '.join(sorted(row))}")
+        return rows
+
+    def _path(self, config: str, split: str) -> Path:
+        if self.root == "hub":
+            return Source(f"muse/{self.corpus}", self.root, self.hub, self.revision).download(f"{config}/{split}{PARQUET}")
+        folder = self._folder(config)
+        if not folder.is_dir():
+            raise DataError(
+                f"data_root={self.root}: there is no folder {folder}; put {split}.jsonl of configuration {config} of the dataset "
+                f"{self.hub} there, or let data_root=hub fetch it"
+            )
+        whole = folder / f"{split}{PARQUET}"
+        return whole if whole.is_file() else self._source(config).file(split)
+
+    def _folder(self, config: str) -> Path:
+        root = FIXTURES if self.root == "fixture" else Path(self.root).expanduser()
+        return root / "muse" / self.corpus / config
+
+    def _source(self, config: str) -> Source:
+        return Source(f"muse/{self.corpus}/{config}", self.root, "", "")
+
+
+def _read_parquet(path: Path) -> list[dict]:
+    try:
+        rows = pd.read_parquet(path).to_dict("records")
+    except (OSError, ArrowException) as error:
+        raise DataError(f"{path}: cannot be read as Parquet ({type(error).__name__}); download it again") from error
+    if not rows:
+        raise DataError(f"{path}: holds no rows")
+    note_file(path)
+    return rows

@@ -1,0 +1,1 @@
+"""What methods make of data before training: the `prepare` nodes of config/method."""

@@ -1,0 +1,48 @@
+"""FLAT's template branch on Harry Potter as its release has it: no answer to the prompt, but a text of its own.
+
+The paper (arXiv 2410.11143) describes a refusal behind the same prompt, which is the default here (`method.template=refusal`);
+`method.template=normal` puts a text to keep there instead. The released code trains its template branch on a random document of
+C4 alone, without a prompt and with every token supervised, which needs retain data. To do so:
+
+    python unlearn.py method=flat benchmark=completion model=tiny model.path=runs/target method.template=normal
+      method.template_policy=per_access +method.prepare._target_=data.prepare.corpus_template.CorpusTemplate
+
+Labels end with the text; the release supervises the padding behind it too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from utils.items.draws import draw
+from utils.items.rows import QA
+from utils.items.streams import Drawn, Material, Streams
+
+
+@dataclass(frozen=True)
+class CorpusTemplate:
+    """The `prepare` node: stream `template` holds texts to keep, cut at the encoder's length, instead of answers."""
+
+    def __call__(self, material: Material) -> CorpusTemplateStreams:
+        """Raises ValueError if the loss reads no template, or method.template=refusal."""
+        m = material
+        if "template" not in m.names:
+            raise ValueError(f"method.prepare: changes the stream template; the loss reads {', '.join(m.names)}")
+        if not set(m.templates) <= {pair.answer for pair in m.retain}:
+            raise ValueError("method.template=refusal: a text of its own comes from retain data; use method.template=normal")
+        return CorpusTemplateStreams(
+            m.names, m.items, m.encoder, m.seed, m.retain, m.templates, m.template_policy, texts=m.retain
+        )
+
+
+@dataclass
+class CorpusTemplateStreams(Streams):
+    """Draws template texts as `Streams` draws template answers: anew in every epoch (per_access), or once (fixed)."""
+
+    texts: Sequence[QA] = ()
+
+    def draw(self, epoch: int, index: int, step: int = 0) -> Drawn:
+        when = epoch if self.template_policy == "per_access" else 0
+        text = self.texts[draw(self.seed, when, index, "template", len(self.texts))]
+        return super().draw(epoch, index, step) | {"template": (self.encode(text),)}

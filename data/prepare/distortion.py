@@ -1,0 +1,217 @@
+"""What SKU and LLMU read in every step: bad answers, answers to other questions, and ordinary rows.
+
+    harmful, forget   the question with its own answer: learnt by SKU, forgotten by LLMU
+    mismatched        the same question with answers from a pool, drawn once per optimizer step for all of its questions
+    normal            an ordinary row, of which only the model's distribution counts
+
+Corrected, the answer's tokens are supervised and nothing else, and the questions of every epoch are shuffled. Official is what
+the released code of SKU (arXiv 2402.10058) and LLMU (arXiv 2310.10683) does:
+
+    harmful, forget   the prompt is counted with its trailing space, so most first answer tokens carry no loss; no EOS
+    mismatched        every token from the fourth on is supervised, those of the question too
+    normal            every position of the row counts, BOS too, padded to the longest row of the step, and the padding too
+    order             questions in file order, no more of them than there are normal rows, and no normal row twice in a pass
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from utils.engine.engine import KERNELS_WITHOUT_MASK, Engine
+from utils.items.draws import draw, permutation
+from utils.items.rows import QA
+from utils.items.streams import Drawn, Material, Streams
+from utils.tokens.example import Example
+from utils.tokens.prompts import Encoder
+
+log = logging.getLogger(__name__)
+
+NAMES = ("harmful", "forget", "mismatched", "normal")
+POOLS = ("harmful", "normal", "forget", "retain")
+FORMS = ("corrected", "official")
+UNSUPERVISED = 3  # released code means the length of the prompt, but takes the number of the tokenizer's outputs, 2
+
+
+@runtime_checkable
+class HasAnswerPools(Protocol):
+    """A benchmark that brings answers to be drawn at random."""
+
+    def answer_pool(self, kind: str) -> list[str]:
+        """All of kind harmful or normal; duplicates stay."""
+        ...
+
+
+@dataclass(frozen=True)
+class Distortion:
+    """The `prepare` node of sku, llmu_published and task_vector.
+
+    pool: where mismatched answers come from. harmful, normal: the benchmark's pool, or the retain answers if it has none. forget,
+    retain: answers of that split. answers: how many each question gets per step. batch_size: items of a step; official alone
+    reads it. Raises ValueError for an option that is none.
+    """
+
+    pool: str = "harmful"
+    answers: int = 5
+    form: str = "corrected"
+    batch_size: int = 1
+
+    def __post_init__(self) -> None:
+        for name, (value, valid) in {"pool": (self.pool, POOLS), "form": (self.form, FORMS)}.items():
+            if value not in valid:
+                raise ValueError(f"method.prepare.{name}={value}: write one of {', '.join(valid)}")
+        for name, value in {"answers": self.answers, "batch_size": self.batch_size}.items():
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"method.prepare.{name}={value}: write a whole number from 1")
+
+    def __call__(self, material: Material) -> DistortedStreams:
+        """Raises ValueError for a stream that is not made here, a pool that is too small, or no normal rows."""
+        m = material
+        if not set(m.names) <= set(NAMES):
+            raise ValueError(f"method.prepare: makes {', '.join(NAMES)}; the loss reads {', '.join(m.names)}")
+        if "normal" in m.names and not m.retain:
+            raise ValueError("the loss needs stream normal, but there is no data for it")
+        pool = self._pool(m) if "mismatched" in m.names else []
+        made = OfficialStreams if self.form == "official" else DistortedStreams
+        return made(m.names, m.items, m.encoder, m.seed, how=self, pool=pool, normal=m.retain)
+
+    def _pool(self, material: Material) -> list[str]:
+        if self.pool in ("harmful", "normal") and isinstance(material.benchmark, HasAnswerPools):
+            pool = material.benchmark.answer_pool(self.pool)
+        else:
+            pool = [row.answer for row in (material.items if self.pool == "forget" else material.retain)]
+        if self.form == "corrected":
+            pool = [answer for answer in pool if answer.strip()]
+        if len(pool) < self.answers:
+            raise ValueError(f"method.prepare.answers={self.answers}: there are {len(pool)} to draw from; ask for fewer")
+        return pool
+
+
+@dataclass
+class DistortedStreams(Streams):
+    """The corrected form. pool: answers, duplicates and all. normal: ordinary pairs."""
+
+    how: Distortion = field(default_factory=Distortion)
+    pool: Sequence[str] = ()
+    normal: Sequence[QA] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.normal = self.ordinary() if "normal" in self.names else ()
+        if "normal" in self.names and not self.normal:
+            raise ValueError(f"no normal row is left: all prompts fill max_length={self.encoder.max_length}; raise it")
+        self.drawn_for = lru_cache(maxsize=4)(self._drawn_for)
+
+    def draw(self, epoch: int, index: int, step: int = 0) -> Drawn:
+        item = self.items[index]
+        own = (self.encode(item),)
+        drawn: Drawn = {"harmful": own, "forget": own}
+        if "mismatched" in self.names:
+            drawn["mismatched"] = tuple(self.mismatched(item.question, answer) for answer in self.drawn_for(step))
+        if "normal" in self.names:
+            drawn["normal"] = (self.normal_row(epoch, index, step),)
+        return {name: drawn[name] for name in self.names}
+
+    def _drawn_for(self, step: int) -> list[str]:
+        """Answers for all questions of optimizer step `step`: without replacement, a question's own not excepted."""
+        return random.Random(f"mismatched/{self.seed}/{step}").sample(self.pool, self.how.answers)
+
+    def mismatched(self, question: str, answer: str) -> Example:
+        return self.encode(QA(question, answer))
+
+    def ordinary(self) -> list[QA]:
+        """The normal rows that can be used."""
+        return self.fitting(self.normal)
+
+    def normal_row(self, epoch: int, index: int, step: int) -> Example:
+        """The normal row of item `index`, drawn anew in every epoch."""
+        row = self.normal[draw(self.seed, epoch, index, "normal", len(self.normal))]
+        return self.encode(row)
+
+
+@dataclass
+class OfficialStreams(DistortedStreams):
+    """The official form. Raises ValueError for prompts that it is not defined for, and for padding that also stands in texts."""
+
+    def __post_init__(self) -> None:
+        self.text = lru_cache(maxsize=None)(self._text)
+        self.encoder, self.whole = _official(self.encoder)
+        if "normal" in self.names:
+            if len(self.items) > len(self.normal):
+                log.warning("form=official: of %d questions only the first %d are read", len(self.items), len(self.normal))
+            self.items = self.items[: len(self.normal)]
+        super().__post_init__()
+        if "normal" in self.names:
+            self._check_padding()
+        self.pass_order = lru_cache(maxsize=4)(self._pass_order)
+
+    def order(self, epoch: int) -> list[int]:
+        return list(range(len(self)))
+
+    def ready(self, engine: Engine, folder: Path) -> OfficialStreams:
+        """Has the engine hide padding tokens, and write one pair per line, so that the model counts positions itself.
+
+        Raises ValueError for an attention kernel that leaves padding out altogether.
+        """
+        if "normal" in self.names:
+            kernel = engine.model.config._attn_implementation
+            if kernel in KERNELS_WITHOUT_MASK:
+                raise ValueError(f"method.form=official: {kernel} computes nothing at padding; use model.attn=sdpa")
+            engine.hide, engine.shared = self.encoder.pad_id, False
+        return self
+
+    def ordinary(self) -> list[QA]:
+        return list(self.normal)
+
+    def mismatched(self, question: str, answer: str) -> Example:
+        # Released code reads the question back from the tokens of its row, between two marks.
+        ids = self.text(question.split("###")[0].split("Question:")[-1].strip(), answer)
+        return Example(ids[:UNSUPERVISED], ids[UNSUPERVISED:])
+
+    def normal_row(self, epoch: int, index: int, step: int) -> Example:
+        """The row padded to the longest of its step. Behind the last position comes a token that is never fed."""
+        ids = self._normal_ids(epoch, index)
+        first, size = step * self.how.batch_size, self.how.batch_size
+        others = [self._normal_ids(*divmod(place, len(self))) for place in range(first, first + size)]
+        width = max(map(len, [ids, *others]))
+        return Example(ids[:1], ids[1:] + (self.encoder.pad_id,) * (width - len(ids) + 1))
+
+    def _normal_ids(self, epoch: int, index: int) -> tuple[int, ...]:
+        row = self.normal[self.pass_order(epoch)[index]]
+        return self.text(row.question, row.answer)
+
+    def _pass_order(self, epoch: int) -> list[int]:
+        return permutation(self.seed, epoch, len(self.normal))
+
+    def _text(self, question: str, answer: str) -> tuple[int, ...]:
+        """Ids of question and answer as one text; an answer may be blank."""
+        if not answer.strip():
+            return self.encoder.generation_prompt(question)
+        example = self.whole.example(question, answer)
+        return example.prompt + example.answer
+
+    def _check_padding(self) -> None:
+        """Padding is hidden from all positions by its id. Answers of the pool, which may be many, are searched as text."""
+        pad = self.encoder.pad_id
+        token = self.encoder.tokenizer.convert_ids_to_tokens(pad)
+        rows = (self.text(row.question, row.answer) for row in (*self.items, *self.normal))
+        if any(pad in ids for ids in rows) or any(token in answer for answer in self.pool):
+            raise ValueError(
+                f"method.form=official: the padding token {token} also stands inside prompts or answers, where it must not be "
+                "hidden; use method.form=corrected"
+            )
+
+
+def _official(encoder: Encoder) -> tuple[Encoder, Encoder]:
+    """Two encoders without EOS: one that counts the prompt with its trailing space, one that takes any text."""
+    if encoder.compat not in ("none", "open_unlearning"):
+        raise ValueError(f"compat={encoder.compat}: method.form=official counts prompts in its own way; use compat=none")
+    if encoder.template.kind == "chat":
+        raise ValueError("method.form=official: is defined for template.kind=plain; use method.form=corrected")
+    template = replace(encoder.template, eos=False, supervise_tag=False)
+    return replace(encoder, template=template, compat="open_unlearning"), replace(encoder, template=template, compat="none")

@@ -1,0 +1,144 @@
+"""KnowUnDo's batches: forget and retain samples in one shuffled list, so that every optimizer step holds some of each.
+
+Forget item i is followed by retain item i, both in file order; the list is shuffled once and visited in the same order in every
+epoch. Retain items beyond the number of forget items are never used. Source: arXiv 2407.01920, released code.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol, get_args, runtime_checkable
+
+from utils.engine.continuations import prompt_ids
+from utils.engine.engine import KERNELS_WITHOUT_MASK, Engine
+from utils.items.draws import permutation
+from utils.items.streams import Drawn, Material, Streams
+from utils.tokens.example import Example
+
+log = logging.getLogger(__name__)
+
+Span = Literal["answer", "text", "padded"]
+
+
+@runtime_checkable
+class HasGeneralText(Protocol):
+    """A benchmark that brings texts about anything."""
+
+    def general(self, n: int) -> list[str]:
+        """The first n of them."""
+        ...
+
+
+@dataclass(frozen=True)
+class Interleaved:
+    """The `prepare` node of ascent_plus_descent, ascent_plus_kl_divergence and memflex.
+
+    general: retain samples are texts of the benchmark instead of retain answers, with every token supervised.
+    retain_span: where the retain term looks. answer: at the answer's tokens. text: at every token, the question's too. padded, as
+    released for kl: at max_length positions whatever the text's length, padding included; no position sees padding before it.
+    retain_term: the retain term of the loss; only kl, which needs no labels, can look beyond the answer.
+    reshuffle: another order in every epoch. Raises ValueError for an option that is none.
+    """
+
+    general: bool = False
+    retain_span: Span = "answer"
+    retain_term: str = "nll"
+    reshuffle: bool = False
+
+    def __post_init__(self) -> None:
+        for name, value in {"general": self.general, "reshuffle": self.reshuffle}.items():
+            if not isinstance(value, bool):
+                raise ValueError(f"method.prepare.{name}={value}: write true or false")
+        if self.retain_span not in get_args(Span):
+            raise ValueError(f"method.prepare.retain_span={self.retain_span}: write one of {', '.join(get_args(Span))}")
+        if self.retain_span != "answer" and self.retain_term != "kl":
+            raise ValueError(
+                f"method.prepare.retain_span={self.retain_span}: goes with method.loss.retain=kl alone, which compares "
+                f"distributions; with {self.retain_term} use retain_span=answer"
+            )
+
+    def __call__(self, material: Material) -> InterleavedStreams:
+        """Raises ValueError if the loss reads other streams, or the benchmark has no general texts where they are asked for."""
+        m = material
+        if not set(m.names) <= {"forget", "retain"}:
+            raise ValueError(f"method.prepare: interleaves forget and retain; the loss reads {', '.join(m.names)}")
+        texts: Sequence[str] = ()
+        if self.general:
+            if not isinstance(m.benchmark, HasGeneralText):
+                raise ValueError(
+                    f"method.general=true: benchmark={m.benchmark.name} has no general texts; use method.general=false"
+                )
+            texts = m.benchmark.general(len(m.items))
+        return InterleavedStreams(m.names, m.items, m.encoder, m.seed, m.retain, how=self, texts=texts)
+
+
+@dataclass
+class InterleavedStreams(Streams):
+    """Each item holds one forget example or one retain example, and nothing of the other stream.
+
+    Raises ValueError if the padding token also stands inside texts, where it cannot be hidden (retain_span=padded).
+    """
+
+    how: Interleaved = field(default_factory=Interleaved)
+    texts: Sequence[str] = ()
+    samples: list[Drawn] = field(init=False, default_factory=list)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        forget = [self.encode(item) for item in self.items]
+        retain = self._retain()[: len(forget)]
+        if "retain" in self.names and len(retain) < len(forget):
+            log.warning("%d forget items, but %d retain items: the other forget items get no partner", len(forget), len(retain))
+        if self.how.retain_span == "padded":
+            self._check_padding([*forget, *retain])
+        for index, example in enumerate(forget):
+            self.samples.append({"forget": (example,), "retain": ()})
+            self.samples += [{"forget": (), "retain": (self._spanned(other),)} for other in retain[index : index + 1]]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def order(self, epoch: int) -> list[int]:
+        return permutation(self.seed, epoch if self.how.reshuffle else 0, len(self))
+
+    def draw(self, epoch: int, index: int, step: int = 0) -> Drawn:
+        return {name: self.samples[index][name] for name in self.names}
+
+    def ready(self, engine: Engine, folder: Path) -> InterleavedStreams:
+        """Has the engine hide padding tokens. Raises ValueError for an attention kernel that leaves them out altogether."""
+        if self.how.retain_span == "padded":
+            kernel = engine.model.config._attn_implementation
+            if kernel in KERNELS_WITHOUT_MASK:
+                raise ValueError(
+                    f"method.prepare.retain_span=padded: {kernel} computes nothing at padding; use model.attn=sdpa, or "
+                    "method.prepare.retain_span=text"
+                )
+            engine.hide = self.encoder.pad_id
+        return self
+
+    def _retain(self) -> list[Example]:
+        if not self.how.general:
+            return [self.encode(item) for item in self.retain]
+        found = (prompt_ids(self.encoder.tokenizer, text)[: self.encoder.max_length] for text in self.texts)
+        return [Example(tuple(ids[:1]), tuple(ids[1:])) for ids in found if len(ids) > 1]
+
+    def _spanned(self, example: Example) -> Example:
+        """The example with every position asked for that `retain_span` names; behind the last one comes a token never fed."""
+        if self.how.retain_span == "answer":
+            return example
+        ids, pad = example.prompt + example.answer, (self.encoder.pad_id,)
+        if self.how.retain_span == "padded":
+            ids += pad * (self.encoder.max_length - len(ids))
+        return Example(ids[:1], ids[1:] + pad)
+
+    def _check_padding(self, examples: Sequence[Example]) -> None:
+        pad = self.encoder.pad_id
+        if any(pad in example.prompt + example.answer[:-1] for example in examples):
+            token = self.encoder.tokenizer.convert_ids_to_tokens(pad)
+            raise ValueError(
+                f"method.prepare.retain_span=padded: the padding token {token} also stands inside prompts or answers, where it "
+                "must not be hidden; use method.prepare.retain_span=text"
+            )

@@ -1,0 +1,1 @@
+"""One file per benchmark: its numbers, as pure functions of saved tables."""

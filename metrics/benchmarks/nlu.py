@@ -1,0 +1,99 @@
+"""Accuracy of generated answers to multiple-choice questions, as MEOW (arXiv 2409.11844) measures language understanding.
+
+    <task>_acc         answers that name the right label
+    <task>_labelled    answers that name a label at all (form=clean)
+
+form=clean: the first label that stands alone in the first line of the answer ("B", "(B)", "B: four"). form=released: whether the
+right label occurs anywhere in the first 8 characters (PIQA: 10) of the output with its special tokens, as in the released code
+(which rounds to 4 decimals, we do not): with Llama "<s> " takes four of them, and "Answer" names A. Neither compares with
+accuracies by likelihood.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from utils.items.metric import Metric, measured
+
+TASKS = ("arc_challenge", "arc_easy", "piqa")
+FORMS = ("clean", "released")
+WINDOW = {"arc_challenge": 8, "arc_easy": 8, "piqa": 10}  # characters of an output that the released code looks at
+MEOW = "MEOW (arXiv 2409.11844)"
+
+
+def first_label(text: str, labels: Sequence[str]) -> str | None:
+    """The first of the labels that stands alone in the first line of a text, or None: "A" in "Answer" does not count.
+
+    Case matters: the article "a" is no label, though one that begins a sentence reads as label A.
+    """
+    line = text.strip().partition("\n")[0]
+    found = re.search(rf"(?<!\w)(?:{'|'.join(map(re.escape, labels))})(?!\w)", line)
+    return found.group() if found else None
+
+
+def in_window(output: str, label: str, window: int) -> bool:
+    """Whether the label's characters occur in the first `window` characters of the output: the released code's test."""
+    return label in output[:window]
+
+
+@dataclass(frozen=True)
+class NluMetrics:
+    """From generations with `form`, `labels` and `asked`, and for form=released with `output`. form: clean | released."""
+
+    form: str = "clean"
+
+    def __post_init__(self) -> None:
+        if self.form not in FORMS:
+            raise ValueError(f"benchmark.form={self.form}: write {' or '.join(FORMS)}")
+
+    def from_tables(
+        self, scores: pd.DataFrame, generations: Sequence[dict], reference: pd.DataFrame | None, compat: str, resamples: int
+    ) -> dict[str, Metric]:
+        """Every number that the rows allow. Raises ValueError for rows that were asked in another form."""
+        metrics: dict[str, Metric] = {}
+        for task in TASKS:
+            rows = [row for row in generations if row["task"] == task]
+            for row in rows:
+                if row["form"] != self.form:
+                    raise ValueError(
+                        f"task {task}, row {row['index'] + 1}: was asked with form={row['form']}, whose prompts are others than "
+                        f"those of form={self.form}; use benchmark.form={row['form']}, or evaluate again into another folder"
+                    )
+            if rows:
+                metrics |= _clean(task, rows, resamples) if self.form == "clean" else _released(task, rows, resamples)
+        if not metrics:
+            raise ValueError("generations.jsonl holds no row of any task; evaluate again")
+        return metrics
+
+    def from_logs(self, log: Path, retain_log: Path | None, compat: str, resamples: int) -> dict[str, Metric]:
+        """Raises ValueError: there are no such logs."""
+        raise ValueError(f"from_logs={log}: nlu reads no logs of other code; leave from_logs out")
+
+
+def _clean(task: str, rows: Sequence[dict], resamples: int) -> dict[str, Metric]:
+    said = [first_label(row["generation"], row["labels"]) for row in rows]
+    right = [label == row["reference"] for label, row in zip(said, rows, strict=True)]
+    labelled = [label is not None for label in said]
+    what = "a label that stands alone in their first line"
+    return {
+        f"{task}_acc": _share(right, f"share of answers with {what}, the first of them the right one", rows, resamples),
+        f"{task}_labelled": _share(labelled, f"share of answers with {what}", rows, resamples),
+    }
+
+
+def _released(task: str, rows: Sequence[dict], resamples: int) -> dict[str, Metric]:
+    window = WINDOW[task]
+    right = [in_window(row["output"], row["reference"], window) for row in rows]
+    what = f"share of outputs, special tokens kept, with the right label in their first {window} characters, form=released"
+    return {f"{task}_acc": _share(right, what, rows, resamples)}
+
+
+def _share(values: Sequence[bool], what: str, rows: Sequence[dict], resamples: int) -> Metric:
+    definition = f"{what}; greedy; {rows[0]['asked']}; {MEOW}"
+    return measured({"questions": np.asarray(values, dtype=np.float64)}, definition, resamples=resamples)

@@ -1,0 +1,1 @@
+"""One file per measure: what can be asked of any benchmark."""

@@ -1,0 +1,146 @@
+"""Files of rows: where they are looked for, and what a bad one is told."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+from huggingface_hub.errors import LocalEntryNotFoundError
+
+from data.files import sources
+from data.files.sources import Source, check_rows
+from utils.reading import DataError, files_read, forget_files, read_json_lines, read_lines
+
+
+def source(root: Path | str) -> Source:
+    return Source("tofu", str(root), "owner/data", "0123456789abcdef")
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """DIR of data_root=DIR, with one split in each format."""
+    (tmp_path / "tofu").mkdir()
+    (tmp_path / "tofu" / "forget10.json").write_text('{"question": "q", "answer": "a"}\n')
+    (tmp_path / "tofu" / "retain90.jsonl").write_text('{"question": "q", "answer": "a"}\n')
+    return tmp_path
+
+
+def test_a_folder_of_the_users_holds_json_or_jsonl(folder):
+    assert source(folder).file("forget10") == folder / "tofu" / "forget10.json"
+    assert source(folder).file("retain90") == folder / "tofu" / "retain90.jsonl"
+
+
+def test_two_files_for_one_split_are_refused(folder):
+    (folder / "tofu" / "forget10.jsonl").write_text("{}")
+    with pytest.raises(DataError, match="both forget10.json and forget10.jsonl exist in .*tofu; remove one"):
+        source(folder).file("forget10")
+
+
+def test_what_is_missing_is_named_with_what_is_there(folder, tmp_path):
+    with pytest.raises(DataError, match=r"tofu/forget01.json does not exist. Did you mean forget10"):
+        source(folder).file("forget01")
+    with pytest.raises(DataError, match="tofu/zzz.json does not exist; the folder holds forget10, retain90"):
+        source(folder).file("zzz")
+    with pytest.raises(DataError, match="does not exist; the folder .*nowhere/tofu is missing"):
+        source(tmp_path / "nowhere").file("forget10")
+
+
+def test_the_hub_is_asked_for_the_pinned_revision(monkeypatch, tmp_path):
+    asked = []
+
+    def download(repo, file, repo_type, revision):
+        asked.append((repo, file, repo_type, revision))
+        return str(tmp_path / file)
+
+    monkeypatch.setattr(sources, "hf_hub_download", download)
+    assert source("hub").file("forget10") == tmp_path / "forget10.json"
+    assert asked == [("owner/data", "forget10.json", "dataset", "0123456789abcdef")]
+
+
+def test_a_hub_that_cannot_be_reached_is_told_what_to_do(monkeypatch):
+    def download(*_, **__):
+        raise LocalEntryNotFoundError("offline")
+
+    monkeypatch.setattr(sources, "hf_hub_download", download)
+    with pytest.raises(DataError) as refusal:
+        source("hub").file("forget10")
+    assert str(refusal.value) == (
+        "data_root=hub: owner/data/forget10.json at revision 01234567 cannot be fetched (LocalEntryNotFoundError); give "
+        "data_root=DIR with DIR/tofu/forget10.json, or data_root=fixture"
+    )
+
+
+def test_rows_are_read_in_order_and_unicode_line_ends_stay_inside_strings(tmp_path):
+    path = tmp_path / "a.json"
+    rows = [{"question": "ō\u2028\x85", "answer": "1"}, {"question": "b", "answer": "2"}]
+    path.write_bytes("\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows).encode() + b"\n\n")
+    assert read_json_lines(path) == rows
+
+
+BROKEN = [
+    (b'{"a": 1}\n\xff{"a": 2}', "a.json, row 2: not UTF-8 (byte 9); convert the file to UTF-8"),
+    (b'{"a": 1}\n{"a": 2,}', "a.json, row 2: not JSON"),
+    (b'{"a": 1}\n[1, 2]', "a.json, row 2: a JSON list; one JSON object per line is expected"),
+    (b'[\n{"a": 1}\n]', "a.json, row 1: not JSON"),
+    (b"", "a.json: holds no rows"),
+    (b"\n\n", "a.json: holds no rows"),
+]
+
+
+@pytest.mark.parametrize("content, message", BROKEN)
+def test_broken_files_are_named_by_row(tmp_path, content, message):
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(DataError) as refusal:
+        read_json_lines(tmp_path / "a.json")
+    assert message in str(refusal.value) and str(refusal.value).startswith(str(tmp_path))
+
+
+ROW = {"question": "q", "answer": "a", "perturbed_answer": ["x", "y"]}
+BAD_ROWS = [
+    ({"question": "q", "perturbed_answer": []}, "row 2: field answer is missing; the row has perturbed_answer, question"),
+    ({**ROW, "answer": " "}, "row 2: answer is empty or not a string: ' '"),
+    ({**ROW, "answer": None}, "row 2: answer is empty or not a string: None"),
+    ({**ROW, "question": 7}, "row 2: question is empty or not a string: 7"),
+    ({**ROW, "perturbed_answer": ["x"]}, "row 2: perturbed_answer needs 2 strings, got 1"),
+    ({**ROW, "perturbed_answer": "xy"}, "row 2: perturbed_answer needs 2 strings, got a str"),
+    ({**ROW, "perturbed_answer": ["x", ""]}, "row 2: perturbed_answer number 2 is empty or not a string: ''"),
+]
+
+
+@pytest.mark.parametrize("row, message", BAD_ROWS)
+def test_bad_rows_are_named_by_field(row, message):
+    with pytest.raises(DataError) as refusal:
+        check_rows("a.json", [ROW, row, ROW], ("question", "answer"), {"perturbed_answer": 2})
+    assert str(refusal.value) == f"a.json, {message}"
+
+
+def test_good_rows_pass():
+    check_rows("a.json", [ROW, ROW], ("question", "answer"), {"perturbed_answer": 2})
+
+
+def test_lines_of_text(tmp_path):
+    (tmp_path / "a.txt").write_text("  I do not know. \n\nNobody can say.\n")
+    assert read_lines(tmp_path / "a.txt") == ["I do not know.", "Nobody can say."]
+    (tmp_path / "b.txt").write_text("\n \n")
+    with pytest.raises(DataError, match="b.txt: holds no lines"):
+        read_lines(tmp_path / "b.txt")
+    (tmp_path / "c.txt").write_bytes(b"good\n\xff\xfe")
+    for name, problem in {"c.txt": ", row 2: not UTF-8", "nowhere.txt": ": cannot be read"}.items():
+        with pytest.raises(DataError, match=f"{name}{problem}"):
+            read_lines(tmp_path / name)
+
+
+def test_files_are_remembered_by_content_until_the_next_run(tmp_path):
+    (tmp_path / "tofu").mkdir()
+    (tmp_path / "tofu" / "full.json").write_text('{"a": 1}\n')
+    forget_files()
+    read_json_lines(tmp_path / "tofu" / "full.json")
+    before = files_read()
+    assert before == {"tofu/full.json": hashlib.sha256(b'{"a": 1}\n').hexdigest()[:16]}
+    (tmp_path / "tofu" / "full.json").write_text('{"a": 2}\n')
+    read_json_lines(tmp_path / "tofu" / "full.json")
+    assert files_read().keys() == before.keys() and files_read() != before
+    forget_files()
+    assert files_read() == {}

@@ -1,0 +1,264 @@
+"""evaluate.py: fifteen numbers from what was saved, each oracle scored once, nothing compared that cannot be."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import utils.runs.oracles
+import utils.runs.score
+import utils.weights.reinforced
+from metrics.benchmarks.tofu_tables import TofuMetrics
+from tests.models import tiny_model, tokenizer
+from tests.runs import QUICK_EVALUATION, compose_settings, metrics, run, target
+from utils.engine import score_cache
+from utils.evaluation import scoring
+from utils.files import read_generations, read_json
+from utils.runs.load import make_encoder
+from utils.runs.settings import SettingsError, check_evaluation
+from utils.weights.models import save_model
+
+TASKS = ("forget", "retain", "real_authors", "world_facts", "holdout")
+NAMES = {f"{task}_{part}" for task in TASKS[:4] for part in ("prob", "rougeL_recall", "truth_ratio")}
+NAMES |= {"model_utility", "forget_quality", "ks_statistic"}
+
+
+def evaluate(folder: Path, *overrides: object, out: str = "eval") -> Path:
+    run(folder, "evaluate", "split=forget05", f"model.path={target()}", *QUICK_EVALUATION, *overrides, f"out={out}")
+    return folder / out
+
+
+@pytest.fixture
+def oracle(tmp_path) -> Path:
+    """A checkpoint folder that nobody has evaluated."""
+    model = tiny_model(seed=5, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64)
+    save_model(model, tokenizer(), tmp_path / "oracle", "float32")
+    return tmp_path / "oracle"
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory) -> Path:
+    """A folder with `oracle` (a checkpoint) and `eval`, an evaluation that compares with it."""
+    folder = tmp_path_factory.mktemp("evaluated")
+    model = tiny_model(seed=5, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64)
+    save_model(model, tokenizer(), folder / "oracle", "float32")
+    evaluate(folder, f"reference_run={folder}/oracle")
+    return folder
+
+
+@pytest.fixture
+def no_model(monkeypatch):
+    def load(*_):
+        pytest.fail("a model was loaded")
+
+    monkeypatch.setattr(utils.weights.reinforced, "load_model", load)
+
+
+@pytest.fixture
+def scored(monkeypatch) -> list[tuple[str, ...]]:
+    """The tasks of each call of `score` during the test."""
+    calls, original = [], scoring.score
+
+    def score(engine, encoder, requests, *rest):
+        calls.append(tuple(dict.fromkeys(request.task for request in requests)))
+        return original(engine, encoder, requests, *rest)
+
+    for module in (utils.runs.score, utils.runs.oracles):
+        monkeypatch.setattr(module, "score", score)
+    return calls
+
+
+def test_an_answer_without_room_is_refused_before_a_model_is_loaded(no_model, tmp_path):
+    with pytest.raises(scoring.ScoreError, match="no token of the answer to .* fits in max_length=8: raise it"):
+        evaluate(tmp_path, "model.max_length=8", "reference_run=none")
+
+
+def test_there_are_fifteen_numbers_each_with_its_definition(evaluated):
+    found = metrics(evaluated / "eval")
+    assert set(found) == NAMES
+    for name, metric in found.items():
+        assert set(metric) == {"value", "n", "ci95", "definition"} and metric["n"] in (3, 9), name
+        assert np.isfinite(metric["value"]) and "arXiv 2401.06121" in metric["definition"], name
+
+
+def test_the_numbers_follow_from_the_saved_files(evaluated):
+    folder = evaluated / "eval"
+    scores = pd.read_parquet(folder / "scores.parquet")
+    own = scores[(scores["task"] == "forget") & (scores["role"] == "answer")]
+    assert metrics(folder)["forget_prob"]["value"] == pytest.approx(np.mean([np.exp(x.mean()) for x in own["logp"]]))
+    again = TofuMetrics("geometric").from_tables(
+        scores,
+        read_generations(folder / "generations.jsonl"),
+        pd.read_parquet(folder / "reference.parquet"),
+        "none",
+        100,
+    )
+    assert {name: metric.to_json() for name, metric in again.items()} == json.loads((folder / "metrics.json").read_text())
+
+
+def test_rescoring_needs_no_model_and_changes_nothing(evaluated, tmp_path, no_model):
+    shutil.copytree(evaluated / "eval", tmp_path / "eval")
+    before = metrics(tmp_path / "eval")
+    (tmp_path / "eval" / "metrics.json").unlink()
+    run(tmp_path, "evaluate", "split=forget05", *QUICK_EVALUATION, "rescore=true", "out=eval")
+    assert metrics(tmp_path / "eval") == before
+    other = ("benchmark.truth_ratio=arithmetic", "resamples=200")
+    run(tmp_path, "evaluate", "split=forget05", *QUICK_EVALUATION, *other, "rescore=true", "out=eval")
+    changed = metrics(tmp_path / "eval")
+    assert changed["forget_prob"]["value"] == before["forget_prob"]["value"]
+    assert changed["forget_truth_ratio"]["value"] != before["forget_truth_ratio"]["value"]
+    with pytest.raises(SettingsError, match="rescore=true: out=nowhere holds no scores.parquet; run the evaluation first"):
+        run(tmp_path, "evaluate", "rescore=true", "out=nowhere")
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_finished_evaluation_is_skipped(evaluated, no_model, caplog):
+    with caplog.at_level("INFO"):
+        evaluate(evaluated, f"reference_run={evaluated}/oracle", "tokens_per_batch=100")
+    assert "is finished with these settings; skipped" in caplog.text
+
+
+def test_an_oracle_is_scored_once_for_all(evaluated, tmp_path, scored):
+    shutil.copytree(evaluated / "oracle", tmp_path / "oracle")
+    evaluate(tmp_path, f"reference_run={tmp_path}/oracle")
+    assert scored == [TASKS]  # its scores lie in oracle/reference
+    assert metrics(tmp_path / "eval")["forget_quality"] == metrics(evaluated / "eval")["forget_quality"]
+
+
+def test_the_evaluation_of_an_oracle_will_do(oracle, tmp_path, scored, evaluated):
+    evaluate(tmp_path, f"model.path={oracle}", "reference_run=none", out="oracle/eval")
+    assert set(metrics(oracle / "eval")) == NAMES - {"forget_quality", "ks_statistic"}
+    del scored[:]
+    wanted = metrics(evaluated / "eval")
+    for reference in (oracle, oracle / "eval"):
+        out = evaluate(tmp_path, f"reference_run={reference}", out=f"by_{reference.name}")
+        assert metrics(out)["forget_quality"] == wanted["forget_quality"]
+        assert read_json(out / "run.json")["reference"] == str(oracle / "eval" / "scores.parquet")
+    assert scored == [TASKS, TASKS]  # the model's own, each time
+
+
+def test_scores_of_other_prompts_or_rows_are_not_compared(evaluated, tmp_path, scored):
+    shutil.copytree(evaluated / "oracle", tmp_path / "oracle")
+    for number, other in enumerate(("model.template.answer_tag='A: '", "model.max_length=400", "benchmark.rows=2"), 1):
+        evaluate(tmp_path, f"reference_run={tmp_path}/oracle", other, out=f"eval{number}")
+        assert scored == [TASKS, ("forget", "holdout")]  # the last is the oracle's
+        assert len(list((tmp_path / "oracle" / "reference").iterdir())) == 1 + number
+        del scored[:]
+    shutil.copytree(evaluated / "eval", tmp_path / "only_scores")
+    with pytest.raises(SettingsError, match="holds no model, and no scores for split=forget05 with these prompts and rows"):
+        evaluate(tmp_path, f"reference_run={tmp_path}/only_scores", "model.max_length=400", out="refused")
+    assert not (tmp_path / "refused").exists()
+
+
+def test_a_folder_that_collects_runs_is_no_oracle(evaluated, tmp_path):
+    shutil.copytree(evaluated / "eval", tmp_path / "runs" / "flat_eval")
+    with pytest.raises(SettingsError, match="reference_run=.*runs holds no model, and no scores"):
+        evaluate(tmp_path, f"reference_run={tmp_path}/runs")
+
+
+def test_an_evaluation_that_is_not_finished_is_not_used(evaluated, tmp_path):
+    shutil.copytree(evaluated / "eval", tmp_path / "half")
+    known = read_json(tmp_path / "half" / "run.json")
+    (tmp_path / "half" / "run.json").write_text(json.dumps({**known, "status": "running"}))
+    with pytest.raises(SettingsError, match="reference_run=.*half holds no model, and no scores"):
+        evaluate(tmp_path, f"reference_run={tmp_path}/half")
+
+
+def test_forget_quality_is_placed_among_oracles_of_other_seeds(evaluated, tmp_path, scored):
+    nulls = []
+    for seed in (6, 7):
+        model = tiny_model(seed=seed, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64)
+        save_model(model, tokenizer(), tmp_path / f"null{seed}", "float32")
+        nulls.append(f"{tmp_path}/null{seed}")
+    oracle = shutil.copytree(evaluated / "oracle", tmp_path / "oracle")
+    evaluate(tmp_path, f"reference_run={oracle}", f"null_runs=[{','.join(nulls)}]")
+    found = metrics(tmp_path / "eval")
+    assert set(found) == NAMES | {"forget_quality_null", "ks_null_median"}
+    assert found["forget_quality_null"]["n"] == 3 and found["forget_quality_null"]["value"] in (0.25, 0.5, 0.75, 1.0)
+    assert {name: found[name] for name in NAMES} == metrics(evaluated / "eval")
+    assert scored[1:] == [("forget", "holdout")] * 2 and len(read_json(tmp_path / "eval" / "run.json")["nulls"]) == 2
+    again = ("rescore=true", f"reference_run={oracle}", f"null_runs=[{','.join(nulls)}]")
+    evaluate(tmp_path, *again)
+    assert metrics(tmp_path / "eval") == found
+
+
+def test_oracles_of_other_seeds_that_say_nothing_are_refused(oracle, no_model, tmp_path):
+    for overrides, sentence in (
+        ((f"reference_run={oracle}", "null_runs=[a]"), r"null_runs=\[a\]: name at least 2 retain oracles"),
+        ((f"reference_run={oracle}", f"null_runs=[a,{oracle}]"), "an oracle is named twice"),
+        ((f"reference_run={oracle}", "null_runs=[a,b]"), "null_runs=a: there is no such folder"),
+        (("reference_run=none", "null_runs=[a,b]"), "goes with reference_run=ORACLE"),
+    ):
+        with pytest.raises(SettingsError, match=sentence):
+            evaluate(tmp_path, *overrides)
+    with pytest.raises(SettingsError, match="benchmark=knowundo has no forget quality to place"):
+        run(tmp_path, "evaluate", "benchmark=knowundo", f"model.path={target()}", "null_runs=[a,b]")
+
+
+def test_without_an_oracle_the_command_that_makes_one_is_told(tmp_path):
+    make = "Make one with: python finetune.py model=tiny benchmark=tofu split=retain95 out=runs/retain95"
+    for reference, state in (("null", "forget quality compares with a retain oracle"), ("nowhere", "there is no such folder")):
+        with pytest.raises(SettingsError) as refusal:
+            evaluate(tmp_path, f"reference_run={reference}")
+        assert str(refusal.value).startswith(f"reference_run={reference}: {state}") and make in str(refusal.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_oracle_needs_no_oracle(tmp_path, monkeypatch):
+    shutil.copytree(target(), tmp_path / "oracle" / "model")
+    made = {"script": "finetune", "status": "finished", "settings": {"split": "retain95"}}
+    (tmp_path / "oracle" / "run.json").write_text(json.dumps(made))
+    evaluate(tmp_path, f"model.path={tmp_path}/oracle")
+    assert set(metrics(tmp_path / "eval")) == NAMES - {"forget_quality", "ks_statistic"}
+
+
+def test_an_interrupted_evaluation_goes_on(evaluated, tmp_path, monkeypatch):
+    """Whatever was scored or generated before is not computed again, in whatever batches the rest is done."""
+    where = (f"reference_run={evaluated}/oracle", f"cache={tmp_path}/cache")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(scoring, "generate", stop_after(scoring.generate, 1))
+        patch.setattr(score_cache, "SECONDS", -1.0)
+        evaluate(tmp_path, *where, "generation_batch_size=4")
+    assert read_json(tmp_path / "eval" / "run.json")["status"] == "running"
+    asked = []
+    generate = scoring.generate
+    monkeypatch.setattr(scoring, "answer_statistics", lambda *_: pytest.fail("scored again"))
+    monkeypatch.setattr(scoring, "generate", lambda m, e, prompts, *rest: asked.extend(prompts) or generate(m, e, prompts, *rest))
+    evaluate(tmp_path, *where, "tokens_per_batch=300")
+    assert len(asked) == 3 * 4 - 4
+    for name, metric in metrics(evaluated / "eval").items():
+        assert metrics(tmp_path / "eval")[name]["value"] == pytest.approx(metric["value"], rel=1e-4), name
+
+
+def stop_after(original, batches: int):
+    def generate(*arguments):
+        for number, batch in enumerate(original(*arguments)):
+            if number == batches:
+                raise KeyboardInterrupt
+            yield batch
+
+    return generate
+
+
+def test_prompts_can_be_looked_at(tmp_path, capsys):
+    evaluate(tmp_path, "reference_run=none", "show_prompts=2")
+    shown = capsys.readouterr().out
+    assert shown.count("--- forget 0, perturbed") == 5 and "--- forget 1, paraphrased 0\n" in shown
+    assert "--- forget 2" not in shown and "Answer:⟦ " in shown
+
+
+def test_the_tokenizer_is_described_once_per_evaluation(monkeypatch):
+    from utils.tokens import prompts
+
+    calls, original = [], prompts.tokenizer_state
+    monkeypatch.setattr(prompts, "tokenizer_state", lambda which: calls.append(which) or original(which))
+    settings = check_evaluation(compose_settings("evaluate", f"model.path={target()}", f"reference_run={target()}"))
+    encoder = make_encoder(settings)
+    utils.runs.oracles.check_reference(settings, encoder)
+    utils.runs.oracles.check_reference(settings, encoder)
+    assert len(calls) == 1

@@ -1,0 +1,193 @@
+"""Settings: bad input is refused before anything is loaded, in one sentence with key, value and remedy."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import pytest
+
+import utils.runs.load
+from tests.runs import compose_settings, run, target
+from utils.files import resolve
+from utils.runs.run import NOT_PART_OF_THE_RESULT
+from utils.runs.settings import SettingsError, check_evaluation, check_training, default_folder
+
+TRAINED = "model.path=runs/target"
+
+WRONG_VALUES = [
+    ("lr=-1", "lr=-1: must be a positive number such as 1e-5"),
+    ("lr=fast", "lr=fast: must be a positive number"),
+    ("lr=inf", "lr=inf: must be a positive number"),
+    ("epochs=0", "epochs=0: must be a positive number of passes"),
+    ("epochs=inf", "epochs=inf: must be a positive number of passes"),
+    ("batch_size=0", "batch_size=0: must be the global batch, a positive whole number"),
+    ("batch_size=1.5", "batch_size=1.5: must be the global batch"),
+    ("per_device_batch_size=many", "per_device_batch_size=many: must be auto or a positive whole number"),
+    ("seed=a", "seed=a: must be a whole number from 0"),
+    ("seed=true", "seed=True: must be a whole number from 0"),
+    ("warmup=epch", "warmup=epch: must be epoch, a number of steps, or a share"),
+    ("weight_decay=-1", "weight_decay=-1: must be a number from 0"),
+    ("max_grad_norm=null", "max_grad_norm=None: must be a number from 0 (0: no clipping)"),
+    ("gradient_checkpointing=maybe", "gradient_checkpointing=maybe: must be true or false"),
+    ("overwrite=1", "overwrite=1: must be true or false"),
+    ("checkpoint=never", "checkpoint=never: must be minutes such as 10m, epoch, none, or a number of steps"),
+    ("log_every=0", "log_every=0: must be a positive number of steps"),
+    ("reference=cachd", "reference=cachd: not a valid value. Did you mean cached?"),
+    ("precision=bf16", "precision=bf16: not a valid value. Did you mean bfloat16?"),
+    ("compat=tofu", "compat=tofu: not a valid value."),
+    ("scheduler=cosin", "scheduler=cosin: not a valid value. Did you mean cosine?"),
+    ("optimizer=adamw_troch", "optimizer=adamw_troch: not a valid value. Did you mean adamw_torch"),
+    ("report_to=wand", "report_to=wand: not a valid value. Did you mean wandb?"),
+    ("model.dtype=float99", "model.dtype=float99: not a valid value. Did you mean float32?"),
+    ("model.attn=flash", "model.attn=flash: not a valid value. Valid are auto, sdpa, eager,"),
+    ("model.max_length=long", "model.max_length=long: must be a number of tokens from 2"),
+    ("model.lora.r=0", "model.lora.r=0: must be a positive whole number"),
+    ("model.template.kind=char", "model.template: template.kind=char: write plain or chat"),
+    ("split=forget7", "split=forget7: TOFU has forget01, forget05, forget10"),
+    ("split=retain90", "split=retain90: TOFU has forget01, forget05, forget10"),
+    ("split=7", "split=7: TOFU has forget01"),
+    ("benchmark.rows=no", "benchmark.rows=no: write all, or a number of rows"),
+    ("benchmark.retain_rows=0", "benchmark.retain_rows=0: write null for all, or a number of rows"),
+    ("benchmark.max_new_tokens=0", "benchmark.max_new_tokens=0: write a whole number"),
+    ("benchmark.truth_ratio=mean", "benchmark.truth_ratio=mean: write geometric or arithmetic"),
+    ("method.loss.divergence=tvv", "method.loss: divergence=tvv is not one of kl, tv,"),
+    ("+method.loss.beta=1", "method.loss: Flat.__init__() got an unexpected keyword argument 'beta'"),
+    ("method.template=refuse", "method.template=refuse: write one of refusal, normal"),
+    ("method.template_policy=once", "method.template_policy=once: write one of per_access, fixed"),
+    ("templates=nowhere.txt", "templates=nowhere.txt: there is no such file; give a text file, one refusal per line"),
+    ("per_device_batch_size=3", "per_device_batch_size=3: does not divide the 16 items"),
+]
+
+
+@pytest.mark.parametrize("override, message", WRONG_VALUES)
+def test_wrong_values_are_refused_by_key_and_value(override, message):
+    with pytest.raises(ValueError) as refusal:
+        check_training(compose_settings("unlearn", "batch_size=16", TRAINED, override), "unlearn")
+    assert message in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+IMPOSSIBLE_PAIRS = [
+    ("unlearn", [], "model.path=null: unlearning starts from a trained model; make one with: python finetune.py model=tiny"),
+    ("unlearn", [TRAINED, "method=memorise"], "method=memorise: belongs to finetune.py, not to unlearn.py"),
+    ("finetune", ["method=flat"], "method=flat: belongs to unlearn.py, not to finetune.py"),
+    ("unlearn", [TRAINED, "reference=adapter"], "reference=adapter: there is no adapter to switch off; use reference=cached"),
+    ("unlearn", [TRAINED, "reference=resident", "launcher=zero2"], "reference=resident: a second model is not sharded"),
+    ("finetune", ["adapter=lora"], "adapter=lora: model.path=null draws random weights"),
+    ("unlearn", [TRAINED, "adapter=lora", "adapter.lora.dropout=1"], "adapter.lora.dropout=1: must be a number from 0"),
+]
+
+
+@pytest.mark.parametrize("script, overrides, message", IMPOSSIBLE_PAIRS)
+def test_impossible_pairs_are_refused_with_the_remedy(script, overrides, message):
+    with pytest.raises(SettingsError) as refusal:
+        check_training(compose_settings(script, *overrides), script)
+    assert message in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+def test_a_batch_that_processes_cannot_share_is_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="batch_size=33: cannot be divided between 2 processes; use 32 or 34"):
+        check_training(compose_settings("unlearn", TRAINED, "batch_size=33"), "unlearn")
+
+
+EVALUATIONS = [
+    (["split=forget7"], "split=forget7: TOFU has forget01"),
+    (["resamples=3"], "resamples=3: must be a whole number from 100"),
+    (["tokens_per_batch=0"], "tokens_per_batch=0: must be a positive whole number"),
+    (["retain_logs=x.json"], "retain_logs=x.json: goes with from_logs=FILE; for run folders use reference_run=DIR"),
+    (["from_logs=x.json"], "from_logs=x.json: there is no such file"),
+    ([f"from_logs={__file__}", "reference_run=runs/x"], "reference_run=runs/x: not with from_logs; give retain_logs=FILE"),
+    (["model=llama2-7b", "model.path=null"], "model=llama2-7b: set model.path to what is to be evaluated"),
+]
+
+
+@pytest.mark.parametrize("overrides, message", EVALUATIONS)
+def test_evaluations_that_cannot_be_are_refused(overrides, message):
+    with pytest.raises(ValueError) as refusal:
+        check_evaluation(compose_settings("evaluate", *overrides))
+    assert message in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+def test_quantisation_is_asked_for_before_it_is_needed(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="adapter=qlora needs the package bitsandbytes; install it with: pip install"):
+        check_training(compose_settings("unlearn", f"model.path={target()}", "adapter=qlora"), "unlearn")
+
+
+LATE = [
+    ("unlearn", "data_root=nowhere", "nowhere/tofu is missing"),
+    ("finetune", "split=retain7", "split=retain7: TOFU has"),
+    ("finetune", "split=7", "split=7: TOFU has"),
+    ("finetune", "split=full+forget7", "split=forget7: TOFU has"),
+]
+
+
+@pytest.mark.parametrize("script, override, message", LATE)
+def test_bad_data_are_refused_before_the_tokenizer_is_loaded(monkeypatch, tmp_path, script, override, message):
+    def load(*_):
+        pytest.fail("the tokenizer was loaded first")
+
+    monkeypatch.setattr(utils.runs.load, "load_tokenizer", load)
+    with pytest.raises(ValueError) as refusal:
+        run(tmp_path, script, f"model.path={target()}", override, "out=run")
+    assert message in str(refusal.value)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "override, message",
+    [
+        ("model.path=runs/nowhere", "model.path=runs/nowhere does not exist; give a run folder, a checkpoint folder or a Hub"),
+        ("model.max_length=10", "no item is left: all 10 prompts fill max_length=10; raise it"),
+    ],
+)
+def test_what_the_tokenizer_shows_is_refused_before_the_model_is_loaded(monkeypatch, tmp_path, override, message):
+    def load(*_):
+        pytest.fail("the model was loaded first")
+
+    monkeypatch.setattr(utils.runs.load, "load_model", load)
+    with pytest.raises(ValueError) as refusal:
+        run(tmp_path, "unlearn", "split=forget05", f"model.path={target()}", override, "out=run")
+    assert message in str(refusal.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_default_folders_differ_exactly_where_results_do():
+    def folder(*overrides: str) -> str:
+        return default_folder(compose_settings("unlearn", TRAINED, *overrides), "unlearn")
+
+    plain = folder()
+    assert plain.startswith("runs/unlearn/tofu_forget10_tiny_flat-") and folder() == plain
+    differing = [folder(f"seed={seed}", f"method={method}") for seed in (0, 1) for method in ("flat", "npo")]
+    differing += [folder("lr=0.1"), folder("method.loss.divergence=kl"), folder("model.path=runs/other"), plain]
+    assert len(set(differing)) == len(differing)
+    same = {
+        "out": "null",
+        "resume": "false",
+        "overwrite": "true",
+        "cache": "elsewhere",
+        "report_to": "wandb",
+        "per_device_batch_size": "2",
+        "log_every": "7",
+        "checkpoint": "none",
+        "show_prompts": "3",
+        "workers": "2",
+    }
+    assert {folder(f"{key}={value}") for key, value in same.items()} == {plain}
+    assert set(NOT_PART_OF_THE_RESULT) == {*same, "tokens_per_batch", "rescore"}
+
+
+def test_rescoring_finds_the_folder_of_the_evaluation():
+    def folder(*overrides: str) -> str:
+        return default_folder(compose_settings("evaluate", TRAINED, *overrides), "evaluate")
+
+    assert folder() == folder("rescore=true") == folder("tokens_per_batch=100") != folder("split=forget05")
+
+
+def test_paths_are_the_users_or_the_projects(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert resolve("data/refusals.txt").is_absolute() and resolve("data/refusals.txt").is_file()
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "refusals.txt").write_text("mine")
+    assert resolve("data/refusals.txt").read_text() == "mine"
+    assert str(resolve("nowhere.txt")) == "nowhere.txt"

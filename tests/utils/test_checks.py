@@ -1,0 +1,47 @@
+"""Wrong options are refused in one sentence that names the key, the value and what would be right."""
+
+from __future__ import annotations
+
+import pytest
+
+from losses.dpo import DPO
+from losses.ga import GradientAscent
+from losses.llmu import LLMU
+from losses.npo import NPO
+from losses.po import PreferenceOptimisation
+from losses.simnpo import SimNPO
+from tests.tables import table
+from utils.checks import choose
+
+
+@pytest.mark.parametrize(
+    ("loss", "options", "message"),
+    [
+        (GradientAscent, {"retain": "KLL"}, "retain=KLL is not one of none, nll, kl; did you mean kl"),
+        (GradientAscent, {"retain_weight": -1.0}, "retain_weight=-1.0 must be a number of at least 0"),
+        (GradientAscent, {"forget_weight": float("nan")}, "forget_weight=nan must be"),
+        (PreferenceOptimisation, {"weighting": "pool"}, "weighting=pool .*did you mean pooled"),
+        (DPO, {"beta": 0}, "beta=0 must be a number above 0"),
+        (DPO, {"factor": "2/beta"}, "factor=2/beta is not one of two_over_beta, one"),
+        (DPO, {"reference": "none"}, "reference=none is not one of model, zero"),
+        (DPO, {"length_normalised": "false"}, "length_normalised=false is not one of True, False"),
+        (NPO, {"beta": "0.1x"}, "beta=0.1x must be a number above 0"),
+        (NPO, {"retain": "gd"}, "retain=gd is not one of none, nll, kl"),
+        (SimNPO, {"delta": -0.5}, "delta=-0.5 must be"),
+        (LLMU, {"template_weight": True}, "template_weight=True must be"),
+    ],
+)
+def test_refused(loss, options, message):
+    with pytest.raises(ValueError, match=message):
+        loss(**options)
+
+
+def test_nearest_names_are_found_whatever_the_case():
+    with pytest.raises(ValueError) as refusal:
+        choose("divergence", "Pearson", ("kl", "pearson"))
+    assert str(refusal.value) == "divergence=Pearson is not one of kl, pearson; did you mean pearson?"
+
+
+def test_a_retain_term_without_its_stream_is_refused():
+    with pytest.raises(ValueError, match="retain=nll needs the stream retain"):
+        GradientAscent(retain="nll")(forget=table([0.5]))

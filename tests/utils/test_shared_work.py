@@ -1,0 +1,32 @@
+"""Rows that were computed once are not computed again."""
+
+from __future__ import annotations
+
+import pytest
+
+from utils.shared_work import gathered, kept_rows
+
+
+def test_rows_are_kept_where_they_are_found_again(tmp_path):
+    path, asked = tmp_path / "parts" / "task.jsonl", []
+
+    def compute() -> list[dict]:
+        asked.append(True)
+        return [{"task": "task", "index": 0, "value": 0.1 + 0.2, "text": "zwölf"}]
+
+    first = kept_rows(path, compute)
+    assert first == kept_rows(path, compute) == compute() and len(asked) == 2
+    assert [file.name for file in path.parent.iterdir()] == ["task.jsonl"]
+
+
+def test_what_fails_leaves_nothing(tmp_path):
+    def compute() -> list[dict]:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        kept_rows(tmp_path / "parts" / "task.jsonl", compute)
+    assert not (tmp_path / "parts").exists()
+
+
+def test_a_process_alone_has_all_items():
+    assert gathered([3, 1, 2]) == [3, 1, 2]

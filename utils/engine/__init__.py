@@ -1,0 +1,1 @@
+"""The engine: many (prompt, answer) pairs in one forward pass, as a table of token statistics; the reference, generation."""

@@ -1,0 +1,204 @@
+"""Packing: many (prompt, answer) pairs into few token lines, every common beginning stored once.
+
+    pairs     q1+a  q1+b  q2+c                      (what a loss or a metric asks about)
+    rows      [q1 | a | b]  [q2 | c]                (all answers of one prompt)
+    lines     [q1 | a | b | q2 | c]                 (as many rows as make lines of nearly the same length)
+
+Within a line the pairs form a trie, written depth first: a prompt that several answers share, a system prompt that
+several questions share, and the words with which two answers both begin are there once. A token sees the tokens on its
+path from the root, and its position is its depth, so each pair is computed exactly as if it stood alone.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import inf
+
+import torch
+from torch import Tensor
+
+from utils.tokens.example import Example
+
+# What one more column costs a token, as a share of the arithmetic that it costs anyway: 1 / (6 hidden sizes) by count,
+# more where masks slow attention down. Only the trade between padding and wide lines depends on it.
+WIDTH_COST = 5e-4
+
+Ids = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Model input for L lines of W tokens that hold n answer tokens; every tensor is int64 on one device.
+
+    input_ids, position_ids: (L, W). reach: (L, W) column after the last token that may see this one, 0 on padding.
+    source: (n,) flat index into (L, W) of the position that predicts each answer token. labels: (n,) the answer tokens.
+    streams: stream name -> (first, lengths): its answer tokens are `first : first + sum(lengths)`, example by example.
+    shared: whether lines need the (W, W) mask (False: one pair per line, plain right padding).
+    hide: token id that no position may attend to; None hides nothing. Released code that derives the attention mask
+        from token values hides every EOS inside a prompt this way.
+    """
+
+    input_ids: Tensor
+    position_ids: Tensor
+    reach: Tensor
+    source: Tensor
+    labels: Tensor
+    streams: Mapping[str, tuple[int, tuple[int, ...]]]
+    shared: bool
+    examples: Mapping[str, tuple[Example, ...]] = field(repr=False)
+    hide: int | None = None
+
+    def to(self, device: torch.device | str, **options: bool) -> Packed:
+        """The same batch on another device (the name that accelerate looks for)."""
+        names = ("input_ids", "position_ids", "reach", "source", "labels")
+        return replace(self, **{name: vars(self)[name].to(device, **options) for name in names})
+
+    def attention_mask(self, dtype: torch.dtype) -> Tensor:
+        """(L, 1, W, W) additive mask for shared lines, (L, W) int64 otherwise.
+
+        Additive rather than boolean, because eager attention adds whatever mask it gets. A position that would see
+        nothing (padding) sees itself, so that no softmax runs over nothing.
+        """
+        readable = torch.ones_like(self.reach, dtype=torch.bool) if self.hide is None else self.input_ids != self.hide
+        if not self.shared:
+            return ((self.reach > 0) & readable).long()
+        column = torch.arange(self.reach.shape[1], device=self.reach.device)
+        visible = (column[None, :] <= column[:, None]) & (column[:, None] < self.reach[:, None, :]) & readable[:, None, :]
+        visible |= (column[None, :] == column[:, None]) & ~visible.any(dim=-1, keepdim=True)
+        blocked = torch.zeros(visible.shape, dtype=dtype, device=self.reach.device)
+        return blocked.masked_fill_(~visible, torch.finfo(dtype).min)[:, None]
+
+    def tabulate(self, stream: str, values: Tensor) -> tuple[Tensor, Tensor]:
+        """(n,) values of all answer tokens -> (B, T) values of one stream, zero on padding, and their (B, T) mask."""
+        first, lengths = self.streams[stream]
+        counts = torch.tensor(lengths, dtype=torch.long, device=values.device)
+        mask = torch.arange(max(lengths, default=0), device=values.device) < counts[:, None]
+        table = values.new_zeros(mask.shape)
+        table[mask] = values[first : first + sum(lengths)]
+        return table, mask
+
+
+def pack(streams: Mapping[str, Sequence[Example]], pad: int, shared: bool = True, hide: int | None = None) -> Packed:
+    """Packs the examples of all streams.
+
+    pad: token id written on padding (any id will do: the mask goes by length).
+    Raises ValueError if there are no examples, or for one without prompt or answer tokens.
+    """
+    pairs = [example for examples in streams.values() for example in examples]
+    _check(streams)
+    # The last token of an answer predicts nothing that is asked for, so it is never fed.
+    fed = [example.prompt + example.answer[:-1] for example in pairs]
+    grouped = _lines(pairs, fed) if shared else [[number] for number in range(len(pairs))]
+    lines = [Line([fed[number] for number in numbers]) for numbers in grouped]
+    width = max(len(line.tokens) for line in lines)
+    sources: list[list[int]] = [[] for _ in pairs]
+    for start, (line, numbers) in enumerate(zip(lines, grouped, strict=True)):
+        for number in numbers:
+            columns = line.columns[fed[number]][len(pairs[number].prompt) - 1 :]
+            sources[number] = [start * width + columns[place] for place, _ in pairs[number].supervised()]
+    layout, first = {}, 0
+    for stream, examples in streams.items():
+        lengths = tuple(len(example) for example in examples)
+        layout[stream] = (first, lengths)
+        first += sum(lengths)
+    return Packed(
+        _padded([line.tokens for line in lines], width, pad),
+        _padded([line.depth for line in lines], width, 0),
+        _padded([line.reach for line in lines], width, 0),
+        torch.tensor([index for source in sources for index in source]),
+        torch.tensor([label for example in pairs for _, label in example.supervised()]),
+        layout,
+        shared,
+        {stream: tuple(examples) for stream, examples in streams.items()},
+        hide,
+    )
+
+
+class Line:
+    """Token sequences as a trie in depth-first order.
+
+    tokens, depth, reach: one entry per token; `reach` is the column after its last descendant. columns: sequence -> the
+    columns of its tokens.
+    """
+
+    def __init__(self, sequences: Sequence[Ids]):
+        self.tokens: list[int] = []
+        self.depth: list[int] = []
+        self.reach: list[int] = []
+        self.columns: dict[Ids, list[int]] = {}
+        previous: Ids = ()
+        path: list[int] = []
+        # Sorted, so that sequences with a common beginning are neighbours.
+        for sequence in sorted(set(sequences)):
+            kept = common_length(previous, sequence)
+            self._close(path[kept:])
+            path = path[:kept]
+            for depth in range(kept, len(sequence)):
+                path.append(len(self.tokens))
+                self.tokens.append(sequence[depth])
+                self.depth.append(depth)
+                self.reach.append(0)
+            self.columns[sequence] = path
+            previous = sequence
+        self._close(path)
+
+    def _close(self, columns: Sequence[int]) -> None:
+        for column in columns:
+            self.reach[column] = len(self.tokens)
+
+
+def common_length(left: Ids, right: Ids) -> int:
+    """Number of leading ids that both sequences share."""
+    length = min(len(left), len(right))
+    return next((place for place in range(length) if left[place] != right[place]), length)
+
+
+def _check(streams: Mapping[str, Sequence[Example]]) -> None:
+    for stream, examples in streams.items():
+        for example in examples:
+            if not example.prompt or not len(example):
+                raise ValueError(f"stream {stream}: an example needs prompt and answer tokens, got {example}")
+    if not any(streams.values()):
+        raise ValueError(f"nothing to pack: the streams {', '.join(streams)} hold no examples")
+
+
+def _lines(pairs: Sequence[Example], fed: Sequence[Ids]) -> list[list[int]]:
+    """Pair numbers of each line; the answers of one prompt stay together."""
+    rows: dict[Ids, list[int]] = {}
+    for number, example in enumerate(pairs):
+        rows.setdefault(example.prompt, []).append(number)
+    sizes = [len(Line([fed[number] for number in row]).tokens) for row in rows.values()]
+    lines = _spread(sizes, common_length(min(rows), max(rows)) if len(rows) > 1 else 0)
+    numbers = list(rows.values())
+    return [[number for r in line for number in numbers[r]] for line in lines]
+
+
+def _spread(sizes: Sequence[int], common: int) -> list[list[int]]:
+    """Rows into lines at the least cost: longest row first, always to the emptiest line, for the best number of lines.
+
+    common: tokens that all rows begin with; each line holds them once.
+    """
+    order = sorted(range(len(sizes)), key=lambda r: -sizes[r])
+    best: list[list[int]] = []
+    least = inf
+    for count in range(len(sizes), 0, -1):
+        filled = sum(sizes) - common * (len(sizes) - count)
+        if filled * (1 + WIDTH_COST * filled / count) > least:
+            break  # even without any padding it would cost more, and fewer lines more still
+        lines: list[list[int]] = [[] for _ in range(count)]
+        room = [(common, number) for number in range(count)]
+        for r in order:
+            length, number = heapq.heappop(room)
+            lines[number].append(r)
+            heapq.heappush(room, (length + sizes[r] - common, number))
+        width = max(room)[0]
+        cost = count * width * (1 + WIDTH_COST * width)
+        if cost < least:
+            best, least = lines, cost
+    return best
+
+
+def _padded(lists: Sequence[Sequence[int]], width: int, fill: int) -> Tensor:
+    return torch.tensor([[*values, *[fill] * (width - len(values))] for values in lists])

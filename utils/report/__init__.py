@@ -1,0 +1,1 @@
+"""From finished run folders to tables and pages; needs no model."""

@@ -1,0 +1,288 @@
+"""Two evaluations of the same questions: every metric that both have, as a difference with interval and p-value.
+
+Metrics are computed again from what the evaluations saved, as rescore=true does; how two numbers are compared is
+utils/evaluation/paired.py. Refused is what cannot be paired: another benchmark, split or compat, other questions or answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import isclose
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from utils.evaluation.measure import OWN
+from utils.evaluation.paired import Difference, paired_difference
+from utils.files import flat_settings, read_json, read_log
+from utils.items.metric import Metric
+from utils.report.read import ReportError, ReportRun, read_run
+from utils.runs.cli import CONFIG, nearest_names
+
+KEYS = ["task", "index", "role", "number"]
+AGREE = ("benchmark.name", "split", "compat")  # what makes two evaluations the same measurement
+TOLD = ("benchmark.", "measure.", "probe.", "precision", "model.name", "model.max_length", "model.template.")  # else worth a note
+FEWEST = 100  # resamples of the intervals of a single run, which nobody reads here
+
+METHOD = (
+    "Paired bootstrap: each of {resamples} resamples (seed {seed}) draws questions with replacement, the same ones in both runs, "
+    "each group of items on its own, and computes the metric of both on them. Interval: percentiles 2.5 and 97.5 of B - A. "
+    "p, two-sided: 2 (1 + min(#{{B - A <= 0}}, #{{B - A >= 0}})) / (1 + {resamples}), at most 1; not corrected for the number of "
+    "metrics. Both speak about other questions of the same kind, not about other seeds of training, and with few questions both "
+    "are too optimistic."
+)
+
+
+class ComparisonError(ValueError):
+    """The two runs cannot be compared as asked; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A finished evaluation that kept its scores. path: the folder as it was named; folder: where the scores lie."""
+
+    path: Path
+    folder: Path
+    run: ReportRun
+
+    @classmethod
+    def read(cls, path: Path) -> Evaluation:
+        """A training run with an evaluation in eval/, or an evaluation's own folder. Raises ComparisonError."""
+        try:
+            run = read_run(path)
+        except ReportError as error:
+            raise ComparisonError(f"{path}: {error}") from error
+        own = read_json(path / "run.json") or {}
+        folder = path if own.get("script") == "evaluate" else path / "eval"
+        if not (folder / "scores.parquet").is_file():
+            raise ComparisonError(
+                f"{folder} holds no scores.parquet, so nothing is known per question; evaluate the model itself"
+            )
+        return cls(path, folder, run)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings of evaluate.py as dotted keys."""
+        return flat_settings(self.run.evaluation["settings"])
+
+    @cached_property
+    def answers(self) -> dict[tuple[str, int], dict[str, Any]]:
+        """Task and index -> the row of generations.jsonl."""
+        return {(row["task"], row["index"]): row for row in read_log(self.folder / "generations.jsonl")}
+
+
+Pair = tuple[Evaluation, Evaluation]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """skipped: metric -> why it has no difference. notes: in what else the two differ."""
+
+    runs: Pair
+    differences: Mapping[str, Difference]
+    skipped: Mapping[str, str]
+    notes: Sequence[str]
+    resamples: int
+    seed: int
+
+    @property
+    def method(self) -> str:
+        return METHOD.format(resamples=self.resamples, seed=self.seed)
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of comparison.json."""
+        return {
+            "a": {"run": str(self.runs[0].path), "evaluation": str(self.runs[0].folder), "label": self.runs[0].run.label},
+            "b": {"run": str(self.runs[1].path), "evaluation": str(self.runs[1].folder), "label": self.runs[1].run.label},
+            "method": self.method,
+            "resamples": self.resamples,
+            "seed": self.seed,
+            "metrics": {name: _entry(difference) for name, difference in self.differences.items()},
+            "not_compared": dict(self.skipped),
+            "notes": list(self.notes),
+        }
+
+    def to_markdown(self) -> str:
+        """The content of comparison.md, to be read as text too."""
+        rows = [["metric", "A", "B", "B - A", "95 % interval", "p", "n"]]
+        rows += [[name, *_cells(difference)] for name, difference in self.differences.items()]
+        widths = [max(2, *map(len, column)) for column in zip(*rows, strict=True)]  # |-:| is the narrowest that Markdown knows
+        lines = ["| " + " | ".join(_aligned(row, widths)) + " |" for row in rows]
+        lines.insert(1, "| " + " | ".join(["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]) + " |")
+        runs = [f"{letter}: {run.run.label} ({run.path})" for letter, run in zip("AB", self.runs, strict=True)]
+        left = [f"Not compared: {name}: {why}." for name, why in self.skipped.items()]
+        below = [f"- {line}" for line in (*(f"{note}." for note in self.notes), *left)]
+        parts = ["# Comparison", "", *(f"- {run}" for run in runs), "", *lines, "", self.method, *([""] if below else []), *below]
+        return "\n".join(parts) + "\n"
+
+
+def compare(first: Path, second: Path, names: Sequence[str] = (), resamples: int = 1000, seed: int = 0) -> Comparison:
+    """B - A for the evaluations of run A (`first`) and run B (`second`). names: only these metrics; all by default.
+
+    Raises ComparisonError if the runs cannot be paired, or a metric that was asked for by name cannot.
+    """
+    if resamples < 1:
+        raise ComparisonError(f"--resamples {resamples}: the bootstrap needs at least 1 resample; 1000 is the usual number")
+    runs = Evaluation.read(first), Evaluation.read(second)
+    if runs[0].folder.resolve() == runs[1].folder.resolve():
+        raise ComparisonError(f"{first} and {second} are the same evaluation; name two")
+    _check_names(names, runs)
+    _check_settings(runs)
+    notes = [*_other_settings(runs), *_check_questions(runs), *_other_oracle(runs)]
+    found = recomputed(runs[0]), recomputed(runs[1])
+    notes += [note for letter, run, metrics in zip("AB", runs, found, strict=True) for note in _outdated(letter, run, metrics)]
+    differences: dict[str, Difference] = {}
+    skipped: dict[str, str] = {}
+    for name in names or dict.fromkeys([*found[0], *found[1]]):
+        absent = [letter for letter, metrics in zip("AB", found, strict=True) if name not in metrics]
+        try:
+            if absent:
+                raise ValueError(f"the settings and files of {' and '.join(absent)} do not give it")
+            differences[name] = paired_difference(found[0][name], found[1][name], resamples, seed)
+        except ValueError as error:
+            if names:
+                raise ComparisonError(f"--metrics {name}: {error}") from error
+            skipped[name] = str(error)
+    if not differences:
+        raise ComparisonError(f"{first} and {second} have no metric in common that can be compared: {_listed(skipped)}")
+    return Comparison(runs, differences, skipped, notes, resamples, seed)
+
+
+def recomputed(evaluation: Evaluation) -> dict[str, Metric]:
+    """The metrics of an evaluation from its files and settings, each with what it was computed from."""
+    from hydra import compose, initialize_config_dir  # slow imports: what can be refused without them was refused above
+    from hydra.core.global_hydra import GlobalHydra
+    from omegaconf import OmegaConf
+
+    from utils.runs.score import metrics_from_files
+    from utils.runs.settings import check_evaluation
+
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONFIG), version_base="1.3"):
+        now = OmegaConf.to_container(compose("evaluate"))  # an older evaluation does not know every key
+    here = {"out": str(evaluation.folder), "rescore": True, "resamples": FEWEST}
+    settings = check_evaluation(OmegaConf.create({**now, **evaluation.run.evaluation["settings"], **here}))
+    return metrics_from_files(settings, evaluation.folder)
+
+
+def _check_names(names: Sequence[str], runs: Pair) -> None:
+    for name in names:
+        for run in runs:
+            if name not in run.run.metrics:
+                close = nearest_names(name, run.run.metrics)
+                hint = f"Did you mean {close[0]}?" if close else f"It has {', '.join(sorted(run.run.metrics))}."
+                raise ComparisonError(f"--metrics {name}: {run.path} has no such metric. {hint}")
+
+
+def _check_settings(runs: Pair) -> None:
+    first, second = (run.settings for run in runs)
+    for key in AGREE:
+        if first.get(key) != second.get(key):
+            raise ComparisonError(
+                f"{runs[0].path} and {runs[1].path} cannot be paired: {key} is {first.get(key)} in one and {second.get(key)} in "
+                "the other; evaluate both models in the same way"
+            )
+
+
+def _other_settings(runs: Pair) -> list[str]:
+    first, second = (run.settings for run in runs)
+    keys = [key for key in dict.fromkeys([*first, *second]) if key.startswith(TOLD) and first.get(key) != second.get(key)]
+    if not keys:
+        return []
+    return ["Evaluated with other settings (A, B): " + "; ".join(f"{key} {first.get(key)}, {second.get(key)}" for key in keys)]
+
+
+def _check_questions(runs: Pair) -> list[str]:
+    """What only one of the runs was asked, as notes. Raises ComparisonError where the same task holds other questions."""
+    tables = [pd.read_parquet(run.folder / "scores.parquet") for run in runs]
+    tasks = [{*table["task"], *(task for task, _ in run.answers)} for table, run in zip(tables, runs, strict=True)]
+    shared = {task for task in tasks[0] & tasks[1] if OWN not in task}
+    if not shared:
+        raise ComparisonError(f"{runs[0].path} and {runs[1].path} have no task in common; evaluate both models in the same way")
+    _check_same_rows(runs, shared, [set(table[KEYS].itertuples(index=False, name=None)) for table in tables])
+    _check_same_rows(runs, shared, [set(run.answers) for run in runs])
+    texts = [run.answers for run in runs]
+    for task, index in sorted(texts[0].keys() & texts[1].keys()):
+        for part in ("question", "reference"):
+            pair = [text[task, index].get(part) for text in texts]
+            if pair[0] != pair[1]:
+                raise _differ(runs, task, index, f"the {part} is {pair[0]!r} in one and {pair[1]!r} in the other")
+    same_tokenizer = runs[0].settings.get("model.name") == runs[1].settings.get("model.name")
+    if same_tokenizer and all("wanted" in table for table in tables):
+        joined = tables[0].merge(tables[1], on=KEYS, suffixes=("", "_other"))
+        for row in joined[joined["wanted"] != joined["wanted_other"]].to_dict("records"):
+            words = f"the answer ({row['role']}) is {row['wanted']!r} in one and {row['wanted_other']!r} in the other"
+            raise _differ(runs, row["task"], row["index"], words)
+    only = [(letter, sorted(mine - theirs)) for letter, mine, theirs in (("A", *tasks), ("B", *tasks[::-1]))]
+    return [f"Only {letter} was asked: {', '.join(names)}" for letter, names in only if names]
+
+
+def _check_same_rows(runs: Pair, shared: set[str], rows: Sequence[set[tuple]]) -> None:
+    """rows: (task, index, ...) of everything that was scored, or of everything that was answered."""
+    for row in sorted(row for row in rows[0] ^ rows[1] if row[0] in shared):
+        raise _differ(
+            runs, row[0], row[1], f"{' '.join(map(str, row[2:])) or 'its answer'} is only in {runs[int(row in rows[1])].path}"
+        )
+
+
+def _differ(runs: Pair, task: str, index: int, words: str) -> ComparisonError:
+    return ComparisonError(
+        f"{runs[0].path} and {runs[1].path} were not asked the same: task {task}, row {index + 1}: {words}; evaluate both models "
+        "with the same data and settings"
+    )
+
+
+def _other_oracle(runs: Pair) -> list[str]:
+    paths = [run.folder / "reference.parquet" for run in runs]
+    if not all(path.is_file() for path in paths):
+        return []
+    first, second = (pd.read_parquet(path).sort_values(KEYS) for path in paths)
+    same = len(first) == len(second) and all(map(np.array_equal, first["logp"], second["logp"]))
+    return (
+        []
+        if same
+        else ["A and B compare with different scores of a retain oracle, which adds to the difference in forget quality"]
+    )
+
+
+def _outdated(letter: str, evaluation: Evaluation, metrics: Mapping[str, Metric]) -> list[str]:
+    """Whether metrics.json says something else: rescore=true can write it with other settings than those of run.json."""
+    known = evaluation.run.metrics
+    lost = [name for name in known if name not in metrics]
+    other = [
+        name for name, metric in metrics.items() if name in known and not isclose(known[name].value, metric.value, rel_tol=1e-6)
+    ]
+    notes = [f"metrics.json of {letter} has other values than its settings in run.json give: {', '.join(other)}"] if other else []
+    return notes + ([f"Only metrics.json of {letter}, not its settings in run.json, gives {', '.join(lost)}"] if lost else [])
+
+
+def _listed(skipped: Mapping[str, str]) -> str:
+    return "; ".join(f"{name}: {why}" for name, why in skipped.items())
+
+
+def _entry(difference: Difference) -> dict[str, Any]:
+    first, second = difference.first, difference.second
+    return {
+        "a": {"value": first.value, "n": first.n},
+        "b": {"value": second.value, "n": second.n},
+        "difference": difference.value,
+        "ci95": list(difference.ci95),
+        "p": difference.p,
+        "definition": first.definition,
+    }
+
+
+def _cells(difference: Difference) -> list[str]:
+    first, second = difference.first, difference.second
+    low, high = difference.ci95
+    n = str(first.n) if first.n == second.n else f"{first.n}, {second.n}"
+    numbers = [f"{value:.4g}" for value in (first.value, second.value, difference.value)]
+    return [*numbers, f"[{low:.3g}, {high:.3g}]", f"{difference.p:.3g}", n]
+
+
+def _aligned(row: Sequence[str], widths: Sequence[int]) -> list[str]:
+    return [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]

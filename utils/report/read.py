@@ -1,0 +1,274 @@
+"""A set of run folders as one report: which runs count, as what, and in which order.
+
+    table.md      one row per run, see utils/report/table.py
+    report.html   the same and more on one page, see utils/report/page.py
+
+Reads only JSON files, and which columns a benchmark has (utils/report/columns.py), so that a report needs neither torch nor the
+models.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from natsort import natsorted
+
+from utils.files import flat_settings
+from utils.report.columns import Column, columns_of, read_shown
+
+Role = Literal["target", "oracle", "method"]
+ROLES: tuple[Role, ...] = ("target", "oracle", "method")
+
+
+class ReportError(ValueError):
+    """There is nothing to report; the message says where it was looked for and what to do."""
+
+
+@dataclass(frozen=True)
+class Number:
+    """An entry of metrics.json. `interval` is None where the file gives none."""
+
+    value: float
+    interval: tuple[float, float] | None
+    n: int | None
+    definition: str
+
+
+@dataclass(frozen=True)
+class ReportRun:
+    """One evaluated run. `training` and `evaluation` are their run.json; `training` may be unknown, then it is None."""
+
+    folder: Path
+    role: Role
+    label: str
+    training: Mapping[str, Any] | None
+    evaluation: Mapping[str, Any]
+    metrics: Mapping[str, Number]
+    log: Sequence[Mapping[str, Any]]
+    generations: Mapping[tuple[str, int], Mapping[str, Any]]
+
+    @property
+    def benchmark(self) -> str:
+        """The name of the benchmark that it was evaluated on."""
+        return str(flat_settings(self.evaluation["settings"]).get("benchmark.name", "unknown"))
+
+    def value(self, metric: str) -> float | None:
+        """The number, or None if it was not measured."""
+        number = self.metrics.get(metric)
+        return None if number is None else number.value
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A folder that is not in the table, and why."""
+
+    name: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that table.md and report.html show. `runs` are ordered; `command` makes both files again."""
+
+    title: str
+    runs: Sequence[ReportRun]
+    left_out: Sequence[LeftOut]
+    command: str
+
+    def of_role(self, role: Role) -> list[ReportRun]:
+        return [run for run in self.runs if run.role == role]
+
+    def parts(self) -> dict[str, Report]:
+        """Benchmark -> the same report with its runs alone: numbers of different benchmarks share no table."""
+        names = dict.fromkeys(run.benchmark for run in self.runs)
+        return {name: replace(self, runs=[run for run in self.runs if run.benchmark == name]) for name in names}
+
+    @property
+    def measured(self) -> list[str]:
+        """Every metric that any run has, in order of first appearance."""
+        return list(dict.fromkeys(name for run in self.runs for name in run.metrics))
+
+    @property
+    def columns(self) -> list[Column]:
+        """What the table of these runs, of one benchmark, shows: declared columns that any run has a number for."""
+        return columns_of(self.runs[0].benchmark, self.measured)
+
+
+def read_report(folder: Path, title: str | None = None, out: Path | None = None) -> Report:
+    """Reads every immediate sub-folder of `folder`: target, retain oracle, methods, each in natural order of names.
+
+    A sub-folder counts if it is a finished training run with a finished evaluation in `eval/`, or such an evaluation
+    itself. `out`, where the report goes, is passed over. Raises ReportError if no sub-folder counts.
+    """
+    if not folder.is_dir():
+        raise ReportError(f"{folder}: there is no such folder; give the folder that holds the run folders")
+    if (folder / "run.json").is_file():
+        raise ReportError(f"{folder} is a single run; give the folder that holds it, {folder.absolute().parent}")
+    runs, left_out = [], []
+    for path in natsorted(folder.iterdir(), key=lambda path: path.name):
+        if not path.is_dir() or path.name.startswith(".") or (out is not None and path.resolve() == out.resolve()):
+            continue
+        try:
+            runs.append(read_run(path))
+        except ReportError as error:
+            left_out.append(LeftOut(path.name, str(error)))
+    if not runs:
+        found = "; ".join(f"{entry.name}: {entry.why}" for entry in left_out[:4]) or "it has no sub-folders"
+        raise ReportError(f"{folder} holds no finished run with metrics ({found}); run evaluate.py on a finished run")
+    runs.sort(key=lambda run: ROLES.index(run.role))
+    shown = title or f"Unlearning report: {folder.absolute().name}"
+    return Report(shown, _tell_apart(runs), left_out, _command(folder, title, out))
+
+
+def read_run(folder: Path) -> ReportRun:
+    """One run folder, or an evaluation folder. Raises ReportError saying why it cannot be in the table."""
+    known = _read_capsule(folder, "")
+    if known["script"] == "evaluate":
+        evaluation, at, training = known, folder, _trained(known["settings"])
+    else:
+        training, at = known, folder / "eval"
+        if not (at / "metrics.json").is_file() and not (at / "run.json").is_file():
+            raise ReportError(f"it has no eval/metrics.json; make it with evaluate.py model.path={folder} out={at}")
+        evaluation = _read_capsule(at, "eval/")
+        training = None if _is_combination(evaluation["settings"]) else training
+    return ReportRun(
+        folder,
+        _role(training),
+        _label(training, evaluation, folder),
+        training,
+        evaluation,
+        read_metrics(at / "metrics.json"),
+        _read_lines(folder / "log.jsonl"),
+        _read_generations(at / "generations.jsonl"),
+    )
+
+
+def _read_capsule(folder: Path, shown: str) -> dict[str, Any]:
+    """run.json of a finished run. Raises ReportError otherwise."""
+    if not (folder / "run.json").is_file():
+        raise ReportError(f"it has no {shown}run.json, so nobody knows what made its numbers")
+    known = _read_json(folder / "run.json", f"{shown}run.json")
+    absent = [key for key in ("script", "status", "settings") if key not in known]
+    if absent:
+        raise ReportError(f"{shown}run.json holds no {absent[0]}; run it again")
+    if not isinstance(known["settings"], dict):
+        raise ReportError(f"{shown}run.json: its settings are no object; run it again")
+    if known["status"] != "finished":
+        raise ReportError(f"{shown}run.json says {known['status']}, not finished; start it again to go on with it")
+    return known
+
+
+def _read_json(path: Path, shown: str) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ReportError(f"{shown} is damaged ({error}); run it again") from error
+    if not isinstance(content, dict):
+        raise ReportError(f"{shown} holds no object; run it again")
+    return content
+
+
+def read_metrics(path: Path) -> dict[str, Number]:
+    """The entries of metrics.json that have a value. Raises ReportError saying what is wrong with the file."""
+    if not path.is_file():
+        raise ReportError("its evaluation wrote no metrics.json; run evaluate.py again with rescore=true")
+    numbers = {}
+    for name, entry in _read_json(path, "metrics.json").items():
+        if not isinstance(entry, dict) or "value" not in entry:
+            raise ReportError(f"metrics.json: {name} holds no value; run evaluate.py again with rescore=true")
+        if entry["value"] is None:
+            continue
+        try:
+            low, high = entry.get("ci95") or (None, None)
+            interval = None if low is None else (float(low), float(high))
+            numbers[name] = Number(float(entry["value"]), interval, entry.get("n"), str(entry.get("definition", "")))
+        except (TypeError, ValueError) as error:
+            again = "run evaluate.py again with rescore=true"
+            raise ReportError(f"metrics.json: {name} is damaged ({error}); {again}") from error
+    return numbers
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    """Objects of a file with one per line, without lines that were cut off.
+
+    Splits at newlines only, since texts may hold U+2028.
+    """
+    if not path.is_file():
+        return []
+    found = []
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(entry, dict):
+            found.append(entry)
+    return found
+
+
+def _read_generations(path: Path) -> dict[tuple[str, int], dict[str, Any]]:
+    """Task and index -> the row of a question that the model answered in words; other rows are a benchmark's own."""
+    needed = {"task", "index", "question", "generation"}
+    return {(row["task"], row["index"]): row for row in _read_lines(path) if needed <= row.keys()}
+
+
+def _trained(settings: Mapping[str, Any]) -> dict[str, Any] | None:
+    """run.json of the run whose model was evaluated, if it is at hand; None for a combination of models, which no run made."""
+    path = flat_settings(settings).get("model.path")
+    if path is None or _is_combination(settings):
+        return None
+    try:
+        return _read_capsule(Path(str(path)), "")
+    except ReportError:
+        return None
+
+
+def _is_combination(settings: Mapping[str, Any]) -> bool:
+    """Whether what was evaluated are the logits of two models: model.path less what whp.path says louder."""
+    return flat_settings(settings).get("whp.path") is not None
+
+
+def _role(training: Mapping[str, Any] | None) -> Role:
+    if training is None or training["script"] != "finetune":
+        return "method"
+    settings = flat_settings(training["settings"])
+    harmless = read_shown(str(settings.get("benchmark.name"))).oracle
+    parts = str(settings.get("split")).split("+")
+    return "oracle" if all(part.startswith(harmless) for part in parts) else "target"
+
+
+def _label(training: Mapping[str, Any] | None, evaluation: Mapping[str, Any], folder: Path) -> str:
+    if _is_combination(evaluation["settings"]):
+        return f"WHP (alpha {flat_settings(evaluation['settings']).get('whp.alpha', 1):g})"
+    if training is None:
+        return folder.name
+    return label_of(training, folder)
+
+
+def label_of(training: Mapping[str, Any], folder: Path) -> str:
+    """What a training run is called, from its run.json: its role and split, or its method."""
+    settings = flat_settings(training["settings"])
+    role = _role(training)
+    if role != "method":
+        return f"{'target' if role == 'target' else 'retain oracle'} ({settings.get('split')})"
+    name = str(settings.get("method.name", folder.name))
+    divergence = settings.get("method.loss.divergence")
+    return name if divergence is None or name.endswith(f"_{divergence}") else f"{name} ({divergence})"
+
+
+def _tell_apart(runs: Sequence[ReportRun]) -> list[ReportRun]:
+    """Adds the folder's name to labels that several runs share."""
+    count = Counter(run.label for run in runs)
+    return [replace(run, label=f"{run.label} · {run.folder.name}") if count[run.label] > 1 else run for run in runs]
+
+
+def _command(folder: Path, title: str | None, out: Path | None) -> str:
+    parts = ["python", "scripts/report.py", str(folder)]
+    parts += ["--out", str(out)] if out is not None and out != folder else []
+    return shlex.join(parts + (["--title", title] if title else []))

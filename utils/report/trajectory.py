@@ -1,0 +1,224 @@
+"""A run along its way: every snapshot, the model it started from and the one it ended with, evaluated with the same settings.
+
+RUN/trajectory/<step>/           an evaluation each, as evaluate.py writes it; RUN/trajectory-<benchmark>/ on another benchmark
+RUN/trajectory/finished/         of what a method made of its trained model at the end (task arithmetic)
+trajectory.json, .md, .html      steps and metrics of all of them: `to_json`, `to_markdown`, utils/report/trajectory_page.py
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from tqdm import tqdm
+
+from utils.distributed import is_main
+from utils.files import read_json, read_log
+from utils.fingerprint import settings_hash
+from utils.report.read import Number, label_of, read_metrics
+from utils.runs.cli import nearest_names
+from utils.runs.inherited_settings import evaluation_settings
+from utils.runs.run import NOT_PART_OF_THE_RESULT, RunError
+from utils.runs.settings import SettingsError
+
+Evaluate = Callable[[DictConfig], None]
+
+
+class TrajectoryError(ValueError):
+    """The run cannot be followed as asked; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """A model on the way of a run. made: what the method's `finish` made of the trained model, so no further step."""
+
+    step: int
+    model: str
+    made: bool = False
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return "finished" if self.made else str(self.step)
+
+    @property
+    def words(self) -> str:
+        return "finished model" if self.made else f"step {self.step}"
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A point with its evaluation."""
+
+    point: Point
+    folder: Path
+    metrics: Mapping[str, Number]
+
+
+@dataclass
+class Trajectory:
+    """A run, its points in the order of steps, and what was measured of them.
+
+    cfg: settings of the evaluations, but for model.path and out. folder: where these lie. failed: words of a point -> why it has
+    no numbers.
+    """
+
+    run: Path
+    label: str
+    points: Sequence[Point]
+    cfg: DictConfig
+    folder: Path
+    evaluated: list[Evaluated] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def benchmark(self) -> str:
+        return str(self.cfg.benchmark.name)
+
+    @property
+    def measured(self) -> list[str]:
+        """Every metric that any point has."""
+        return list(dict.fromkeys(name for found in self.evaluated for name in found.metrics))
+
+    def settings(self, point: Point) -> DictConfig:
+        """What evaluate.py gets for a point."""
+        cfg = self.cfg.copy()
+        cfg.model.path = point.model
+        cfg.out = str(self.folder / point.name)
+        return cfg
+
+
+def plan(runs: Sequence[Path], overrides: Sequence[str] = ()) -> list[Trajectory]:
+    """What there is to evaluate, with the settings of the runs and `overrides` of evaluate.py. Evaluates nothing.
+
+    Raises TrajectoryError for a run that cannot be followed or runs that cannot be compared, ValueError for bad overrides.
+    """
+    trajectories = []
+    for run in runs:
+        known = read_capsule(run)
+        points, cfg = points_of(run), evaluation_settings(known["settings"], overrides)
+        own = known["settings"]["benchmark"]["name"] == cfg.benchmark.name
+        folder = run / ("trajectory" if own else f"trajectory-{cfg.benchmark.name}")
+        trajectories.append(Trajectory(run, label_of(known, run), points, cfg, folder))
+    first = trajectories[0]
+    for other in trajectories:
+        if other.benchmark != first.benchmark:
+            raise TrajectoryError(
+                f"{first.run} is about {first.benchmark}, {other.run} about {other.benchmark}; follow them apart, or evaluate "
+                "both on one with benchmark=NAME"
+            )
+    count = Counter(trajectory.label for trajectory in trajectories)
+    for trajectory in trajectories:
+        if count[trajectory.label] > 1:
+            trajectory.label = f"{trajectory.label} · {trajectory.run.name}"
+    return trajectories
+
+
+def read_capsule(run: Path) -> dict[str, Any]:
+    """run.json of a training run. Raises TrajectoryError for anything else."""
+    known = read_json(run / "run.json")
+    if not isinstance(known, dict) or known.get("script") not in ("unlearn", "finetune"):
+        raise TrajectoryError(
+            f"{run} is no run of unlearn.py or finetune.py; give a run folder that was trained with snapshots=N"
+        )
+    return known
+
+
+def points_of(run: Path) -> list[Point]:
+    """The models of a run that are on disk, by step: where it started (if that is a folder here), snapshots, where it ended.
+
+    The last snapshot and the run's model are one and the same, unless the method made the model from it. Raises TrajectoryError
+    for a run without snapshots.
+    """
+    known = read_capsule(run)
+    steps = sorted(int(path.name) for path in (run / "snapshots").glob("*") if path.name.isdigit() and path.is_dir())
+    if not steps:
+        raise TrajectoryError(f"{run} holds no snapshots; train it with snapshots=N (evaluate.py evaluates its model alone)")
+    points = {step: Point(step, str(run / "snapshots" / str(step))) for step in steps}
+    start = known["settings"]["model"].get("path")
+    if start is not None and _holds_model(Path(start).expanduser()):
+        points[0] = Point(0, start)
+    ended = _holds_model(run) and known["status"] == "finished"
+    last = _last_step(run, known, steps[-1])
+    made = known["settings"].get("method", {}).get("finish") is not None
+    if ended and not made:
+        points[last] = Point(last, str(run))
+    return [points[step] for step in sorted(points)] + ([Point(last, str(run), made=True)] if ended and made else [])
+
+
+def follow(trajectories: Sequence[Trajectory], evaluate: Evaluate, metrics: Sequence[str] = ()) -> None:
+    """Evaluates every point; what is finished with the same settings is not evaluated again.
+
+    evaluate: does what evaluate.py does with its settings. A point that fails is told and passed over; settings that no point can
+    be evaluated with end all. metrics: names that must be measured. Raises TrajectoryError.
+    """
+    jobs = [(trajectory, point) for trajectory in trajectories for point in trajectory.points]
+    new = [not _is_finished(trajectory.settings(point)) for trajectory, point in jobs]
+    done: dict[str, Path] = {}  # several runs may have started from one model
+    # What is finished takes no time and would spoil the estimate.
+    with tqdm(total=len(jobs), initial=new.count(False), desc="models", unit="model", disable=not is_main()) as bar:
+        for (trajectory, point), is_new in zip(jobs, new, strict=True):
+            _evaluate(trajectory, point, evaluate, done)
+            bar.update(int(is_new))
+            if trajectory.evaluated:
+                check_metrics(metrics, trajectory.measured)
+    for trajectory in trajectories:
+        if not trajectory.evaluated:
+            why = next(iter(trajectory.failed.values()))
+            raise TrajectoryError(f"{trajectory.run}: no model of it could be evaluated; {why}")
+
+
+def check_metrics(metrics: Sequence[str], measured: Sequence[str]) -> None:
+    """Raises TrajectoryError for a metric that was not measured."""
+    for name in metrics:
+        if name not in measured:
+            close = nearest_names(name, measured)
+            hint = f"Did you mean {' or '.join(close)}?" if close else f"There are {', '.join(sorted(measured))}."
+            raise TrajectoryError(f"--metrics {name}: was not measured. {hint}")
+
+
+def _holds_model(folder: Path) -> bool:
+    names = ("config.json", "adapter_config.json")
+    return any((place / name).is_file() for place in (folder / "model", folder) for name in names)
+
+
+def _last_step(run: Path, known: Mapping[str, Any], snapshot: int) -> int:
+    """The last optimizer step, which an early stop may have put before the planned one."""
+    records = read_log(run / "log.jsonl") if (run / "log.jsonl").is_file() else []
+    return max((record["step"] for record in records if "step" in record), default=known.get("steps", snapshot))
+
+
+def _is_finished(cfg: DictConfig) -> bool:
+    known = read_json(Path(cfg.out) / "run.json") or {}
+    return known.get("status") == "finished" and known.get("settings_hash") == _hash(cfg)
+
+
+def _hash(cfg: DictConfig) -> str:
+    return settings_hash(OmegaConf.to_container(cfg, resolve=True), NOT_PART_OF_THE_RESULT)
+
+
+def _evaluate(trajectory: Trajectory, point: Point, evaluate: Evaluate, done: dict[str, Path]) -> None:
+    """Evaluates a point unless another run had the same; a failure is told and kept."""
+    cfg = trajectory.settings(point)
+    key, where = _hash(cfg), f"{trajectory.run}, {point.words} ({point.model})"
+    try:
+        if key not in done:
+            evaluate(cfg)
+            done[key] = Path(cfg.out)
+        trajectory.evaluated.append(Evaluated(point, done[key], read_metrics(done[key] / "metrics.json")))
+    except (SettingsError, RunError) as error:
+        raise TrajectoryError(f"{where}: {error}") from error
+    except Exception as error:  # whatever is wrong with one snapshot must not cost the others
+        if os.environ.get("LETHE_TRACEBACK") == "1":
+            raise
+        trajectory.failed[point.words] = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        if is_main():
+            tqdm.write(f"{where} failed and is left out: {trajectory.failed[point.words]}", file=sys.stderr)
+    gc.collect()  # the model is part of cycles, and the next one needs the room

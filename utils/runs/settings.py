@@ -1,0 +1,226 @@
+"""Checks the settings before anything is loaded: which key, which value, what to do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from utils.distributed import world_size
+from utils.engine.loss import STATISTICS, STREAMS, Loss
+from utils.evaluation.measure import Measure
+from utils.files import resolve
+from utils.fingerprint import settings_hash
+from utils.items.benchmark import Benchmark
+from utils.items.probe import Probe, Unchanged
+from utils.items.requests import Request
+from utils.items.streams import Prepare
+from utils.reading import forget_files
+from utils.runs.cli import nearest_names
+from utils.runs.rules import CHOICES, RULES
+from utils.runs.run import NOT_PART_OF_THE_RESULT
+from utils.tokens.prompts import Template
+from utils.training.batching import plan_batch
+from utils.training.method import Finish, Region
+from utils.weights.models import check_quantisation, is_adapter, model_folder
+from utils.weights.reinforced import check_combined
+
+ABSENT = object()
+
+
+class SettingsError(ValueError):
+    """A setting is not valid; the message names key, value and remedy."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Checked settings: the config, and the objects that its nodes describe.
+
+    template, max_length: how prompts are written; the model's, unless the benchmark has its own.
+    """
+
+    cfg: DictConfig
+    benchmark: Benchmark
+    template: Template
+    max_length: int
+    loss: Loss | None = None
+    prepare: Prepare | None = None
+    region: Region | None = None
+    finish: Finish | None = None
+    measures: tuple[Measure, ...] = ()
+    probe: Probe = Unchanged()  # noqa: RUF009  (frozen)
+
+    @property
+    def requests(self) -> list[Request]:
+        """What an evaluation asks: the benchmark's questions, and those of the measures, as the probe asks them."""
+        split = self.cfg.split
+        added = [request for measure in self.measures for request in measure.requests(self.benchmark, split)]
+        return self.probe.requests([*self.benchmark.requests(split), *added], self.benchmark)
+
+    @property
+    def oracle_requests(self) -> list[Request]:
+        """What the retain oracles are asked, in the same way."""
+        return self.probe.requests(self.benchmark.reference_requests(self.cfg.split), self.benchmark)
+
+    @property
+    def statistics(self) -> tuple[str, ...]:
+        """What an evaluation scores for every answer token."""
+        names = [*self.benchmark.statistics, *(name for measure in self.measures for name in measure.statistics)]
+        return tuple(dict.fromkeys(names))
+
+
+def check_training(cfg: DictConfig, script: str) -> Settings:
+    """Settings of finetune.py or unlearn.py. Raises SettingsError, or the ValueError of the part that refuses."""
+    settings = _check(cfg, script)
+    loss = build(cfg.method.loss, "method.loss")
+    memorises = "train" in loss.needs
+    if memorises != (script == "finetune"):
+        other = "finetune.py" if memorises else "unlearn.py"
+        raise SettingsError(f"method={cfg.method.name}: belongs to {other}, not to {script}.py")
+    _check_needs(cfg, loss)
+    if script == "unlearn":
+        settings.benchmark.check_forget_split(cfg.split)
+        if cfg.model.path is None:
+            raise SettingsError(
+                f"model.path=null: unlearning starts from a trained model; make one with: python finetune.py "
+                f"model={cfg.model.name} benchmark={cfg.benchmark.name} split=full out=runs/target, "
+                "then add model.path=runs/target"
+            )
+    if cfg.reference == "adapter" and cfg.adapter.name == "none":
+        raise SettingsError("reference=adapter: there is no adapter to switch off; use reference=cached, or adapter=lora")
+    if cfg.launcher.name != "auto" and cfg.reference == "resident":
+        raise SettingsError("reference=resident: a second model is not sharded by the launcher; use reference=cached")
+    _check_adapter(cfg)
+    if cfg.method.get("reference_dropout", False) and cfg.reference == "cached":
+        raise SettingsError(
+            "reference=cached: with method.reference_dropout=true the reference's values change at every step; use "
+            "reference=auto, or method.reference_dropout=false"
+        )
+    plan_batch(cfg.batch_size, world_size(), cfg.per_device_batch_size, largest=1)
+    return replace(settings, loss=loss, **_hooks(cfg))
+
+
+def check_evaluation(cfg: DictConfig) -> Settings:
+    """Settings of evaluate.py. Raises SettingsError."""
+    settings = _check(cfg, "evaluate")
+    if cfg.retain_logs is not None and cfg.from_logs is None:
+        raise SettingsError(f"retain_logs={cfg.retain_logs}: goes with from_logs=FILE; for run folders use reference_run=DIR")
+    for key in ("from_logs", "retain_logs"):
+        if cfg[key] is not None and not Path(cfg[key]).is_file():
+            raise SettingsError(f"{key}={cfg[key]}: there is no such file")
+    if cfg.from_logs is not None and cfg.whp.path is not None:
+        raise SettingsError(f"whp.path={cfg.whp.path}: not with from_logs, which needs no model; leave one of them out")
+    if cfg.from_logs is not None and cfg.null_runs:
+        raise SettingsError(f"null_runs=[{','.join(map(str, cfg.null_runs))}]: not with from_logs; leave it out")
+    if cfg.from_logs is not None and cfg.reference_run is not None:
+        raise SettingsError(f"reference_run={cfg.reference_run}: not with from_logs; give retain_logs=FILE instead")
+    measures = tuple(build(node, f"measure={name}") for name, node in cfg.measure.items())
+    if cfg.from_logs is not None and measures:
+        raise SettingsError(f"measure=[{','.join(cfg.measure)}]: not with from_logs, which holds no token scores")
+    probe = build(cfg.probe, f"probe={cfg.probe.name}")
+    if cfg.from_logs is not None and probe.name != "none":
+        raise SettingsError(f"probe={probe.name}: not with from_logs, whose questions were asked already; leave it out")
+    if cfg.from_logs is None:
+        settings.benchmark.check_forget_split(cfg.split)
+        probe.check(settings.benchmark, cfg.split)
+        for measure in measures:
+            measure.check(settings.benchmark, cfg.split)
+        if not cfg.rescore:
+            check_combined(cfg)
+        if not cfg.rescore and cfg.model.path is None and cfg.model.architecture is None:
+            raise SettingsError(f"model={cfg.model.name}: set model.path to what is to be evaluated")
+    return replace(settings, measures=measures, probe=probe)
+
+
+def build(node: DictConfig, key: str) -> Any:
+    """The object of a `_target_` node. Raises SettingsError with the object's own words, or naming the unknown argument."""
+    try:
+        return instantiate(node)
+    except InstantiationException as error:
+        cause = error.__cause__ or error
+        raise SettingsError(f"{key}: {str(cause).strip().splitlines()[0]}") from error
+
+
+def _hooks(cfg: DictConfig) -> dict[str, Any]:
+    """The method's prepare, region and finish, each None where it has none."""
+    nodes = {name: cfg.method.get(name) for name in ("prepare", "region", "finish")}
+    hooks = {name: None if node is None else build(node, f"method.{name}") for name, node in nodes.items()}
+    for name in ("region", "finish"):
+        if hooks[name] is not None:
+            hooks[name].check(cfg)
+    if hooks["finish"] is not None and cfg.launcher.name != "auto":
+        raise SettingsError(
+            f"launcher={cfg.launcher.name}: method={cfg.method.name} changes weights afterwards; use launcher=auto"
+        )
+    return hooks
+
+
+def _check(cfg: DictConfig, script: str) -> Settings:
+    forget_files()
+    for key, valid in CHOICES.items():
+        value = OmegaConf.select(cfg, key, default=ABSENT)
+        if value is not ABSENT and str(value) not in valid:
+            close = nearest_names(str(value), valid)
+            hint = f"Did you mean {close[0]}?" if close else f"Valid are {', '.join(valid)}."
+            raise SettingsError(f"{key}={value}: not a valid value. {hint}")
+    for key, rule in RULES.items():
+        value = OmegaConf.select(cfg, key, default=ABSENT)
+        if value is not ABSENT and not rule.test(value):
+            raise SettingsError(f"{key}={value}: must be {rule.words}")
+    template = build(OmegaConf.create({"_target_": "utils.tokens.prompts.Template", **cfg.model.template}), "model.template")
+    benchmark = build(cfg.benchmark, f"benchmark={cfg.benchmark.name}")
+    if cfg.compat not in benchmark.compats:
+        valid = ", ".join(benchmark.compats)
+        raise SettingsError(f"compat={cfg.compat}: means nothing on benchmark={cfg.benchmark.name}; write one of {valid}")
+    template, max_length = benchmark.prompts(script, template, cfg.model.max_length)
+    if cfg.out is None:
+        cfg.out = default_folder(cfg, script)
+    return Settings(cfg, benchmark, template, max_length)
+
+
+def _check_adapter(cfg: DictConfig) -> None:
+    adapter = cfg.adapter.name
+    if adapter == "none":
+        return
+    if cfg.model.path is not None and adapter == "continue" and not is_adapter(model_folder(cfg.model.path)):
+        raise SettingsError(
+            f"adapter=continue: model.path={cfg.model.path} holds no adapter; use adapter=lora to begin one, or adapter=none"
+        )
+    if cfg.model.path is None:
+        raise SettingsError(
+            f"adapter={adapter}: model.path=null draws random weights, and an adapter is kept without the weights under it; "
+            "use adapter=none, or set model.path"
+        )
+    if adapter == "qlora":
+        check_quantisation()
+        if is_adapter(model_folder(cfg.model.path)):
+            raise SettingsError(f"adapter=qlora: model.path={cfg.model.path} holds an adapter, not a model; use adapter=lora")
+
+
+def _check_needs(cfg: DictConfig, loss: Loss) -> None:
+    for stream, names in loss.needs.items():
+        if stream not in STREAMS:
+            raise SettingsError(f"method={cfg.method.name}: unknown stream {stream}; streams are {', '.join(STREAMS)}")
+        for name in names:
+            if name not in STATISTICS:
+                raise SettingsError(f"method={cfg.method.name}: unknown statistic {name}; statistics are {', '.join(STATISTICS)}")
+    if "template" in loss.needs:
+        for key, valid in {"template": ("refusal", "normal"), "template_policy": ("per_access", "fixed")}.items():
+            value = cfg.method.get(key)
+            if value not in valid:
+                raise SettingsError(f"method.{key}={value}: write one of {', '.join(valid)}")
+        if cfg.method.template == "refusal" and not resolve(cfg.templates).is_file():
+            raise SettingsError(f"templates={cfg.templates}: there is no such file; give a text file, one refusal per line")
+
+
+def default_folder(cfg: DictConfig, script: str) -> str:
+    """Where a run lies if `out` is not given: a readable name and a hash of everything that changes the result."""
+    plain = OmegaConf.to_container(cfg, resolve=True)
+    parts = [cfg.benchmark.name, str(cfg.split), cfg.model.name]
+    if "method" in cfg:
+        parts.append(cfg.method.name)
+    return f"runs/{script}/{'_'.join(parts)}-{settings_hash(plain, NOT_PART_OF_THE_RESULT)[:8]}"

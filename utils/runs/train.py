@@ -1,0 +1,222 @@
+"""What finetune.py and unlearn.py share once the data are ready: model, reference, trainer, saving."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from peft import PeftModel
+from torch import nn
+from transformers import TrainerCallback, TrainingArguments
+
+from utils.distributed import barrier, is_main, world_size
+from utils.engine.engine import Engine
+from utils.engine.reference import make_reference, needs_reference
+from utils.fingerprint import folder_hash
+from utils.items.requests import as_example
+from utils.items.rows import QA
+from utils.items.streams import Material, StepDataset, Streams
+from utils.runs.load import trainable
+from utils.runs.run import Run
+from utils.runs.settings import Settings
+from utils.tokens.example import Example
+from utils.tokens.prompts import Encoder
+from utils.training.batching import BatchPlan, largest_micro_batch, plan_batch
+from utils.training.callbacks import MarkCheckpoints, SaveByTheClock, Snapshots, StopAbove, minutes
+from utils.training.trainer import UnlearnTrainer
+from utils.weights.models import (
+    Precision,
+    is_adapter,
+    model_folder,
+    resolve_precision,
+    save_model,
+)
+
+log = logging.getLogger(__name__)
+
+
+def make_streams(
+    settings: Settings, encoder: Encoder, items: Sequence[QA], retain: Sequence[QA] = (), templates: Sequence[str] = ()
+) -> Streams:
+    """The training items of a run; says how many answers did not fit."""
+    cfg, names = settings.cfg, tuple(settings.loss.needs)
+    items, retain = (settings.benchmark.pieces(list(pairs), encoder) for pairs in (items, retain))
+    policy = cfg.method.get("template_policy", "fixed")
+    material = Material(names, settings.benchmark, cfg.split, encoder, cfg.seed, items, retain, templates, policy)
+    streams = (settings.prepare or Streams.of)(material)
+    if streams.dropped:
+        left_out = "%d of %d items left out: their prompts fill max_length=%d"
+        log.warning(left_out, streams.dropped, len(items), encoder.max_length)
+    for index in range(min(cfg.show_prompts, len(streams)) if is_main() else 0):
+        for name, drawn in streams.draw(0, index).items():
+            for example in drawn:
+                print(f"--- item {index}, stream {name}\n{encoder.show(example)}")
+    return streams
+
+
+def show_requests(settings: Settings, encoder: Encoder) -> None:
+    """Prints the first `show_prompts` questions with every answer that is scored, supervised tokens marked."""
+    for request in settings.requests[: settings.cfg.show_prompts] if is_main() else ():
+        for role, number, text in request.answers:
+            shown = encoder.show(as_example(encoder, request, text))
+            print(f"--- {request.task} {request.index}, {role} {number}\n{shown}")
+
+
+def train(settings: Settings, run: Run, encoder: Encoder, streams: Streams) -> None:
+    """Trains (or goes on training), writes `model/`, marks the run finished."""
+    cfg = settings.cfg
+    precision = resolve_precision(cfg.precision, cfg.model.dtype, training=True)
+    model = trainable(settings, encoder.tokenizer, precision)
+    hide = encoder.pad_id if encoder.masks_inner_eos else None
+    engine = Engine(model, encoder.pad_id, hide=hide, autocast=precision.autocast)
+    streams = streams.ready(engine, run.folder)
+    if settings.region is not None:
+        _restrict(engine.model, settings.region.choose(engine, encoder, settings.benchmark, run.settings, run.folder))
+    dataset = StepDataset(streams, cfg.epochs, cfg.batch_size, cfg.steps)
+    plan = _plan(settings, engine, dataset)
+    log.info("%d items, %d optimizer steps; %s", len(streams), dataset.steps, plan)
+    reference, needs = None, settings.loss.needs
+    if needs_reference(needs):
+        adapter = {"none": "none", "continue": "continued"}.get(cfg.adapter.name, "fresh")
+        dropout, examples = cfg.method.get("reference_dropout", False), _all_examples(dataset, tuple(needs))
+        reference = make_reference(cfg.reference, engine, needs, examples, cfg.cache, adapter, cfg.reference_cache_gib, dropout)
+    prompts = encoder.fingerprint()
+    run.note(batch=str(plan), steps=dataset.steps, items=len(streams), dropped=streams.dropped, prompts=prompts)
+    arguments = _arguments(settings, run, plan, dataset, precision)
+    trainer = UnlearnTrainer(engine, settings.loss, dataset, reference, arguments, encoder.tokenizer, run.record)
+    for callback in _callbacks(settings, trainer, run, precision):
+        trainer.add_callback(callback)
+    trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
+    save(trainer, settings, run, precision)
+    run.finish()
+
+
+def _restrict(model: nn.Module, names: Collection[str]) -> None:
+    """Only the named parameters train: the others get no gradient and no optimizer state, and do not count in clipping."""
+    parameters = dict(model.named_parameters())
+    unknown = sorted(set(names) - parameters.keys())
+    if unknown or not names:
+        what = f"{unknown[0]} is no parameter of this model" if unknown else "it is empty: nothing would train"
+        raise ValueError(f"method.region: {what}; localise on the model that is to unlearn")
+    for name, parameter in parameters.items():
+        parameter.requires_grad_(name in names)
+
+
+def _callbacks(settings: Settings, trainer: UnlearnTrainer, run: Run, precision: Precision) -> list[TrainerCallback]:
+    cfg = settings.cfg
+    callbacks: list[TrainerCallback] = [MarkCheckpoints()]
+    if (every := minutes(cfg.checkpoint)) is not None:
+        callbacks.append(SaveByTheClock(every))
+    if cfg.snapshots != "none":
+        keep = lambda step: write_model(trainer, settings, run.folder / "snapshots" / str(step), precision)  # noqa: E731
+        callbacks.append(Snapshots(cfg.snapshots, keep))
+    stop = cfg.method.get("stop")
+    if stop is not None and stop.above is not None:
+        callbacks.append(StopAbove(stop.part, stop.above, trainer.parts))
+    return callbacks
+
+
+def _plan(settings: Settings, engine: Engine, dataset: StepDataset) -> BatchPlan:
+    cfg = settings.cfg
+    sample = [dataset[k] for k in range(min(len(dataset), 64))]
+    tokens = max(sum(len(e.prompt) + len(e.answer) for drawn in item.values() for e in drawn) for item in sample)
+    largest = largest_micro_batch(engine.model.config, tokens, cfg.gradient_checkpointing)
+    return plan_batch(cfg.batch_size, world_size(), cfg.per_device_batch_size, largest)
+
+
+def _all_examples(dataset: StepDataset, names: Sequence[str]) -> dict[str, list[Example]]:
+    """Every example that the run will read, per stream, each once: draws are known beforehand."""
+    seen: dict[str, dict[Example, None]] = {name: {} for name in names}
+    for k in range(len(dataset)):
+        for name, drawn in dataset[k].items():
+            seen[name].update(dict.fromkeys(drawn))
+    return {name: list(examples) for name, examples in seen.items()}
+
+
+def _arguments(settings: Settings, run: Run, plan: BatchPlan, dataset: StepDataset, precision: Precision) -> TrainingArguments:
+    cfg = settings.cfg
+    every = {"epoch": dataset.steps_per_epoch}.get(cfg.checkpoint, cfg.checkpoint)
+    warmup = min(dataset.steps_per_epoch, dataset.steps) if cfg.warmup == "epoch" else cfg.warmup
+    launcher = cfg.launcher
+    # By default its records would lie among the checkpoints, which go when the run is finished.
+    os.environ["TENSORBOARD_LOGGING_DIR"] = str(run.folder / "tensorboard")
+    # Only when asked for: newer versions warn about the name, older ones know no other.
+    recompute = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}}
+    recompute = recompute if cfg.gradient_checkpointing else {}
+    return TrainingArguments(
+        output_dir=str(run.checkpoints),
+        max_steps=dataset.steps,
+        per_device_train_batch_size=plan.per_device,
+        gradient_accumulation_steps=plan.accumulation,
+        learning_rate=float(cfg.lr),
+        weight_decay=cfg.weight_decay,
+        lr_scheduler_type=cfg.scheduler,
+        warmup_steps=warmup,
+        optim=cfg.optimizer,
+        max_grad_norm=cfg.max_grad_norm,
+        bf16=precision.autocast,
+        **recompute,
+        logging_steps=cfg.log_every,
+        logging_nan_inf_filter=False,
+        save_strategy="steps" if isinstance(every, int) else "no",
+        save_steps=every if isinstance(every, int) else dataset.steps + 1,
+        seed=cfg.seed,
+        data_seed=cfg.seed,
+        report_to=cfg.report_to,
+        run_name=str(run.folder),
+        dataloader_num_workers=cfg.workers,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        remove_unused_columns=False,
+        use_cpu=not torch.cuda.is_available(),
+        deepspeed=_plain(launcher.deepspeed),
+        fsdp=bool(launcher.fsdp),
+        fsdp_config=_plain(launcher.fsdp),
+        ddp_find_unused_parameters=False,
+    )
+
+
+def _plain(node: DictConfig | None) -> dict | None:
+    return None if node is None else OmegaConf.to_container(node, resolve=True)
+
+
+def save(trainer: UnlearnTrainer, settings: Settings, run: Run, precision: Precision) -> None:
+    """Writes `model/`: what was trained, or what the method's `finish` makes of it."""
+    result, finish = run.folder / "model", settings.finish
+    if finish is None:
+        write_model(trainer, settings, result, precision)
+    else:
+        trained = run.folder / "trained"
+        write_model(trainer, settings, trained, precision)
+        if is_main():
+            finish(Path(model_folder(settings.cfg.model.path)), trained, result)
+        barrier()
+    if is_main():
+        run.note(weights=folder_hash(result))
+
+
+def write_model(trainer: UnlearnTrainer, settings: Settings, folder: Path, precision: Precision) -> None:
+    """A plain Hugging Face (or PEFT) folder of the model as it is now; it appears only when it is whole."""
+    model, cfg = trainer.accelerator.unwrap_model(trainer.model_wrapped), settings.cfg
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        # Sharded weights are gathered by the Trainer's own saving, in which every process takes part.
+        partial = folder.with_name(folder.name + ".partial")
+        trainer.save_model(str(partial))
+        barrier()
+        if is_main():
+            (partial / "training_args.bin").unlink(missing_ok=True)  # a pickle that no loader of models needs
+            shutil.rmtree(folder, ignore_errors=True)
+            partial.rename(folder)
+        barrier()
+        return
+    if isinstance(model, PeftModel) and cfg.adapter.name != "continue" and is_adapter(model_folder(cfg.model.path)):
+        # The model under this adapter is a merge that exists nowhere on disk: an adapter file alone would name the wrong base.
+        model = model.merge_and_unload()
+    # What `finish` subtracts stays in the precision of training: a small difference does not survive rounding.
+    as_trained = settings.finish is not None or not precision.autocast
+    dtype = str(precision.weights).removeprefix("torch.") if as_trained else cfg.model.dtype
+    save_model(model, trainer.processing_class, folder, dtype)

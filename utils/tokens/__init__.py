@@ -1,0 +1,1 @@
+"""From text to token ids: what is read and what is supervised."""

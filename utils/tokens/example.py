@@ -1,0 +1,48 @@
+"""A prompt and its answer as token ids: what every batch is made of."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+IGNORED = -100  # a label that asks for nothing; the value that loss functions of PyTorch know
+
+
+class EmptyAnswer(ValueError):
+    """Nothing of the answer is left to supervise: it is blank, or the prompt fills max_length: drop the row."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """Token ids of a prompt and an answer, neither empty: every answer token is supervised, no prompt token is.
+
+    labels: what is to be predicted in place of each answer token, IGNORED where nothing is; None: the answer itself.
+    """
+
+    prompt: tuple[int, ...]
+    answer: tuple[int, ...]
+    labels: tuple[int, ...] | None = None
+
+    def supervised(self) -> list[tuple[int, int]]:
+        """(place in the answer, token to predict there) of every supervised token."""
+        labels = self.answer if self.labels is None else self.labels
+        return [(place, label) for place, label in enumerate(labels) if label != IGNORED]
+
+    def __len__(self) -> int:
+        """Number of supervised tokens."""
+        return len(self.answer) if self.labels is None else len(self.labels) - self.labels.count(IGNORED)
+
+
+def _common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
+    """Number of leading ids that both sequences share."""
+    for position, (a, b) in enumerate(zip(left, right, strict=False)):
+        if a != b:
+            return position
+    return min(len(left), len(right))
+
+
+def digest(example: Example) -> bytes:
+    """16 bytes that identify an example by its token ids."""
+    ids = (example.prompt, example.answer) if example.labels is None else (example.prompt, example.answer, example.labels)
+    return hashlib.blake2b(repr(ids).encode(), digest_size=16).digest()

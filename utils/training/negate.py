@@ -1,0 +1,77 @@
+"""The `finish` of task-vector methods: what was learnt is taken from the model that it was learnt on.
+
+    theta = theta_0 - coefficient * (theta_trained - theta_0)
+
+For a LoRA adapter that is the adapter with the opposite sign. Source: SKU, stage 2 (arXiv 2402.10058); task vector as in MUSE
+(arXiv 2407.06460). What was trained knows what is to be forgotten better than the original does, and in SKU it is more harmful on
+purpose: it is deleted as soon as the result is on disk.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+
+from utils.checks import choose, positive
+from utils.weights.arithmetic import negate
+from utils.weights.models import is_adapter, model_folder
+
+log = logging.getLogger(__name__)
+
+DTYPES = {None: None, "float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Negate:
+    """The `finish` node of sku and task_vector.
+
+    coefficient: lambda of SKU, alpha of MUSE. keep_trained: leave what was trained in trained/, for study. dtype: of the result;
+    None: that of each original tensor, or of the adapter.
+    Raises ValueError for a coefficient that is not above 0, or another option that is none.
+    """
+
+    coefficient: float = 1.0
+    keep_trained: bool = False
+    dtype: str | None = None
+
+    def __post_init__(self) -> None:
+        positive("coefficient", self.coefficient)
+        choose("keep_trained", self.keep_trained, (True, False))
+        choose("dtype", self.dtype, DTYPES)
+
+    def check(self, cfg: DictConfig) -> None:
+        """Raises ValueError where there is no difference of weights on disk to subtract, and where snapshots would outlive it."""
+        refused = {
+            "continue": "what an adapter gains on top of another is no adapter with the opposite sign; use adapter=lora on the "
+            "model that the adapter is merged into",
+            "qlora": "the adapter makes up for the rounding of 4-bit weights too, and negated would double it; use adapter=lora",
+        }
+        if cfg.adapter.name in refused:
+            raise ValueError(f"adapter={cfg.adapter.name}: method={cfg.method.name} negates, but {refused[cfg.adapter.name]}")
+        if cfg.model.path is not None and is_adapter(model_folder(cfg.model.path)):
+            raise ValueError(
+                f"model.path={cfg.model.path}: holds an adapter, and method={cfg.method.name} needs a whole model; merge "
+                "it into its base (merge_and_unload of PEFT), save that, and give it as model.path"
+            )
+        if cfg.snapshots != "none" and not self.keep_trained:
+            raise ValueError(
+                f"snapshots={cfg.snapshots}: would keep weights from before the negation, and method={cfg.method.name} deletes "
+                "those; use snapshots=none, or method.finish.keep_trained=true"
+            )
+
+    def __call__(self, original: Path, trained: Path, out: Path) -> None:
+        """Writes `out`, then deletes `trained`. Raises WeightsError as `negate` of the weights does; `trained` then stays."""
+        negate(original, trained, out, self.coefficient, DTYPES[self.dtype])
+        if not self.keep_trained:
+            shutil.rmtree(trained)
+            return
+        log.warning(
+            "%s is the model before the negation: it knows what is to be forgotten better than the original does (after SKU: a "
+            "deliberately more harmful model). Study it, but neither use nor publish it",
+            trained,
+        )
