@@ -43,7 +43,7 @@ class Flat(Loss):
         choose("p_batch", self.p_batch, ("per_example", "pooled"))
         choose("variant", self.variant, ("correct", "released"))
         if not isinstance(self.padded_length, int) or self.padded_length < 2:
-            raise ValueError(f"padded_length={self.padded_length} must be a whole number above 1.")
+            raise ValueError(f"padded_length={self.padded_length}: write a whole number from 2")
 
     @property
     def micro_batch_dependent(self) -> bool:

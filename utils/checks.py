@@ -1,35 +1,67 @@
-"""Checks of loss options: a wrong one is refused when the config is read, before anything is loaded."""
+"""Checks of options: a wrong one is refused in one sentence, `key=value: write ...`, before anything is loaded."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from difflib import get_close_matches
 
 
+def require(holds: bool, key: str, value: object, words: str) -> None:
+    """Raises ValueError unless `holds`: the key, the value, and in `words` what to write instead."""
+    if not holds:
+        raise ValueError(f"{key}={value}: write {words}")
+
+
 def choose(key: str, value: object, valid: Iterable[object]) -> None:
-    """Raises ValueError, naming the key, the value and the nearest valid names, unless `value` is one of `valid`."""
+    """Raises ValueError, with the nearest valid names, unless `value` is one of `valid` (and of its type)."""
     options = tuple(valid)
-    if value in options:
-        return
-    names = [str(option) for option in options]
-    close = get_close_matches(str(value).lower(), names, n=2)
-    hint = f"; did you mean {' or '.join(close)}?" if close else "."
-    raise ValueError(f"{key}={value} is not one of {', '.join(names)}{hint}")
+    names = [
+        "true" if option is True else "false" if option is False else "null" if option is None else str(option)
+        for option in options
+    ]
+    fits = any(value == option and isinstance(value, bool) == isinstance(option, bool) for option in options)
+    require(fits, key, value, f"one of {', '.join(names)}{did_you_mean(value, names)}")
 
 
-def positive(key: str, value: float) -> None:
+def flag(key: str, value: object) -> None:
+    """Raises ValueError unless `value` is true or false."""
+    require(isinstance(value, bool), key, value, "true or false")
+
+
+def whole(key: str, value: object, least: int = 0, words: str = "") -> None:
+    """Raises ValueError unless `value` is a whole number of at least `least`. words: what else may be said of it."""
+    require(is_whole(value, least), key, value, f"a whole number from {least}{words and f' ({words})'}")
+
+
+def positive(key: str, value: object) -> None:
     """Raises ValueError unless `value` is a finite number above 0."""
-    if not _is_number(value) or value <= 0:
-        raise ValueError(f"{key}={value} must be a number above 0.")
+    require(is_number(value) and value > 0, key, value, "a number above 0")
 
 
-def not_negative(**values: float) -> None:
+def not_negative(**values: object) -> None:
     """Raises ValueError for the first of the named values that is not a finite number of at least 0."""
     for key, value in values.items():
-        if not _is_number(value) or value < 0:
-            raise ValueError(f"{key}={value} must be a number of at least 0.")
+        require(is_number(value) and value >= 0, key, value, "a number from 0")
 
 
-def _is_number(value: object) -> bool:
+def is_whole(value: object, least: int = 0) -> bool:
+    """Whether `value` is a whole number of at least `least`; true and false are none."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def is_number(value: object) -> bool:
+    """Whether `value` is a finite number; true and false are none."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def nearest(word: object, valid: Collection[str], most: int = 2) -> list[str]:
+    """Up to `most` valid names that look like `word`; capitals do not matter."""
+    lower = {name.lower(): name for name in valid}
+    return [lower[name] for name in get_close_matches(str(word).lower(), lower, most)]
+
+
+def did_you_mean(word: object, valid: Collection[str], most: int = 2) -> str:
+    """`; did you mean ...?` for the end of a sentence; nothing where no valid name looks like `word`."""
+    close = nearest(word, valid, most)
+    return f"; did you mean {' or '.join(close)}?" if close else ""

@@ -99,9 +99,9 @@ def test_methods_have_the_published_form():
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"retain": "ce"}, "retain=ce is not one of none, nll, kl"),
-        ({"retain_divergence": "js"}, "retain_divergence=js is not one of cross_entropy, kl"),
-        ({"forget_weight": -0.4}, "forget_weight=-0.4 must be"),
+        ({"retain": "ce"}, "retain=ce: write one of none, nll, kl"),
+        ({"retain_divergence": "js"}, "retain_divergence=js: write one of cross_entropy, kl"),
+        ({"forget_weight": -0.4}, "forget_weight=-0.4: write"),
     ],
 )
 def test_wrong_options_are_refused(options, message):

@@ -100,9 +100,9 @@ def test_its_kl_is_no_divergence():
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"forget_term": "npo_kl"}, "forget_term=npo_kl is not one of ga, npo"),
-        ({"retain": "kl"}, "retain=kl is not one of none, gdr, klr; did you mean klr"),
-        ({"retain_weight": -1}, "retain_weight=-1 must be a number of at least 0"),
+        ({"forget_term": "npo_kl"}, "forget_term=npo_kl: write one of ga, npo"),
+        ({"retain": "kl"}, "retain=kl: write one of none, gdr, klr; did you mean klr"),
+        ({"retain_weight": -1}, "retain_weight=-1: write a number from 0"),
     ],
 )
 def test_bad_options_are_refused(options, sentence):

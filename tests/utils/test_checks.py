@@ -17,18 +17,18 @@ from utils.checks import choose
 @pytest.mark.parametrize(
     ("loss", "options", "message"),
     [
-        (GradientAscent, {"retain": "KLL"}, "retain=KLL is not one of none, nll, kl; did you mean kl"),
-        (GradientAscent, {"retain_weight": -1.0}, "retain_weight=-1.0 must be a number of at least 0"),
-        (GradientAscent, {"forget_weight": float("nan")}, "forget_weight=nan must be"),
-        (PreferenceOptimisation, {"weighting": "pool"}, "weighting=pool .*did you mean pooled"),
-        (DPO, {"beta": 0}, "beta=0 must be a number above 0"),
-        (DPO, {"factor": "2/beta"}, "factor=2/beta is not one of two_over_beta, one"),
-        (DPO, {"reference": "none"}, "reference=none is not one of model, zero"),
-        (DPO, {"length_normalised": "false"}, "length_normalised=false is not one of True, False"),
-        (NPO, {"beta": "0.1x"}, "beta=0.1x must be a number above 0"),
-        (NPO, {"retain": "gd"}, "retain=gd is not one of none, nll, kl"),
-        (SimNPO, {"delta": -0.5}, "delta=-0.5 must be"),
-        (LLMU, {"template_weight": True}, "template_weight=True must be"),
+        (GradientAscent, {"retain": "KLL"}, "retain=KLL: write one of none, nll, kl; did you mean kl"),
+        (GradientAscent, {"retain_weight": -1.0}, "retain_weight=-1.0: write a number from 0"),
+        (GradientAscent, {"forget_weight": float("nan")}, "forget_weight=nan: write"),
+        (PreferenceOptimisation, {"weighting": "pool"}, "weighting=pool: .*did you mean pooled"),
+        (DPO, {"beta": 0}, "beta=0: write a number above 0"),
+        (DPO, {"factor": "2/beta"}, "factor=2/beta: write one of two_over_beta, one"),
+        (DPO, {"reference": "none"}, "reference=none: write one of model, zero"),
+        (DPO, {"length_normalised": "false"}, "length_normalised=false: write one of true, false"),
+        (NPO, {"beta": "0.1x"}, "beta=0.1x: write a number above 0"),
+        (NPO, {"retain": "gd"}, "retain=gd: write one of none, nll, kl"),
+        (SimNPO, {"delta": -0.5}, "delta=-0.5: write"),
+        (LLMU, {"template_weight": True}, "template_weight=True: write"),
     ],
 )
 def test_refused(loss, options, message):
@@ -39,7 +39,7 @@ def test_refused(loss, options, message):
 def test_nearest_names_are_found_whatever_the_case():
     with pytest.raises(ValueError) as refusal:
         choose("divergence", "Pearson", ("kl", "pearson"))
-    assert str(refusal.value) == "divergence=Pearson is not one of kl, pearson; did you mean pearson?"
+    assert str(refusal.value) == "divergence=Pearson: write one of kl, pearson; did you mean pearson?"
 
 
 def test_a_retain_term_without_its_stream_is_refused():

@@ -179,9 +179,9 @@ def test_a_task_vector_forgets_what_was_learnt(tmp_path):
     ("overrides", "message"),
     [
         (("snapshots=1",), "snapshots=1: would keep weights from before the negation.*keep_trained=true"),
-        (("method.finish.coefficient=0",), "method.finish: coefficient=0 must be a number above 0"),
-        (("method.finish.keep_trained=yes_please",), "method.finish: keep_trained=yes_please is not one of True, False"),
-        (("method.finish.dtype=float16",), "method.finish: dtype=float16 is not one of None, float32, bfloat16"),
+        (("method.finish.coefficient=0",), "method.finish: coefficient=0: write a number above 0"),
+        (("method.finish.keep_trained=yes_please",), "method.finish: keep_trained=yes_please: write one of true, false"),
+        (("method.finish.dtype=float16",), "method.finish: dtype=float16: write one of null, float32, bfloat16"),
     ],
 )
 def test_what_cannot_be_negated_is_refused_before_training(tmp_path, overrides, message):
