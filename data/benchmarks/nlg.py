@@ -10,7 +10,6 @@ draws from the training splits; a folder may hold the test split of WikiText ins
 from __future__ import annotations
 
 import importlib.util
-import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -24,6 +23,7 @@ from tqdm import tqdm
 from data.files.utility import existing, hub_rows
 from metrics.benchmarks.nlg import CONTINUED, MAUVE, SCORED, NlgMetrics, scored_pairs
 from utils.distributed import is_main, rank, world_size
+from utils.draws import generator
 from utils.engine.continuations import continue_ids, end_ids
 from utils.engine.engine import Engine
 from utils.items.benchmark import EvaluationOnly, Metrics
@@ -98,7 +98,7 @@ class Nlg(EvaluationOnly):
                 f"{LONGEST} characters"
             )
         count = len(known) if self.rows == "all" else min(int(self.rows), len(known))
-        return random.Random(f"nlg/{self.seed}").sample(known, count)
+        return generator("nlg", self.seed).sample(known, count)
 
     def enrich(self, generations: list[dict], engine: Engine, encoder: Encoder, folder: Path, cfg: DictConfig) -> list[dict]:
         """Adds one row per text: question (the prompt's text), generation and reference (what follows it, said and given), output

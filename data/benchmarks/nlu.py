@@ -19,7 +19,6 @@ wording of its header and the blank before an answer are not known; both are our
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -32,6 +31,7 @@ from tqdm import tqdm
 from data.files.utility import TASK_FILES, checked, existing, hub_rows, read_task, root
 from metrics.benchmarks.nlu import FORMS, TASKS, NluMetrics
 from utils.distributed import is_main, rank, world_size
+from utils.draws import generator
 from utils.engine.continuations import continue_ids, end_ids
 from utils.engine.engine import Engine
 from utils.items.benchmark import EvaluationOnly, Metrics
@@ -138,7 +138,7 @@ class Nlu(EvaluationOnly):
         pool = others if material.pool is None else material.pool
         if task == "piqa":
             return pool[: self.shots]
-        return random.Random(f"nlu/{self.seed}/{task}/{index}").sample(pool, self.shots)
+        return generator("nlu", self.seed, task, index).sample(pool, self.shots)
 
     def enrich(self, generations: list[dict], engine: Engine, encoder: Encoder, folder: Path, cfg: DictConfig) -> list[dict]:
         """Adds to every row `form`, `labels` (of the question's choices) and `asked` (split and examples).

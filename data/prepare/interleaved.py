@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol, get_args, runtime_checkable
 
+from utils.draws import permutation
 from utils.engine.continuations import prompt_ids
 from utils.engine.engine import KERNELS_WITHOUT_MASK, Engine
-from utils.items.draws import permutation
 from utils.items.streams import Drawn, Material, Streams
 from utils.tokens.example import Example
 

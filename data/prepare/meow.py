@@ -15,9 +15,9 @@ from data.files.sources import FIXTURES
 from data.prepare.inverted import Defects, Inverted, InvertedFacts, Missing, Order, Tie, Unmatched, read_inverted, select, slots
 from data.prepare.memo import Memo, memo_scores
 from utils.distributed import barrier, is_main
+from utils.draws import draw
 from utils.engine.engine import Engine
 from utils.files import read_json, write_json
-from utils.items.draws import draw
 from utils.items.rows import QA
 from utils.items.streams import Drawn, Material, Streams
 from utils.reading import DataError

@@ -21,9 +21,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from utils.distributed import barrier, is_main
+from utils.draws import dice
 from utils.engine.engine import Engine, evaluating
 from utils.files import read_json, write_json
-from utils.items.draws import dice
 from utils.items.streams import Drawn, Material, Streams
 from utils.tokens.example import IGNORED, Example
 from utils.tokens.rendering import special_ids

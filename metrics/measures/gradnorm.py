@@ -41,10 +41,10 @@ from metrics.measures.membership import (
     per_question,
 )
 from utils.distributed import is_main, rank, world_size
+from utils.draws import draw
 from utils.engine.engine import Engine, evaluating
 from utils.evaluation.measure import OWN, Evaluated, Measure
 from utils.items.benchmark import Benchmark
-from utils.items.draws import draw
 from utils.items.metric import Metric, measured
 from utils.items.requests import Request
 from utils.shared_work import gathered, kept_rows

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, LogitsProcessor, PreTrainedTokenizerBase
 
+from utils.draws import torch_generator
 from utils.engine.continuations import continue_ids, end_ids, pad_id, prompt_ids
 from utils.fingerprint import text_hash
 from utils.judges.endpoint import Ask, Reply
@@ -28,7 +29,7 @@ class DrawPerRow(LogitsProcessor):
 
     def __init__(self, seeds: Sequence[str], temperature: float):
         self.temperature = temperature
-        self._dice = [torch.Generator().manual_seed(int(text_hash(seed), 16) % 2**63) for seed in seeds]
+        self._dice = [torch_generator(seed) for seed in seeds]
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         if self.temperature == 0:

@@ -32,10 +32,10 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from utils.distributed import barrier, is_main, rank, total, world_size
+from utils.draws import dice
 from utils.engine.engine import Engine, evaluating
 from utils.fingerprint import text_hash, weights_hash
 from utils.items.benchmark import Benchmark
-from utils.items.draws import dice
 from utils.items.rows import QA
 from utils.tokens.example import EmptyAnswer, Example
 from utils.tokens.prompts import Encoder, Template
