@@ -11,7 +11,8 @@ from tqdm import tqdm
 from transformers import LogitsProcessor, PreTrainedModel
 
 from utils.distributed import is_main
-from utils.engine.continuations import Beginning, common_beginning, continue_ids, end_ids
+from utils.engine.continuations import Beginning, continue_ids, end_ids
+from utils.tokens.example import common_length
 from utils.tokens.prompts import Encoder
 
 TOFU_TOTAL = 200  # tokens of prompt and answer together in the original TOFU code
@@ -69,8 +70,8 @@ def _beginning(model: nn.Module, prompts: Sequence[Sequence[int]]) -> Beginning 
     """What all prompts begin with, if it is long enough to matter and the model is one that keeps keys and values."""
     if len(prompts) < 2 or not isinstance(model, PreTrainedModel | PeftModel):
         return None
-    ids = common_beginning(prompts)
-    return Beginning.of(model, ids) if len(ids) >= LONG else None
+    length = min(common_length(*prompts), *(len(prompt) - 1 for prompt in prompts))  # each goes on from a token of its own
+    return Beginning.of(model, prompts[0][:length]) if length >= LONG else None
 
 
 def _as_released(
