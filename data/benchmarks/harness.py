@@ -25,10 +25,9 @@ from lm_eval.tasks import TaskManager
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from utils.distributed import is_main, rank, world_size
+from utils.distributed import gathered, is_main, rank, world_size
 from utils.engine.batches import answer_statistics, batches_of
 from utils.engine.engine import Engine, evaluating
-from utils.shared_work import gathered
 from utils.tokens.example import Example
 
 log = logging.getLogger(__name__)

@@ -22,14 +22,14 @@ from tqdm import tqdm
 
 from data.files.utility import existing, hub_rows
 from metrics.benchmarks.nlg import CONTINUED, MAUVE, SCORED, NlgMetrics, scored_pairs
-from utils.distributed import is_main, rank, world_size
+from utils.distributed import gathered, is_main, rank, world_size
 from utils.draws import generator
 from utils.engine.continuations import continue_ids, end_ids
 from utils.engine.engine import Engine
 from utils.items.benchmark import EvaluationOnly, Metrics
 from utils.items.requests import Request
 from utils.reading import DataError, read_json_lines, read_text
-from utils.shared_work import gathered, kept_rows
+from utils.shared_work import kept_rows
 from utils.tokens.prompts import Encoder, Template
 
 CORPORA = ("wikitext", "cc_news")

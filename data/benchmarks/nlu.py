@@ -30,14 +30,14 @@ from tqdm import tqdm
 
 from data.files.utility import TASK_FILES, checked, existing, hub_rows, read_task, root
 from metrics.benchmarks.nlu import FORMS, TASKS, NluMetrics
-from utils.distributed import is_main, rank, world_size
+from utils.distributed import gathered, is_main, rank, world_size
 from utils.draws import generator
 from utils.engine.continuations import continue_ids, end_ids
 from utils.engine.engine import Engine
 from utils.items.benchmark import EvaluationOnly, Metrics
 from utils.items.requests import Request
 from utils.reading import DataError
-from utils.shared_work import gathered, kept_rows
+from utils.shared_work import kept_rows
 from utils.tokens.prompts import Encoder, Template
 
 # task -> files that hold the evaluated split, of which the first that exists is taken, and the file to draw examples from
