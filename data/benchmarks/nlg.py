@@ -24,6 +24,7 @@ from data.files.utility import existing, hub_rows
 from metrics.benchmarks.nlg import CONTINUED, MAUVE, SCORED, NlgMetrics, scored_pairs
 from utils.distributed import gathered, is_main, rank, world_size
 from utils.draws import generator
+from utils.engine.batches import by_length
 from utils.engine.continuations import continue_ids, end_ids
 from utils.engine.engine import Engine
 from utils.items.benchmark import EvaluationOnly, Metrics
@@ -141,11 +142,10 @@ def continued(engine: Engine, encoder: Encoder, texts: Sequence[str], batch_size
     tokenizer = encoder.tokenizer
     ends = end_ids(engine.model, tokenizer)
     ids = [encoder.generation_prompt(text) for text in texts]
-    # Texts that have as much left are neighbours.
-    order = sorted(range(len(texts)), key=lambda n: (-len(ids[n]), n))[rank() :: world_size()]
+    # Texts that have as much left are in one batch.
+    batches = by_length([len(text) for text in ids], most=batch_size)[rank() :: world_size()]
     rows = []
-    for start in tqdm(range(0, len(order), batch_size), desc="continuing", unit="batch", disable=not is_main()):
-        batch = order[start : start + batch_size]
+    for batch in tqdm(batches, desc="continuing", unit="batch", disable=not is_main()):
         room = [max(1, len(ids[n]) - PROMPT) for n in batch]
         found = continue_ids(engine.model, [ids[n][:PROMPT] for n in batch], encoder.pad_id, ends, max(room))
         for n, new, length in zip(batch, found, room, strict=True):

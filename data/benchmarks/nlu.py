@@ -32,6 +32,7 @@ from data.files.utility import TASK_FILES, checked, existing, hub_rows, read_tas
 from metrics.benchmarks.nlu import FORMS, TASKS, NluMetrics
 from utils.distributed import gathered, is_main, rank, world_size
 from utils.draws import generator
+from utils.engine.batches import by_length
 from utils.engine.continuations import continue_ids, end_ids
 from utils.engine.engine import Engine
 from utils.items.benchmark import EvaluationOnly, Metrics
@@ -200,14 +201,13 @@ def decoded_together(
     """
     tokenizer = encoder.tokenizer
     ends = end_ids(engine.model, tokenizer)
-    prompts = {request.index: encoder.generation_prompt(request.question) for request in requests}
-    order = sorted(requests, key=lambda request: (-len(prompts[request.index]), request.index))[rank() :: world_size()]
+    prompts = [encoder.generation_prompt(request.question) for request in requests]
+    batches = by_length([len(prompt) for prompt in prompts], most=batch_size)[rank() :: world_size()]
     rows = []
-    for start in tqdm(range(0, len(order), batch_size), desc="generating", unit="batch", disable=not is_main()):
-        batch = order[start : start + batch_size]
-        asked = [prompts[request.index] for request in batch]
-        found = continue_ids(engine.model, asked, encoder.pad_id, ends, max_new_tokens)
-        for request, prompt, ids in zip(batch, asked, found, strict=True):
+    for batch in tqdm(batches, desc="generating", unit="batch", disable=not is_main()):
+        found = continue_ids(engine.model, [prompts[place] for place in batch], encoder.pad_id, ends, max_new_tokens)
+        for place, ids in zip(batch, found, strict=True):
+            request, prompt = requests[place], prompts[place]
             row = {"task": request.task, "index": request.index, "question": request.question}
             row |= {"generation": tokenizer.decode(ids, skip_special_tokens=True).strip(), "reference": request.reference}
             rows.append({**row, "output": tokenizer.decode([*prompt, *ids]).replace(request.question, "")})

@@ -22,7 +22,7 @@ from transformers import PreTrainedTokenizerBase
 
 from metrics.verbatim import STRIDE, Cut, Mode, Statistic, memo, memo_cuts
 from utils.distributed import gathered, is_main, rank, world_size
-from utils.engine.batches import in_halves
+from utils.engine.batches import by_length, in_halves
 from utils.engine.continuations import continue_ids, end_ids, pad_id, prompt_ids
 from utils.engine.engine import output_head
 
@@ -100,8 +100,9 @@ def memo_scores(
     for cut in (cut for of_pair in cuts for cut in of_pair):
         longest[cut.prompt] = max(longest.get(cut.prompt, 0), len(cut.label))
     ids = {prompt: prompt_ids(tokenizer, prompt) for prompt in longest}
-    order = sorted(longest, key=lambda prompt: (-longest[prompt], -len(ids[prompt]), prompt))
-    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    order = sorted(longest, key=lambda prompt: (-len(ids[prompt]), prompt))
+    # What goes on for as long is together: then the longest prompts.
+    batches = [[order[place] for place in batch] for batch in by_length([longest[prompt] for prompt in order], most=batch_size)]
     continued: list[tuple[str, str]] = []
     for batch in tqdm(batches[rank() :: world_size()], desc="MEMO", unit="batch", disable=not is_main() or not batches):
         found = _continue(model, tokenizer, [ids[prompt] for prompt in batch], options)

@@ -64,7 +64,7 @@ def score(
     cache = ScoreCache(None, engine) if cache is None else cache
     asked = list(dict.fromkeys(example for answers in encoded for example in answers.values()))
     todo = from_main([place for place, example in enumerate(asked) if not cache.knows(example, statistics)])
-    mine = list(batches_of([asked[place] for place in todo], tokens_per_batch))[rank() :: world_size()]
+    mine = batches_of([asked[place] for place in todo], tokens_per_batch)[rank() :: world_size()]
     with torch.no_grad():
         for batch in tqdm(mine, desc="scoring", unit="batch", disable=not is_main() or not todo):
             for example, values in zip(batch, answer_statistics(engine, batch, tuple(statistics)), strict=True):
