@@ -67,6 +67,7 @@ def test_bfloat16_trains_and_saves_in_the_dtype_it_should(precision, dtype, tmp_
     assert {tensor.dtype for tensor in weights(run).values()} == {dtype}
 
 
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one GPU: nothing to shard over")
 @pytest.mark.parametrize("launcher", ["fsdp2", "zero2"])
 def test_sharding_changes_no_curve(launcher, tmp_path):
     plain = unlearn(tmp_path / "plain", "precision=float32")
