@@ -13,7 +13,8 @@ from utils.engine.engine import Engine
 from utils.tokens.example import Example
 
 log = logging.getLogger(__name__)
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 def in_halves(compute: Callable[[Sequence[T]], list[R]], items: Sequence[T], what: str) -> list[R]:

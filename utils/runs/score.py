@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from utils.distributed import barrier, is_main
-from utils.engine.score_cache import ScoreCache
+from utils.engine.token_cache import TokenCache
 from utils.evaluation.measure import Evaluated, of_benchmark, rows_of_benchmark
 from utils.evaluation.scoring import check_requests, continue_prompts, score
 from utils.files import read_generations, write_json, write_parquet, write_rows
@@ -26,7 +26,7 @@ def score_run(settings: Settings, run: Run, encoder: Encoder) -> None:
     requests = settings.requests
     check_requests(requests, encoder)
     engine = load_engine(settings, encoder)
-    cache = ScoreCache(cfg.cache, engine)
+    cache = TokenCache(cfg.cache, engine)
     run.note(weights=cache.weights, requests=oracle_key(settings, encoder))
     table = score(engine, encoder, requests, cfg.tokens_per_batch, settings.statistics, cache)
     rows = continue_prompts(

@@ -6,6 +6,8 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from utils.fingerprint import text_hash
+
 IGNORED = -100  # a label that asks for nothing; the value that loss functions of PyTorch know
 
 
@@ -45,3 +47,8 @@ def digest(example: Example) -> bytes:
     """16 bytes that identify an example by its token ids."""
     ids = (example.prompt, example.answer) if example.labels is None else (example.prompt, example.answer, example.labels)
     return hashlib.blake2b(repr(ids).encode(), digest_size=16).digest()
+
+
+def prompt_key(prompt: Sequence[int], *limits: object) -> str:
+    """16 hex digits that identify a continuation: the prompt's ids and whatever decides where and how it ends."""
+    return text_hash(repr(tuple(prompt)), *(repr(limit) for limit in limits))
