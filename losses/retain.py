@@ -4,7 +4,8 @@
     kl:  KLr          = mean over all retain answer tokens of KL(p_ref || p_theta)   forward KL, frozen reference first
 
 Source: TOFU, arXiv 2401.06121. Released code averages KLr over every position of the padded batch, prompt and padding
-included, so that it depends on the padding; here only answer tokens count.
+included, so that it depends on the padding; here only answer tokens count. Losses whose paper weighs the same two terms
+otherwise take `retain_values` and a mean of their own.
 """
 
 from __future__ import annotations
@@ -14,21 +15,34 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from utils.checks import choose, not_negative
-from utils.engine.loss import LossOutput, neg_log_likelihood
+from utils.engine.loss import LossOutput, Needs
 from utils.engine.table import TokenTable
-
-STATISTICS_OF = {"none": (), "nll": ("logp",), "kl": ("kl",)}
+from utils.engine.token_statistics import Asked, name_of
 
 
 def check_retain(retain: str, retain_weight: float) -> None:
     """Raises ValueError for an unknown retain term or a weight below 0."""
-    choose("retain", retain, STATISTICS_OF)
+    choose("retain", retain, ("none", "nll", "kl"))
     not_negative(retain_weight=retain_weight)
 
 
-def retain_needs(retain: str) -> dict[str, tuple[str, ...]]:
-    """What the retain term adds to a loss's `needs`: nothing at all without one."""
-    return {} if retain == "none" else {"retain": STATISTICS_OF[retain]}
+def retain_needs(retain: str, divergence: Asked = "kl") -> Needs:
+    """What the retain term adds to a loss's `needs`: nothing at all without one. divergence: the statistic that kl averages."""
+    return {} if retain == "none" else {"retain": ("logp" if retain == "nll" else divergence,)}
+
+
+def retain_values(retain: str, table: TokenTable, divergence: Asked = "kl") -> tuple[str, Tensor]:
+    """(name of the part that is logged, (B, T) what the term averages). Only for nll and kl."""
+    if retain == "nll":
+        return "retain_nll", -table["logp"]
+    return f"retain_{name_of(divergence)}", table[name_of(divergence)]
+
+
+def retain_table(retain: str, table: TokenTable | None) -> TokenTable:
+    """The table of the stream retain. Raises ValueError if it was not passed, though the term reads it."""
+    if table is None:
+        raise ValueError(f"retain={retain} needs the stream retain, which was not passed; use retain=none without it.")
+    return table
 
 
 def with_retain(
@@ -36,11 +50,11 @@ def with_retain(
 ) -> LossOutput:
     """loss + retain_weight * term, and the unweighted term among the parts as `retain_nll` or `retain_kl`.
 
-    Raises ValueError if the term needs the stream retain and `table` is None.
+    Raises ValueError as `retain_table` does.
     """
     if retain == "none":
         return LossOutput(loss, parts)
-    if table is None:
-        raise ValueError(f"retain={retain} needs the stream retain, which was not passed; use retain=none without it.")
-    term = neg_log_likelihood(table) if retain == "nll" else table.token_mean("kl")
-    return LossOutput(loss + retain_weight * term, {**parts, f"retain_{retain}": term})
+    table = retain_table(retain, table)
+    name, values = retain_values(retain, table)
+    term = table.token_mean(values)
+    return LossOutput(loss + retain_weight * term, {**parts, name: term})

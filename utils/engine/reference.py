@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from utils.engine.engine import Engine, Project, ReferenceValues, evaluating
+from utils.engine.loss import Needs
 from utils.engine.packing import Packed
 from utils.engine.reference_cache import ReferenceCache
-from utils.engine.token_statistics import NEEDS_REFERENCE_LOGITS
+from utils.engine.token_statistics import REFERENCE_LOGP, need_reference_logits
 from utils.tokens.example import Example
 
 GIBIBYTE = 2**30
@@ -36,20 +37,19 @@ class Reference(Protocol):
     def values(self, packed: Packed) -> ReferenceValues: ...
 
 
-def needs_reference(needs) -> bool:
+def needs_reference(needs: Needs) -> bool:
     """Whether any stream asks for a statistic of the reference model."""
     return bool(reference_streams(needs))
 
 
-def reference_streams(needs) -> frozenset[str]:
+def reference_streams(needs: Needs) -> frozenset[str]:
     """Streams of which anything at all is asked of the reference; the others are not forwarded through it."""
-    asked = {"reference_logp"} | NEEDS_REFERENCE_LOGITS
-    return frozenset(stream for stream, names in needs.items() if not asked.isdisjoint(names))
+    return hidden_streams(needs) | {stream for stream, asked in needs.items() if REFERENCE_LOGP in asked}
 
 
-def hidden_streams(needs) -> frozenset[str]:
+def hidden_streams(needs: Needs) -> frozenset[str]:
     """Streams whose full reference distribution is needed."""
-    return frozenset(stream for stream, names in needs.items() if not NEEDS_REFERENCE_LOGITS.isdisjoint(names))
+    return frozenset(stream for stream, asked in needs.items() if need_reference_logits(asked))
 
 
 class AdapterReference:

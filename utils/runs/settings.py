@@ -11,7 +11,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from utils.distributed import world_size
-from utils.engine.loss import STATISTICS, STREAMS, Loss
+from utils.engine.loss import Loss, check_needs
 from utils.evaluation.measure import Measure
 from utils.files import resolve
 from utils.fingerprint import settings_hash
@@ -202,12 +202,10 @@ def _check_adapter(cfg: DictConfig) -> None:
 
 
 def _check_needs(cfg: DictConfig, loss: Loss) -> None:
-    for stream, names in loss.needs.items():
-        if stream not in STREAMS:
-            raise SettingsError(f"method={cfg.method.name}: unknown stream {stream}; streams are {', '.join(STREAMS)}")
-        for name in names:
-            if name not in STATISTICS:
-                raise SettingsError(f"method={cfg.method.name}: unknown statistic {name}; statistics are {', '.join(STATISTICS)}")
+    try:
+        check_needs(loss.needs)
+    except ValueError as error:
+        raise SettingsError(f"method={cfg.method.name}: {error}") from error
     if "template" in loss.needs:
         for key, valid in {"template": ("refusal", "normal"), "template_policy": ("per_access", "fixed")}.items():
             value = cfg.method.get(key)
