@@ -18,7 +18,6 @@ STREAMS = {
     "template": "forget question and its template answer: a refusal, or a normal unrelated answer",
     "relabelled": "forget question and answer, with another token to be predicted in place of each",
     "inverted": "forget question and answers that contradict the true one, several for each question",
-    "harmful": "harmful question and the answer to it that is learnt, to be negated afterwards",
     "mismatched": "forget question and answers to other questions, several for each question",
     "retain": "a retain question and its answer, drawn anew for every forget item and epoch",
     "normal": "an everyday question and its answer, of which only the model's distribution counts",
