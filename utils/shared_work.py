@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from torch import distributed as dist
 
 from utils.distributed import barrier, is_main, world_size
-from utils.files import read_generations, write_rows
+from utils.files import read_generations, read_json, write_json, write_rows
 
 T = TypeVar("T")
 
@@ -37,3 +37,16 @@ def kept_rows(path: Path, compute: Callable[[], list[dict]]) -> list[dict]:
             write_rows(path, rows)
         barrier()
     return read_generations(path)
+
+
+def kept_json(path: Path, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What the JSON file `path` holds; without such a file, what `compute` gives on every process, written there."""
+    kept = read_json(path)
+    if kept is not None:
+        return kept
+    made = compute()
+    barrier()  # no process may look after another has begun to write
+    if is_main():
+        write_json(path, made)
+    barrier()
+    return made
