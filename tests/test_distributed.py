@@ -21,6 +21,7 @@ from tests.runs import (
     target,
     weights,
 )
+from utils.distributed import gathered
 from utils.engine import reference_cache
 from utils.engine.engine import Engine
 from utils.engine.reference_cache import ReferenceCache
@@ -80,7 +81,7 @@ def test_two_processes_evaluate_like_one(tmp_path):
         folders[name] = tmp_path / name
         folders[name].mkdir()
         oracle(folders[name])
-        arguments = (*overrides, "reference_run=oracle", "out=eval")
+        arguments = (*overrides, "oracle=oracle", "out=eval")
         if processes == 1:
             run(folders[name], "evaluate", *arguments)
         else:
@@ -117,6 +118,23 @@ def test_a_failure_of_the_main_process_keeps_no_other_waiting(tmp_path):
     finished = launch(tmp_path, tmp_path / "fails_first.py", processes=2)
     assert finished.code == 0, finished.err
     assert finished.out.count("done") == 2 and finished.out.count("disk full") == 1
+
+
+GATHERS = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+from utils.distributed import gathered, rank, start
+start()
+print(gathered(["ab", "c"][rank()]))
+"""
+
+
+def test_every_process_gets_the_items_of_all_in_their_order(tmp_path):
+    (tmp_path / "gathers.py").write_text(GATHERS)
+    finished = launch(tmp_path, tmp_path / "gathers.py", processes=2)
+    assert finished.code == 0, finished.err
+    assert finished.out.count("['a', 'b', 'c']") == 2
+    assert gathered([3, 1, 2]) == [3, 1, 2]  # a process alone
 
 
 def oracle(folder: Path) -> None:

@@ -4,23 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from torch import distributed as dist
-
-from utils.distributed import barrier, is_main, world_size
+from utils.distributed import barrier, is_main
 from utils.files import read_generations, read_json, write_json, write_rows
-
-T = TypeVar("T")
-
-
-def gathered(items: list[T]) -> list[T]:
-    """The items of all processes, in the order of the processes, on each of them."""
-    if not dist.is_initialized():
-        return items
-    parts: list[list[T] | None] = [None] * world_size()
-    dist.all_gather_object(parts, items)
-    return [item for part in parts for item in part]
 
 
 def kept_rows(path: Path, compute: Callable[[], list[dict]]) -> list[dict]:

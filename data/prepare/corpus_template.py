@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from utils.items.draws import draw
+from utils.draws import draw
 from utils.items.rows import QA
 from utils.items.streams import Drawn, Streams, TrainingData
 

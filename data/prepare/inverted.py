@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import json
 import math
-import random
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from utils.checks import choose, is_number, whole
+from utils.draws import generator
 from utils.files import write_json
 from utils.items.rows import QA
 from utils.reading import DataError, read_text
@@ -200,7 +200,7 @@ def select(
         raise ValueError(f"score number {[math.isnan(s) for s in scores].index(True)} is NaN: score the facts again")
     places = range(len(scores))
     if order == "random":
-        dice = random.Random(f"inverted/{seed}/{index}" if random_state is None else random_state)
+        dice = generator("inverted", seed, index) if random_state is None else generator(random_state)
         chosen = dice.sample(places, min(k, len(scores)))
     else:
         sign = -1 if order == "largest" else 1

@@ -16,15 +16,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
-from torch import distributed as dist
 from torch import nn
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from metrics.verbatim import STRIDE, Cut, Mode, Statistic, memo, memo_cuts
 from utils.checks import choose, whole
-from utils.distributed import is_main, rank, world_size
-from utils.engine.batches import in_halves
+from utils.distributed import gathered, is_main, rank, world_size
+from utils.engine.batches import by_length, in_halves
 from utils.engine.continuations import continue_ids, end_ids, pad_id, prompt_ids
 from utils.engine.engine import output_head
 
@@ -96,14 +95,15 @@ def memo_scores(
     for cut in (cut for of_pair in cuts for cut in of_pair):
         longest[cut.prompt] = max(longest.get(cut.prompt, 0), len(cut.label))
     ids = {prompt: prompt_ids(tokenizer, prompt) for prompt in longest}
-    order = sorted(longest, key=lambda prompt: (-longest[prompt], -len(ids[prompt]), prompt))
-    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    texts: dict[str, str] = {}
+    order = sorted(longest, key=lambda prompt: (-len(ids[prompt]), prompt))
+    # What goes on for as long is together: then the longest prompts.
+    batches = [[order[place] for place in batch] for batch in by_length([longest[prompt] for prompt in order], most=batch_size)]
+    continued: list[tuple[str, str]] = []
     for batch in tqdm(batches[rank() :: world_size()], desc="MEMO", unit="batch", disable=not is_main() or not batches):
-        continued = _continue(model, tokenizer, [ids[prompt] for prompt in batch], options)
-        texts |= dict(zip(batch, continued, strict=True))
-    texts = _from_all(texts)
-    return [options.value(of_pair, [texts[cut.prompt] for cut in of_pair]) for of_pair in cuts]
+        texts = _continue(model, tokenizer, [ids[prompt] for prompt in batch], options)
+        continued += zip(batch, texts, strict=True)
+    text_of = dict(gathered(continued))
+    return [options.value(of_pair, [text_of[cut.prompt] for cut in of_pair]) for of_pair in cuts]
 
 
 def memo_generate_steps(
@@ -143,14 +143,6 @@ def _continue(model: nn.Module, tokenizer: PreTrainedTokenizerBase, prompts: Seq
     # Released code decoded prompt and continuation together and took the prompt's text out again: its BOS stayed.
     front = tokenizer.decode([token for token in prompt_ids(tokenizer, "") if token in tokenizer.all_special_ids])
     return [f"{front} {text}" for text in tokenizer.batch_decode(new, skip_special_tokens=False)]
-
-
-def _from_all(texts: dict[str, str]) -> dict[str, str]:
-    if not dist.is_initialized():
-        return texts
-    parts: list[dict[str, str] | None] = [None] * world_size()
-    dist.all_gather_object(parts, texts)
-    return {prompt: text for part in parts for prompt, text in part.items()}
 
 
 @contextmanager

@@ -15,8 +15,8 @@ from data.files.sources import FIXTURES
 from data.prepare.inverted import Defects, FactFile, InvertedFacts, Missing, Order, Tie, Unmatched, read_inverted, select, slots
 from data.prepare.memo import Memo, memo_scores
 from utils.checks import choose
+from utils.draws import draw
 from utils.engine.engine import Engine
-from utils.items.draws import draw
 from utils.items.rows import QA
 from utils.items.streams import Drawn, Streams, TrainingData
 from utils.reading import DataError

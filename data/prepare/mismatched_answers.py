@@ -16,7 +16,6 @@ released code of SKU (arXiv 2402.10058) and LLMU (arXiv 2310.10683) does the sam
 from __future__ import annotations
 
 import logging
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -24,8 +23,8 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from utils.checks import choose, whole
+from utils.draws import draw, generator, permutation
 from utils.engine.engine import KERNELS_WITHOUT_MASK, Engine
-from utils.items.draws import draw, permutation
 from utils.items.rows import QA
 from utils.items.streams import Drawn, Streams, TrainingData
 from utils.tokens.example import Example
@@ -116,7 +115,7 @@ class MismatchedStreams(Streams):
 
     def _answers_of(self, step: int) -> list[str]:
         """Answers for all questions of optimizer step `step`: without replacement, a question's own not excepted."""
-        return random.Random(f"mismatched/{self.seed}/{step}").sample(self.pool, self.how.answers)
+        return generator("mismatched", self.seed, step).sample(self.pool, self.how.answers)
 
     def mismatched(self, question: str, answer: str) -> Example:
         return self.encode(QA(question, answer))

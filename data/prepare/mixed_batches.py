@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from utils.checks import choose, flag, require
+from utils.draws import permutation
 from utils.engine.continuations import prompt_ids
 from utils.engine.engine import KERNELS_WITHOUT_MASK, Engine
-from utils.items.draws import permutation
 from utils.items.streams import Drawn, Streams, TrainingData
 from utils.tokens.example import Example
 

@@ -9,7 +9,7 @@ released code.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,8 +21,9 @@ from tqdm import tqdm
 
 from utils.checks import choose
 from utils.distributed import is_main
+from utils.draws import dice
+from utils.engine.batches import by_length
 from utils.engine.engine import Engine, evaluating
-from utils.items.draws import dice
 from utils.items.streams import Drawn, Streams, TrainingData
 from utils.shared_work import kept_json
 from utils.tokens.example import IGNORED, Example
@@ -113,7 +114,7 @@ class AdversarialStreams(RelabelledStreams):
     def _ask(self, engine: Engine) -> list[dict]:
         labels: dict[int, list[int]] = {}
         without_adapter = engine.model.disable_adapter() if isinstance(engine.model, PeftModel) else nullcontext()
-        batches = list(self._batches())
+        batches = by_length([len(self.text(index).answer) for index in range(len(self))], TOKENS_PER_BATCH)
         with without_adapter:
             for batch in tqdm(batches, desc="labels", unit="batch", disable=not is_main()):
                 asked = [self._asked(index) for index in batch]
@@ -139,17 +140,6 @@ class AdversarialStreams(RelabelledStreams):
             return text
         # One place later: the model has read the token that it must not repeat. The last token of an answer is never fed.
         return Example(text.prompt, text.answer + text.answer[-1:], (IGNORED, *text.answer))
-
-    def _batches(self) -> Iterator[list[int]]:
-        """Indices of items of like length, up to TOKENS_PER_BATCH at a time."""
-        batch: list[int] = []
-        sizes = [len(self.text(index).answer) for index in range(len(self))]
-        for index in sorted(range(len(self)), key=lambda index: sizes[index]):
-            if batch and (len(batch) + 1) * sizes[index] > TOKENS_PER_BATCH:
-                yield batch
-                batch = []
-            batch.append(index)
-        yield batch
 
 
 @torch.no_grad()

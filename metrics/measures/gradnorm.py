@@ -40,14 +40,14 @@ from metrics.measures.membership import (
     membership_auc,
     per_question,
 )
-from utils.distributed import is_main, rank, world_size
+from utils.distributed import gathered, is_main, rank, world_size
+from utils.draws import draw
 from utils.engine.engine import Engine, evaluating
 from utils.evaluation.measure import OWN, Evaluated, Measure
 from utils.items.benchmark import Benchmark
-from utils.items.draws import draw
 from utils.items.metric import Metric, measured
 from utils.items.requests import Request
-from utils.shared_work import gathered, kept_rows
+from utils.shared_work import kept_rows
 from utils.tokens.example import Example
 from utils.tokens.prompts import Encoder
 from utils.weights.models import is_adapter, load_adapter, model_folder, resolve_precision
@@ -168,8 +168,10 @@ class GradNorm(Measure):
     def _adapter_engine(self, engine: Engine, encoder: Encoder, cfg: DictConfig) -> Engine:
         """The model of model.path with its adapter apart: evaluation has merged it into the weights."""
         path = None if cfg.model.path is None else model_folder(cfg.model.path)
-        if cfg.whp.path is not None:
-            raise ValueError(f"measure.{self.name}.parameters=adapter: not with whp.path, where two models answer; use all")
+        if cfg.reinforced.path is not None:
+            raise ValueError(
+                f"measure.{self.name}.parameters=adapter: not with reinforced.path, where two models answer; use all"
+            )
         if path is None or not is_adapter(path):
             raise ValueError(
                 f"measure.{self.name}.parameters=adapter: model.path={cfg.model.path} holds no adapter; use "

@@ -24,14 +24,14 @@ from numpy.typing import ArrayLike
 from omegaconf import DictConfig
 
 from metrics.rouge import rouge
-from utils.distributed import rank, world_size
+from utils.distributed import gathered, rank, world_size
 from utils.engine.engine import Engine
 from utils.engine.sampling import Sampling
 from utils.evaluation.measure import OWN, Evaluated, Measure
 from utils.items.benchmark import Benchmark
 from utils.items.metric import Metric, measured
 from utils.items.requests import Request
-from utils.shared_work import gathered, kept_rows
+from utils.shared_work import kept_rows
 from utils.tokens.prompts import Encoder
 
 
@@ -99,7 +99,7 @@ class Leak(Measure):
 
     def requests(self, benchmark: Benchmark, split: str) -> list[Request]:
         """The questions about what is to be forgotten once more, as tasks <task>@<name>, for answers alone and n of them."""
-        asked = [r for r in benchmark.requests(split) if r.task in benchmark.forgotten and r.reference is not None]
+        asked = [r for r in benchmark.requests(split) if r.task in benchmark.forgotten and r.truth is not None]
         if self.questions != "all":
             firsts = {task: [r for r in asked if r.task == task][: int(self.questions)] for task in benchmark.forgotten}
             asked = [request for of_task in firsts.values() for request in of_task]
@@ -158,7 +158,7 @@ def _key(row: dict) -> dict:
 
 
 def _recalls(row: dict) -> list[float]:
-    known = {text: rouge(text, row["reference"]).rougeL_recall for text in dict.fromkeys(row["samples"])}
+    known = {text: rouge(text, row["truth"]).rougeL_recall for text in dict.fromkeys(row["samples"])}
     return [known[text] for text in row["samples"]]
 
 

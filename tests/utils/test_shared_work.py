@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from utils.shared_work import gathered, kept_rows
+from utils.shared_work import kept_rows
 
 
 def test_rows_are_kept_where_they_are_found_again(tmp_path):
@@ -26,7 +26,3 @@ def test_what_fails_leaves_nothing(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         kept_rows(tmp_path / "parts" / "task.jsonl", compute)
     assert not (tmp_path / "parts").exists()
-
-
-def test_a_process_alone_has_all_items():
-    assert gathered([3, 1, 2]) == [3, 1, 2]

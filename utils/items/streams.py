@@ -10,9 +10,9 @@ from typing import Protocol, Self
 
 from torch.utils.data import Dataset
 
+from utils.draws import draw, permutation
 from utils.engine.engine import Engine
 from utils.items.benchmark import Benchmark
-from utils.items.draws import draw, permutation
 from utils.items.rows import QA
 from utils.tokens.example import EmptyAnswer, Example
 from utils.tokens.prompts import Encoder

@@ -1,4 +1,4 @@
-"""Asks others about a model's outputs and keeps what they say: a judge (harmful or not), a reference model (how surprising each
+"""Asks others about a model's outputs and keeps what they say: a judge (harmful or not), a language model (how surprising each
 output is), BLEURT (how close it comes to what the original model said).
 
     judgements.jsonl     key, judge, harmful, score     one line per question and output
@@ -24,6 +24,7 @@ from torch import nn
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
+from utils.engine.batches import by_length
 from utils.engine.continuations import pad_id
 from utils.engine.engine import Engine, evaluating
 from utils.files import read_log, write_text
@@ -33,11 +34,11 @@ from utils.tokens.example import Example
 from utils.weights.models import model_folder
 
 CHUNK = 64  # outputs asked about between two writes of a file
-LONGEST = 1024  # tokens of an output that a reference model reads, BOS counted
+LONGEST = 1024  # tokens of an output that a language model reads, BOS counted
 
 
 class TextLoss(NamedTuple):
-    """tokens: of a text, as the reference model reads it. nll: mean negative log-likelihood of a token, in nats."""
+    """tokens: of a text, as the language model reads it. nll: mean negative log-likelihood of a token, in nats."""
 
     tokens: int
     nll: float
@@ -64,7 +65,7 @@ def judge_generations(judge: Judge, generations: Sequence[dict], folder: Path) -
 
 
 @dataclass(frozen=True)
-class ReferenceModel:
+class PerplexityModel:
     """The model under which perplexity is measured; path: a folder or a name on the Hub, loaded in float32 when first needed."""
 
     path: str
@@ -80,7 +81,7 @@ class ReferenceModel:
         return output_perplexity(model.eval().to(device()), tokenizer, texts, tokens_per_batch=tokens_per_batch)
 
 
-def add_perplexities(model: ReferenceModel, generations: Sequence[dict], folder: Path, tokens_per_batch: int) -> list[dict]:
+def add_perplexities(model: PerplexityModel, generations: Sequence[dict], folder: Path, tokens_per_batch: int) -> list[dict]:
     """The rows with `nll` (of `output`, in nats per token; None for an empty one) and `perplexity_model` added."""
 
     def ask(rows: list[dict]) -> list[dict]:
@@ -116,8 +117,10 @@ def output_perplexity(
     spoken = [text if text.strip() else "" for text in texts]
     ids = [tokenizer(text, add_special_tokens=False, verbose=False).input_ids[: max_length - 1] for text in spoken]
     losses: list[TextLoss | None] = [None] * len(texts)
+    places = [place for place, text in enumerate(ids) if text]
     with evaluating(model):
-        for batch in _batches([len(text) for text in ids], tokens_per_batch):
+        for batch in by_length([len(ids[place]) for place in places], tokens_per_batch):
+            batch = [places[number] for number in batch]
             examples = [Example((tokenizer.bos_token_id,), tuple(ids[place])) for place in batch]
             packed = engine.pack({"texts": examples}).to(engine.device)
             logp = engine.statistics(packed, {"texts": ("logp",)}, ("logp",))[:, 0].double().cpu()
@@ -170,14 +173,3 @@ def _asked(
             known[key] = {"key": key, **record}
         write_text(path, "".join(json.dumps(record) + "\n" for record in known.values()))
     return [known[key] for key in keys]
-
-
-def _batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Places of the texts that are not empty, longest first, as many at a time as padded lines of `budget` tokens allow."""
-    order = sorted((place for place, length in enumerate(lengths) if length), key=lambda place: -lengths[place])
-    batches: list[list[int]] = []
-    for place in order:
-        if not batches or (len(batches[-1]) + 1) * lengths[batches[-1][0]] > budget:
-            batches.append([])
-        batches[-1].append(place)
-    return batches

@@ -16,7 +16,7 @@ from utils.runs.cli import CONFIG
 
 GROUPS = ("model", "benchmark")
 DIALS = ("split", "data_root", "compat")
-SET_HERE = ("model.path", "out", "from_logs", "retain_logs", "whp.path", "whp.alpha")
+SET_HERE = ("model.path", "out", "from_logs", "reinforced.path", "reinforced.alpha")
 
 
 def evaluation_settings(trained: Mapping[str, Any], overrides: Sequence[str]) -> DictConfig:

@@ -34,12 +34,11 @@ class Example:
         return len(self.answer) if self.labels is None else len(self.labels) - self.labels.count(IGNORED)
 
 
-def _common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
-    """Number of leading ids that both sequences share."""
-    for position, (a, b) in enumerate(zip(left, right, strict=False)):
-        if a != b:
-            return position
-    return min(len(left), len(right))
+def common_length(*sequences: Sequence[int]) -> int:
+    """Number of leading ids that all sequences share."""
+    ordered = [tuple(sequence) for sequence in sequences]
+    first, last = min(ordered), max(ordered)  # what these two share, all between them share
+    return next((place for place, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
 
 
 def digest(example: Example) -> bytes:

@@ -32,10 +32,11 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from utils.distributed import barrier, is_main, rank, total, world_size
+from utils.draws import dice
+from utils.engine.batches import by_length
 from utils.engine.engine import Engine, evaluating
 from utils.fingerprint import text_hash, weights_hash
 from utils.items.benchmark import Benchmark
-from utils.items.draws import dice
 from utils.items.rows import QA
 from utils.tokens.example import EmptyAnswer, Example
 from utils.tokens.prompts import Encoder, Template
@@ -50,7 +51,7 @@ SCOPES = ("forget", "retain")
 
 
 @dataclass(frozen=True)
-class Rule:
+class Thresholds:
     """The thresholds: absolute ones, or quantiles of all tensors' cosines and magnitudes, which win where given.
 
     Both comparisons are strict. Raises ValueError for a mu below -1, a negative sigma, or a quantile beyond [0, 1].
@@ -89,12 +90,12 @@ class Rule:
 
 
 @dataclass(frozen=True)
-class MemFlexRegion:
+class GradientRegion:
     """The `region` node of memflex: localises on the model that is to unlearn, or takes a region from a file.
 
     file: a region.json (scripts/localize.py writes one); its tensors are taken as they are, and no option below counts but
     selection. forget, retain: splits whose answers are corrupted; None: those of the run. copies: corruptions of each answer.
-    labels_only: replaced tokens are labels, and the model reads the true answer. mu, sigma and their quantiles: see Rule.
+    labels_only: replaced tokens are labels, and the model reads the true answer. mu, sigma and their quantiles: see Thresholds.
     selection: located | random, as many tensors as are located but any of them (ablation).
     Candidates are the tensors that train without a region: LoRA tensors with an adapter, all weights without.
     """
@@ -117,11 +118,11 @@ class MemFlexRegion:
             raise ValueError(f"method.region.labels_only={self.labels_only}: write true or false")
         if self.selection not in get_args(Selection):
             raise ValueError(f"method.region.selection={self.selection}: write one of {', '.join(get_args(Selection))}")
-        _ = self.rule
+        _ = self.thresholds
 
     @property
-    def rule(self) -> Rule:
-        return Rule(self.mu, self.sigma, self.mu_quantile, self.sigma_quantile)
+    def thresholds(self) -> Thresholds:
+        return Thresholds(self.mu, self.sigma, self.mu_quantile, self.sigma_quantile)
 
     def check(self, cfg: DictConfig) -> None:
         """Reads the file, or the splits that will be corrupted."""
@@ -180,7 +181,9 @@ class MemFlexRegion:
             # Off the device while the second scope is summed there.
             kept = {name: gradient.cpu() for name, gradient in mean_gradients(engine, forget, "forget").items()}
             tensors = compare(kept, mean_gradients(engine, retain, "retain"))
-        return LocatedRegion(source, tensors, *self.rule.thresholds(tensors), "located", tuple(self.rule.located(tensors)))
+        return LocatedRegion(
+            source, tensors, *self.thresholds.thresholds(tensors), "located", tuple(self.thresholds.located(tensors))
+        )
 
     def _pairs(self, benchmark: Benchmark, split: str) -> tuple[list[QA], list[QA]]:
         """Questions and answers of both scopes. Raises ValueError naming the option for an unknown split."""
@@ -252,15 +255,15 @@ def mean_gradients(engine: Engine, examples: Sequence[Example], title: str = "gr
     """
     trained = {name: parameter for name, parameter in engine.model.named_parameters() if parameter.requires_grad}
     sums = {name: torch.zeros_like(parameter, dtype=torch.float32) for name, parameter in trained.items()}
-    by_length = sorted(examples, key=lambda example: len(example.prompt) + len(example.answer), reverse=True)
-    own, longest = by_length[rank() :: world_size()], len(by_length[0].prompt) + len(by_length[0].answer)
-    size = largest_micro_batch(engine.model.config, longest, recompute=False)
+    sizes = [len(example.prompt) + len(example.answer) for example in examples]
+    largest = largest_micro_batch(engine.model.config, max(sizes), recompute=False)
+    own = range(len(examples))[rank() :: world_size()]
     engine.model.zero_grad()
     hooks = [p.register_post_accumulate_grad_hook(functools.partial(_move_gradient, sums[name])) for name, p in trained.items()]
     try:
         with evaluating(engine.model), tqdm(total=len(own), desc=title, unit="sample", disable=not is_main()) as bar:
-            for start in range(0, len(own), size):
-                part = own[start : start + size]
+            for batch in by_length([sizes[place] for place in own], most=largest):
+                part = [examples[own[number]] for number in batch]
                 table = engine.tables(engine.pack({"scope": part}).to(engine.device), {"scope": ("logp",)})["scope"]
                 (-table.mean("logp")).sum().backward()
                 bar.update(len(part))

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from utils.draws import permutation
 from utils.files import read_json, write_json
-from utils.items.draws import permutation
 
 
 @dataclass(frozen=True)

@@ -152,14 +152,14 @@ def test_two_processes_share_the_batches(model, monkeypatch):
     class Stop(Exception):
         pass
 
-    def collect(texts):
-        parts.append(texts)
+    def collect(continued):
+        parts.append(dict(continued))
         if len(parts) == 1:
             raise Stop
         assert not parts[0].keys() & parts[1].keys() and abs(len(parts[0]) - len(parts[1])) <= 4
-        return parts[0] | parts[1]
+        return list((parts[0] | parts[1]).items())
 
-    monkeypatch.setattr(memorization, "_from_all", collect)
+    monkeypatch.setattr(memorization, "gathered", collect)
     monkeypatch.setattr(memorization, "rank", lambda: 0)
     with pytest.raises(Stop):
         memo_scores(model, tokenizer(), PAIRS, SHORT, batch_size=4)
