@@ -22,8 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 from safetensors.torch import load_file
 from torch import Tensor
@@ -31,6 +29,7 @@ from torch import Tensor
 from tests.models import tiny_model, tokenizer
 from utils import ROOT
 from utils.files import read_log
+from utils.runs import cli
 from utils.weights.models import save_model
 
 SHARED = os.environ.get("LETHE_SHARED")
@@ -68,9 +67,7 @@ class Finished:
 
 def compose_settings(script: str, *overrides: object) -> DictConfig:
     """The settings that `python <script>.py <overrides>` would start with."""
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(ROOT / "config"), version_base="1.3"):
-        return compose(script, overrides=[str(override) for override in overrides])
+    return cli.compose_settings(script, map(str, overrides))
 
 
 def run(folder: Path, name: str, *overrides: object) -> None:

@@ -227,7 +227,7 @@ def test_what_is_no_pair_of_evaluations_is_refused(pair, tmp_path, no_recomputin
     a, b = pair
     for second, options, sentence in (
         (a, {}, "are the same evaluation; name two"),
-        (b, {"names": ["forget_prop"]}, "--metrics forget_prop: .*/a has no such metric. Did you mean forget_prob?"),
+        (b, {"names": ["forget_prop"]}, "--metrics forget_prop: .*/a has no such metric; did you mean forget_prob?"),
         (b, {"resamples": 0}, "--resamples 0: "),
         (tmp_path / "nowhere", {}, "nowhere: it has no run.json"),
     ):
