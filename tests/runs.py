@@ -28,7 +28,7 @@ from torch import Tensor
 
 from tests.models import tiny_model, tokenizer
 from utils import ROOT
-from utils.files import read_log
+from utils.files import read_rows
 from utils.runs import cli
 from utils.weights.models import save_model
 
@@ -162,7 +162,7 @@ def target() -> Path:
 
 def losses(run: Path) -> list[dict[str, Any]]:
     """The records of log.jsonl that belong to an optimizer step."""
-    return [record for record in read_log(run / "log.jsonl") if "loss" in record]
+    return [record for record in read_rows(run / "log.jsonl", appended=True) if "loss" in record]
 
 
 def weights(run: Path, file: str = "model/model.safetensors") -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ from typing import TypeVar
 from torch import distributed as dist
 
 from utils.distributed import barrier, is_main, world_size
-from utils.files import read_generations, write_rows
+from utils.files import read_rows, write_rows
 
 T = TypeVar("T")
 
@@ -36,4 +36,4 @@ def kept_rows(path: Path, compute: Callable[[], list[dict]]) -> list[dict]:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_rows(path, rows)
         barrier()
-    return read_generations(path)
+    return read_rows(path)

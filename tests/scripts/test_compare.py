@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +15,7 @@ import utils.report.comparison
 from scripts.compare import main
 from tests.models import tiny_model, tokenizer
 from tests.runs import QUICK_EVALUATION, metrics, run, target
-from utils.files import read_json, write_json, write_parquet, write_rows
+from utils.files import read_json, read_rows, write_json, write_parquet, write_rows
 from utils.report.comparison import ComparisonError, compare
 from utils.weights.models import save_model
 
@@ -55,7 +54,7 @@ def edit(folder: Path, change: Callable[[dict], None]) -> None:
 
 
 def rows_of(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "generations.jsonl").read_text("utf-8").splitlines()]
+    return read_rows(folder / "generations.jsonl")
 
 
 def probabilities(folder: Path, task: str) -> np.ndarray:

@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 from utils.checks import did_you_mean_or_all
 from utils.evaluation.measure import OWN
 from utils.evaluation.paired import Difference, paired_difference
-from utils.files import flat_settings, read_json, read_log
+from utils.files import flat_settings, read_json, read_rows
 from utils.items.metric import Metric
 from utils.report.read import ReportError, ReportRun, read_run
 from utils.runs.cli import compose_settings
@@ -74,7 +74,7 @@ class Evaluation:
     @cached_property
     def answers(self) -> dict[tuple[str, int], dict[str, Any]]:
         """Task and index -> the row of generations.jsonl."""
-        return {(row["task"], row["index"]): row for row in read_log(self.folder / "generations.jsonl")}
+        return {(row["task"], row["index"]): row for row in read_rows(self.folder / "generations.jsonl")}
 
 
 Pair = tuple[Evaluation, Evaluation]

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from utils.checks import did_you_mean_or_all
 from utils.distributed import is_main
-from utils.files import read_json, read_log
+from utils.files import read_json, read_rows
 from utils.fingerprint import settings_hash
 from utils.report.read import Number, label_of, read_metrics
 from utils.runs.inherited_settings import evaluation_settings
@@ -189,7 +189,7 @@ def _holds_model(folder: Path) -> bool:
 
 def _last_step(run: Path, known: Mapping[str, Any], snapshot: int) -> int:
     """The last optimizer step, which an early stop may have put before the planned one."""
-    records = read_log(run / "log.jsonl") if (run / "log.jsonl").is_file() else []
+    records = read_rows(run / "log.jsonl", appended=True)
     return max((record["step"] for record in records if "step" in record), default=known.get("steps", snapshot))
 
 
