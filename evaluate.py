@@ -1,6 +1,6 @@
 """Scores a checkpoint, or recomputes metrics from saved scores.
 
-python evaluate.py model.path=runs/flat reference_run=runs/retain90 out=runs/flat/eval
+python evaluate.py model.path=runs/flat oracle=runs/retain90 out=runs/flat/eval
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def main(cfg: DictConfig) -> None:
     # Slow imports: a misspelt name was refused without them.
     from utils import distributed
     from utils.runs.load import make_encoder
-    from utils.runs.oracles import bring_reference, check_reference
+    from utils.runs.oracles import bring_oracle, check_oracle
     from utils.runs.run import Run
     from utils.runs.score import metrics_from_files, metrics_from_logs, score_run, write_metrics
     from utils.runs.settings import check_evaluation
@@ -42,13 +42,13 @@ def main(cfg: DictConfig) -> None:
 
     distributed.start()
     encoder = make_encoder(settings)
-    check_reference(settings, encoder)
+    check_oracle(settings, encoder)
     show_requests(settings, encoder)
     run = Run.open(cfg, "evaluate")
     if run.skip:
         return
     score_run(settings, run, encoder)
-    bring_reference(settings, run, encoder)
+    bring_oracle(settings, run, encoder)
     write_metrics(metrics_from_files(settings, out), out)
     run.finish()
 

@@ -91,7 +91,7 @@ class Prefix(Probe):
     def request(self, request: Request, benchmark: Benchmark) -> Request:
         if self.push.strip():
             request = benchmark.with_question(request, lambda question: f"{self.push.strip()} {question}")
-        texts = [text for _, _, text in request.answers] + [request.reference or ""]
+        texts = [text for _, _, text in request.answers] + [request.truth or ""]
         begins = any(beginning(text, self.given) for text in texts)
         return replace(request, given=self.given) if begins else request
 
@@ -119,7 +119,7 @@ class Sample(Probe):
 
     def request(self, request: Request, benchmark: Benchmark) -> Request:
         """Leaves alone what is sampled already, and what asks for no answer."""
-        sampled = request.reference is None or request.sampling is not None
+        sampled = request.truth is None or request.sampling is not None
         return request if sampled else replace(request, sampling=self.sampling)
 
 

@@ -1,4 +1,4 @@
-"""ROUGE-1 and ROUGE-L of one generation against one reference.
+"""ROUGE-1 and ROUGE-L of one generation against one truth.
 
 Every benchmark of this project that reports ROUGE uses the same library (`rouge_score`), so that numbers compare:
 text is lowered, everything outside a-z and 0-9 separates words, and words longer than three letters are stemmed
@@ -14,7 +14,7 @@ from rouge_score.rouge_scorer import RougeScorer
 
 
 class Rouge(NamedTuple):
-    """Shares in [0, 1]. Recall is relative to the words of the reference, precision to those of the generation."""
+    """Shares in [0, 1]. Recall is relative to the words of the truth, precision to those of the generation."""
 
     rouge1_recall: float
     rougeL_recall: float
@@ -28,12 +28,12 @@ def _scorer(stemmer: bool) -> RougeScorer:
     return RougeScorer(["rouge1", "rougeL"], use_stemmer=stemmer)
 
 
-def rouge(generation: str, reference: str, stemmer: bool = True) -> Rouge:
-    """Compare `generation` with `reference`. All four scores are 0 where one of the texts holds no word.
+def rouge(generation: str, truth: str, stemmer: bool = True) -> Rouge:
+    """Compare `generation` with `truth`. All four scores are 0 where one of the texts holds no word.
 
     Source: Lin 2004, as implemented in `rouge_score`; TOFU (arXiv 2401.06121) reports ROUGE-L recall with stemming.
     """
-    scores = _scorer(stemmer).score(target=reference, prediction=generation)
+    scores = _scorer(stemmer).score(target=truth, prediction=generation)
     longest = scores["rougeL"]
     return Rouge(
         rouge1_recall=float(scores["rouge1"].recall),

@@ -1,6 +1,6 @@
 """Evaluates a checkpoint on one benchmark, with the settings of the run that made it.
 
-    python scripts/eval_checkpoint.py tofu runs/flat reference_run=runs/retain90
+    python scripts/eval_checkpoint.py tofu runs/flat oracle=runs/retain90
     python scripts/eval_checkpoint.py utility locuslab/tofu_ft_llama2-7b model=llama2-7b-chat data_root=hub
 
 MODEL is a run folder, a checkpoint folder or a Hub name. A run folder brings its model, forget split, data_root and the options

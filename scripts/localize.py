@@ -32,14 +32,14 @@ def localize(overrides: Sequence[str]) -> list[Path]:
     from utils.runs.cli import compose_settings
     from utils.runs.load import make_encoder, trainable
     from utils.runs.settings import check_training, default_folder
-    from utils.training.localize import MemFlexRegion
+    from utils.training.localize import GradientRegion
     from utils.weights.models import resolve_precision
 
     cfg = compose_settings("unlearn", overrides)
     if cfg.out is None:
         cfg.out = default_folder(cfg, "localize")
     settings = check_training(cfg, "unlearn")
-    if not isinstance(settings.region, MemFlexRegion):
+    if not isinstance(settings.region, GradientRegion):
         raise ValueError(f"method={cfg.method.name}: has no region to locate; use method=memflex")
     distributed.start()
     encoder = make_encoder(settings)

@@ -1,11 +1,11 @@
 r"""MUSE's protocols around a method: scalability, sustainability, and the choice of a checkpoint (arXiv 2407.06460, C5 and C6).
 
     python scripts/muse_protocols.py scalability --target runs/target --out runs/scal --both model=tiny \
-        --unlearn method=npo_rt epochs=10 --evaluate reference_run=runs/retrained
+        --unlearn method=npo_rt epochs=10 --evaluate oracle=runs/retrained
     python scripts/muse_protocols.py sustainability --target runs/target --out runs/sust --both model=tiny \
-        --unlearn method=npo_rt epochs=10 --evaluate reference_run=runs/retrained
-    python scripts/muse_protocols.py select --run runs/npo_rt --reference runs/retrained/eval --out runs/npo_rt_selected \
-        --both model=tiny --evaluate reference_run=runs/retrained
+        --unlearn method=npo_rt epochs=10 --evaluate oracle=runs/retrained
+    python scripts/muse_protocols.py select --run runs/npo_rt --oracle runs/retrained/eval --out runs/npo_rt_selected \
+        --both model=tiny --evaluate oracle=runs/retrained
 
 scalability unlearns scal_1 ... scal_4, each from the target; sustainability sust_1 from the target, sust_2 from the result, and
 so on. The target must know them all: finetune.py split=scal_4+retain2. Dials of --both go to unlearn.py and evaluate.py.
@@ -40,7 +40,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         _common(command)
     command = commands.add_parser("select", help="which snapshot of a run to take")
     command.add_argument("--run", type=Path, required=True, metavar="DIR", help="unlearning run with snapshots")
-    command.add_argument("--reference", type=Path, required=True, metavar="DIR", help="evaluation of the retrained model")
+    command.add_argument("--oracle", type=Path, required=True, metavar="DIR", help="evaluation of the retrained model")
     command.add_argument("--metric", default=KNOWLEDGE, metavar="NAME", help=f"lower is more forgotten (default: {KNOWLEDGE})")
     command.add_argument("--every", action="store_true", help="evaluate also the snapshots after the chosen one")
     _common(command)
@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None, call: Call | None = None) -> None:
     evaluate = (*options.both, *options.evaluate)
     try:
         if options.command == "select":
-            _select(Selection(options.run, options.reference, options.out, options.metric, evaluate, options.every), call)
+            _select(Selection(options.run, options.oracle, options.out, options.metric, evaluate, options.every), call)
         else:
             unlearn = (*options.both, *options.unlearn)
             table = run_requests(Requests(options.command, options.target, options.out, unlearn, evaluate), call)
@@ -70,7 +70,7 @@ def main(arguments: list[str] | None = None, call: Call | None = None) -> None:
 def _select(selection: Selection, call: Call | None) -> None:
     step, reached = select(selection, call)
     if not reached:
-        print(f"no snapshot brought {selection.metric} to the reference; this is the last")
+        print(f"no snapshot brought {selection.metric} to the oracle; this is the last")
     print(f"model.path={selection.run / 'snapshots' / step}")
 
 

@@ -14,7 +14,7 @@ python unlearn.py -m "method=$methods" model=tiny model.path=$runs/full benchmar
 
 echo "3/4  Evaluate"
 models="$runs/full,$runs/retain90,$(echo "$methods" | sed "s#[^,]*#$runs/&#g")"
-python evaluate.py -m model=tiny "model.path=$models" benchmark=tofu split=forget10 reference_run=$runs/retain90 "out=\${model.path}/eval"
+python evaluate.py -m model=tiny "model.path=$models" benchmark=tofu split=forget10 oracle=$runs/retain90 "out=\${model.path}/eval"
 
 echo "4/4  Report"
 python scripts/report.py $runs --title "Quick start: TOFU fixture, tiny model"

@@ -2,12 +2,12 @@ r"""Searches how strongly a reinforced model is to be subtracted: the first coef
 
     python finetune.py model=tiny model.path=runs/target split=forget10 out=runs/reinforced
     python scripts/search_coefficient.py --base runs/target --reinforced runs/reinforced --metric forget_rougeL_recall \
-        --reference runs/retain90/eval --out runs/task_vector -- model=tiny split=forget10 reference_run=runs/retain90
+        --oracle runs/retain90/eval --out runs/task_vector -- model=tiny split=forget10 oracle=runs/retain90
 
 --combine task_vector writes theta_base - C (theta_reinforced - theta_base); --combine whp writes nothing and evaluates
 logits_base - C relu(logits_reinforced - logits_base). The reinforced model is the base finetuned on what is to be forgotten.
 
-Coefficients are tried in the order of --grid. Chosen is the first whose --metric is at most that of --reference (an evaluation of
+Coefficients are tried in the order of --grid. Chosen is the first whose --metric is at most that of --oracle (an evaluation of
 the retain oracle), else the last: the rule of MUSE's released code (arXiv 2407.06460), there with 1, 2, 4, 8, 16 and the mean
 ROUGE-L of short answers about the forget set. What follows -- goes to every evaluate.py.
 
@@ -35,7 +35,7 @@ from utils.files import read_json, write_json, write_text
 from utils.runs.inherited_settings import as_override
 
 GRID = "1,2,4,8,16"  # MUSE, released code
-SET_HERE = ("model.path", "whp.path", "whp.alpha", "out", "rescore", "from_logs", "retain_logs", "overwrite", "resume")
+SET_HERE = ("model.path", "reinforced.path", "reinforced.alpha", "out", "rescore", "from_logs", "overwrite", "resume")
 MISSING = "–"
 
 Metrics = dict[str, dict[str, Any]]
@@ -57,7 +57,7 @@ class Search:
     reinforced: str
     grid: tuple[float, ...]
     metric: str
-    reference: Path
+    oracle: Path
     out: Path
     combine: str = "task_vector"
     overrides: tuple[str, ...] = ()
@@ -91,7 +91,7 @@ class Search:
     def model(self, coefficient: float) -> dict[str, str | float]:
         """The dials of evaluate.py that stand for the model of a coefficient."""
         if self.combine == "whp":
-            return {"model.path": self.base, "whp.path": self.reinforced, "whp.alpha": coefficient}
+            return {"model.path": self.base, "reinforced.path": self.reinforced, "reinforced.alpha": coefficient}
         return {"model.path": str(self.folder(coefficient) / "model")}
 
 
@@ -120,15 +120,15 @@ class Evaluation:
             raise SearchError(f"{self.folder}: {metric} is {value}, which nothing can be compared with; choose another --metric")
         return value
 
-    def check_comparable(self, reference: Evaluation, metric: str) -> None:
+    def check_comparable(self, oracle: Evaluation, metric: str) -> None:
         """Raises SearchError if the metric of the two is about different questions, or defined differently."""
-        ours, theirs = self.metrics[metric], reference.metrics[metric]
+        ours, theirs = self.metrics[metric], oracle.metrics[metric]
         differences = [key for key in ("n", "definition") if ours.get(key) != theirs.get(key)]
-        if None not in (self.requests, reference.requests) and self.requests != reference.requests:
+        if None not in (self.requests, oracle.requests) and self.requests != oracle.requests:
             differences.append("questions or tokens")
         if differences:
             raise SearchError(
-                f"{metric} of {self.folder} and {reference.folder} cannot be compared: they differ in {', '.join(differences)}; "
+                f"{metric} of {self.folder} and {oracle.folder} cannot be compared: they differ in {', '.join(differences)}; "
                 "evaluate the retain oracle with the same settings"
             )
 
@@ -138,7 +138,7 @@ class Progress:
     """What was tried, kept in search.json and search.md after every coefficient."""
 
     search: Search
-    reference: Evaluation
+    oracle: Evaluation
     threshold: float
     tried: dict[float, Evaluation] = field(default_factory=dict)
     finished: bool = False
@@ -157,9 +157,9 @@ class Progress:
         content: dict[str, Any] = {
             "status": "finished" if self.finished else "running",
             "settings": self.search.settings(),
-            "rule": "the first of grid whose metric is at most that of reference, else the last",
+            "rule": "the first of grid whose metric is at most that of oracle, else the last",
             "metric": metric,
-            "reference": {"evaluation": str(self.reference.folder), metric: self.reference.metrics[metric]},
+            "oracle": {"evaluation": str(self.oracle.folder), metric: self.oracle.metrics[metric]},
             "grid": list(self.search.grid),
             "tried": [
                 {"coefficient": coefficient, "evaluation": str(found.folder), metric: found.metrics[metric]}
@@ -172,11 +172,11 @@ class Progress:
         write_text(self.search.out / "search.md", self.table())
 
     def table(self) -> str:
-        """Markdown: a row per metric, a column for the reference and for every coefficient."""
-        heads = ["metric", "reference", *map(name, self.tried)]
+        """Markdown: a row per metric, a column for the oracle and for every coefficient."""
+        heads = ["metric", "oracle", *map(name, self.tried)]
         if self.finished:
             heads[-1] = f"**{heads[-1]}**"
-        columns = [self.reference.metrics, *(found.metrics for found in self.tried.values())]
+        columns = [self.oracle.metrics, *(found.metrics for found in self.tried.values())]
         rows = [heads, ["---", *["---:"] * len(columns)]]
         for metric in dict.fromkeys(key for column in reversed(columns) for key in column):
             label = f"**{metric}**" if metric == self.search.metric else metric
@@ -189,17 +189,17 @@ def search_coefficient(search: Search, evaluate: Evaluate | None = None) -> Prog
 
     evaluate: does what `python evaluate.py OVERRIDES` does, given the overrides; that itself by default.
     """
-    reference = find_reference(search.reference)
-    threshold = reference.value(search.metric)
+    oracle = find_oracle(search.oracle)
+    threshold = oracle.value(search.metric)
     open_folder(search)
-    progress = Progress(search, reference, threshold)
+    progress = Progress(search, oracle, threshold)
     for coefficient in search.grid:
         found = measure(search, coefficient, evaluate or run_evaluation)
         value = found.value(search.metric)
-        found.check_comparable(reference, search.metric)
+        found.check_comparable(oracle, search.metric)
         progress.tried[coefficient] = found
         progress.write()
-        print(f"C = {name(coefficient)}: {search.metric} {value:.4g}, reference {threshold:.4g}", flush=True)
+        print(f"C = {name(coefficient)}: {search.metric} {value:.4g}, oracle {threshold:.4g}", flush=True)
         if progress.reached:
             break
     bring_weights(search, progress.chosen)  # after an earlier search with another rule they may be deleted
@@ -248,12 +248,12 @@ def run_evaluation(overrides: Sequence[str]) -> None:
         raise SearchError("the evaluation failed, for the reason above; the same command goes on where it stopped")
 
 
-def find_reference(folder: Path) -> Evaluation:
+def find_oracle(folder: Path) -> Evaluation:
     """An evaluation folder, or a run folder that holds one in eval/. Raises SearchError if it is not finished."""
     found = Evaluation.read(folder) or Evaluation.read(folder / "eval")
     if found is None:
         raise SearchError(
-            f"--reference {folder} holds no finished evaluation; make one with evaluate.py model.path=ORACLE out={folder}"
+            f"--oracle {folder} holds no finished evaluation; make one with evaluate.py model.path=ORACLE out={folder}"
         )
     return found
 
@@ -306,7 +306,7 @@ def main(arguments: list[str] | None = None, evaluate: Evaluate | None = None) -
     parser.add_argument("--combine", choices=("task_vector", "whp"), default="task_vector", help="on weights (default) or logits")
     parser.add_argument("--grid", default=GRID, metavar="C,C,...", help=f"coefficients in rising order (default: {GRID})")
     parser.add_argument("--metric", required=True, metavar="NAME", help="a name in metrics.json; lower is more forgotten")
-    parser.add_argument("--reference", type=Path, required=True, metavar="DIR", help="evaluation of the retain oracle")
+    parser.add_argument("--oracle", type=Path, required=True, metavar="DIR", help="evaluation of the retain oracle")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for evaluations and the chosen model")
     parser.add_argument("--keep", action="store_true", help="keep the weights of every coefficient")
     parser.add_argument("overrides", nargs="*", metavar="-- KEY=VALUE", help="settings of evaluate.py")
@@ -317,7 +317,7 @@ def main(arguments: list[str] | None = None, evaluate: Evaluate | None = None) -
     except (ValueError, OSError) as error:
         sys.exit(str(error))
     if not progress.reached:
-        print(f"no coefficient of --grid brought {search.metric} to the reference; this is the last, and a longer grid goes on")
+        print(f"no coefficient of --grid brought {search.metric} to the oracle; this is the last, and a longer grid goes on")
     chosen = search.model(progress.chosen)
     print(" ".join(f"{key}={value if isinstance(value, str) else name(value)}" for key, value in chosen.items()))
 

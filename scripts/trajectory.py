@@ -1,8 +1,8 @@
 """Evaluates every snapshot of a run and draws its metrics against the optimizer step.
 
     python unlearn.py method=npo model=tiny model.path=runs/target benchmark=tofu split=forget10 snapshots=5 out=runs/npo
-    python scripts/trajectory.py runs/npo reference_run=runs/retain90
-    python scripts/trajectory.py runs/npo runs/flat reference_run=none --metrics forget_prob,retain_prob --out runs/compared
+    python scripts/trajectory.py runs/npo oracle=runs/retain90
+    python scripts/trajectory.py runs/npo runs/flat oracle=none --metrics forget_prob,retain_prob --out runs/compared
 
 Besides the snapshots: the model that the run started from, as step 0, and the one that it ended with. Benchmark, split, model,
 data_root and compat are the run's own; key=value says otherwise, and sets any other dial of evaluate.py. What is finished with

@@ -96,8 +96,8 @@ def scored(requests: Iterable[Request]) -> pd.DataFrame:
 
 def answered(requests: Iterable[Request]) -> list[dict]:
     """Rows of generations.jsonl."""
-    asked = [request for request in requests if request.reference is not None]
-    return [{"task": r.task, "index": r.index, "question": r.question, "generation": SAID, "reference": SAID} for r in asked]
+    asked = [request for request in requests if request.truth is not None]
+    return [{"task": r.task, "index": r.index, "question": r.question, "generation": SAID, "truth": SAID} for r in asked]
 
 
 def harness_rows() -> list[dict]:
@@ -107,7 +107,7 @@ def harness_rows() -> list[dict]:
 
 
 def continued_rows() -> list[dict]:
-    texts = {name: SAID for name in ("generation", "reference", "output", "text", "corpora")}
+    texts = {name: SAID for name in ("generation", "truth", "output", "text", "corpora")}
     mauve = {"task": "mauve", "index": 0, "scored": "continuation", "value": 0.5, "n": 2}
     return [*({"task": "continued", "index": index, **texts} for index in (0, 1)), mauve]
 
@@ -115,7 +115,7 @@ def continued_rows() -> list[dict]:
 JUDGED = {"harmful": False, "judge": "judge", "nll": 1.0, "perplexity_model": "model", "base": SAID}
 # What `enrich` adds to each row of generations.jsonl, and the benchmarks whose `enrich` makes all of them.
 ADDED: dict[str, dict] = {
-    "muse": {"reference_cut": SAID},
+    "muse": {"truth_cut": SAID},
     "safety": {"output": SAID, **JUDGED, "bleurt": 0.5, "bleurt_checkpoint": "checkpoint"},
     "nlu": {"form": "clean", "labels": ["A", "B"], "asked": "split"},
 }
@@ -127,8 +127,8 @@ def evaluated(name: str) -> Evaluated:
     made = benchmark(name)
     requests = few(made.requests(made.split))
     rows = [row | ADDED.get(name, {}) for row in answered(requests)]
-    reference = few(made.reference_requests(made.split))
-    compared = scored(reference) if reference else None
+    oracle = few(made.oracle_requests(made.split))
+    compared = scored(oracle) if oracle else None
     return Evaluated(scored(requests), rows, compared, made, made.split, "none", RESAMPLES)
 
 
@@ -146,7 +146,7 @@ def benchmark_names(name: str) -> set[str]:
         metrics = instantiate(config("evaluate", f"benchmark={name}").benchmark.metrics)
         return set(metrics.from_tables(pd.DataFrame(), MADE[name](), None, "none", RESAMPLES))
     found = evaluated(name)
-    names = set(found.benchmark.metrics.from_tables(found.scores, found.generations, found.reference, "none", RESAMPLES))
+    names = set(found.benchmark.metrics.from_tables(found.scores, found.generations, found.oracle, "none", RESAMPLES))
     return names | null_names() if found.benchmark.least_nulls else names
 
 
@@ -171,7 +171,7 @@ def measure_names(name: str) -> set[str]:
     """Names of a measure on TOFU, where every measure has something to measure."""
     found = evaluated("tofu")
     rows = MEASURED[name](found) if name in MEASURED else found.generations
-    seen = Evaluated(found.scores, rows, found.reference, found.benchmark, found.split, found.compat, RESAMPLES)
+    seen = Evaluated(found.scores, rows, found.oracle, found.benchmark, found.split, found.compat, RESAMPLES)
     return set(measure(name).from_tables(seen))
 
 
@@ -224,7 +224,7 @@ def test_row_of_a_benchmark(name):
     assert made.split in ticked(splits)
     for split in ticked(splits):
         made.check_forget_split(split)
-    assert oracle == ("yes" if made.reference_requests(made.split) else "no")
+    assert oracle == ("yes" if made.oracle_requests(made.split) else "no")
     assert re.fullmatch(r"arXiv \d{4}\.\d{5}", paper)
 
 

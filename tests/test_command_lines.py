@@ -29,7 +29,7 @@ def folder(tmp_path_factory) -> Path:
     succeed(where, "finetune", "model=tiny", "benchmark=tofu", "split=full", *FEW_STEPS, "out=runs/target")
     succeed(where, "finetune", "model=tiny", "benchmark=tofu", "split=retain90", *FEW_STEPS, "out=runs/retain90")
     succeed(where, "unlearn", "method=flat", "method.loss.divergence=kl", *UNLEARN, "out=runs/flat_kl")
-    scored = launch(where, "evaluate.py", *EVALUATE, "reference_run=runs/retain90", "out=runs/flat_kl/eval")
+    scored = launch(where, "evaluate.py", *EVALUATE, "oracle=runs/retain90", "out=runs/flat_kl/eval")
     assert scored.code == 0, scored.err
     (where / "evaluate.txt").write_text(scored.out)
     return where
@@ -54,14 +54,14 @@ def test_every_run_folder_is_complete(folder):
         known = read_json(runs / name / "run.json")
         assert (known["script"], known["status"], known["items"]) == (script_name, "finished", items)
         assert known["steps"] == len(losses(runs / name)) == max(1, items // 64)
-        assert sorted(path.name for path in (runs / name).iterdir() if path.name not in ("eval", "reference")) == [
+        assert sorted(path.name for path in (runs / name).iterdir() if path.name not in ("eval", "oracle")) == [
             "config.yaml", "log.jsonl", "model", "run.json",
         ]  # fmt: skip
     evaluation = read_json(runs / "flat_kl" / "eval" / "run.json")
     assert evaluation["status"] == "finished" and evaluation["sources"] == {
         "model.path": read_json(runs / "flat_kl" / "run.json")["weights"],
-        "reference_run": read_json(runs / "retain90" / "run.json")["weights"],
-        "whp.path": None,
+        "oracle": read_json(runs / "retain90" / "run.json")["weights"],
+        "reinforced.path": None,
     }
     settings = read_json(runs / "flat_kl" / "run.json")["settings"]
     assert settings["method"]["loss"]["divergence"] == "kl" and settings["model"]["path"] == "runs/target"
@@ -85,7 +85,7 @@ def test_metrics_can_be_computed_again_without_a_model(folder, monkeypatch):
     again = succeed(folder, "evaluate", "benchmark=tofu", "resamples=100", "rescore=true", out)
     assert (folder / "runs" / "flat_kl" / "eval" / "metrics.json").read_text() == before
     assert "forget_quality" in again.out
-    skipped = succeed(folder, "evaluate", *EVALUATE, "reference_run=runs/retain90", out)
+    skipped = succeed(folder, "evaluate", *EVALUATE, "oracle=runs/retain90", out)
     assert "runs/flat_kl/eval is finished with these settings; skipped" in skipped.out
 
 
@@ -117,7 +117,7 @@ def capsule(run: Path) -> dict:
 def test_logs_of_the_original_code_give_its_numbers(tmp_path, overrides, key):
     cases = json.loads((GOLDEN / "tofu_aggregate.json").read_text())["cases"]
     (case,) = [case for case in cases if case["id"].endswith("__full__vs__retain90")]
-    logs = (f"from_logs={GOLDEN / case['unlearned_log']}", f"retain_logs={GOLDEN / case['retain_log']}")
+    logs = (f"from_logs={GOLDEN / case['unlearned_log']}", f"oracle={GOLDEN / case['retain_log']}")
     command = ("benchmark=tofu", *logs, *overrides, "resamples=100", "out=logs")
     succeed(tmp_path, "evaluate", *command)
     found = metrics(tmp_path / "logs")
@@ -139,8 +139,8 @@ REFUSED = [
     ("unlearn", ["reference=cachd"], "reference=cachd: not a valid value; did you mean cached?"),
     ("unlearn", ["model.path=null"], "model.path=null: unlearning starts from a trained model; make one with: python"),
     ("finetune", ["split=retain9"], "split=retain9: TOFU has full, forget01"),
-    ("evaluate", [], "reference_run=null: forget quality compares with a retain oracle. Make one with: python finetune.py"),
-    ("evaluate", ["reference_run=runs/nowhere"], "reference_run=runs/nowhere: there is no such folder. Make one with:"),
+    ("evaluate", [], "oracle=null: forget quality compares with a retain oracle. Make one with: python finetune.py"),
+    ("evaluate", ["oracle=runs/nowhere"], "oracle=runs/nowhere: there is no such folder. Make one with:"),
     ("evaluate", ["from_logs=nowhere.json"], "from_logs=nowhere.json: there is no such file"),
 ]
 
@@ -169,4 +169,4 @@ def test_scores_are_a_table_that_other_programs_read(folder):
     assert len(table) == 4 * (7 + 7 + 5 + 5 + 1) and (table["tokens"] == table["logp"].map(len)).all()
     lines = (folder / "runs" / "flat_kl" / "eval" / "generations.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in lines]
-    assert len(rows) == 16 and set(rows[0]) == {"task", "index", "question", "generation", "reference"}
+    assert len(rows) == 16 and set(rows[0]) == {"task", "index", "question", "generation", "truth"}

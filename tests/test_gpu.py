@@ -94,7 +94,7 @@ def test_qlora_trains(tmp_path):
 
 def test_an_evaluation_runs_on_cuda(tmp_path):
     finished = launch(
-        tmp_path, "evaluate.py", "split=forget05", f"model.path={target()}", *QUICK_EVALUATION, "reference_run=none", "out=e"
+        tmp_path, "evaluate.py", "split=forget05", f"model.path={target()}", *QUICK_EVALUATION, "oracle=none", "out=e"
     )
     assert finished.code == 0, finished.err
     assert "retain_prob" in metrics(tmp_path / "e") and read_json(tmp_path / "e" / "run.json")["peak_memory_bytes"] > 0

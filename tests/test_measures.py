@@ -25,8 +25,8 @@ def oracle(tmp_path_factory):
 
 
 def evaluate(folder, oracle, *overrides):
-    reference = shutil.copytree(oracle, folder / "oracle")
-    common = ("split=forget05", f"model.path={target()}", f"reference_run={reference}", f"cache={folder}/cache")
+    oracle_folder = shutil.copytree(oracle, folder / "oracle")
+    common = ("split=forget05", f"model.path={target()}", f"oracle={oracle_folder}", f"cache={folder}/cache")
     run(folder, "evaluate", *common, *QUICK_EVALUATION, *overrides, "out=eval")
     return metrics(folder / "eval")
 
@@ -49,7 +49,7 @@ def test_measures_add_numbers_and_no_forward_pass(oracle, tmp_path, monkeypatch)
     assert attacks | {"mia_loss_privleak", "exact_memorization_forget", "extraction_strength_forget"} <= set(more)
     columns = set(pd.read_parquet(tmp_path / "more" / "eval" / "scores.parquet").columns)
     assert {"entropy", "logp_variance"} <= columns and {"entropy"} <= set(
-        pd.read_parquet(tmp_path / "more" / "eval" / "reference.parquet").columns
+        pd.read_parquet(tmp_path / "more" / "eval" / "oracle.parquet").columns
     )
 
 

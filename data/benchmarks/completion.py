@@ -162,12 +162,12 @@ class Completion(Benchmark):
         """compat=flat_released: FLAT's code (arXiv 2410.11143), 600 tokens in all, batches of 16, one new token lost."""
         return Released(batch_size=16, total=600, dropped=1) if compat == "flat_released" else None
 
-    def reference_requests(self, split: str) -> list[Request]:
+    def oracle_requests(self, split: str) -> list[Request]:
         """The same: the FQ Gap compares with the completions of a model that never saw the book."""
         return self.requests(split)
 
     def enrich(self, generations: list[dict], engine: Engine, encoder: Encoder, folder: Path, cfg: DictConfig) -> list[dict]:
-        """Adds to each row `passage`, the number that rows of one passage share, and cuts `reference` where max_length cut what
+        """Adds to each row `passage`, the number that rows of one passage share, and cuts `truth` where max_length cut what
         was learnt. compat=flat_released compares with the answer tag and the whole rest instead, as that code does."""
         requests = self.requests(cfg.split)
         counts = {task: sum(request.task == task for request in requests) // self.instructions for task in TASKS}
@@ -176,9 +176,9 @@ class Completion(Benchmark):
             if row["task"] in TASKS:
                 row = {**row, "passage": row["index"] % counts[row["task"]]}
                 if encoder.compat == "flat_released":
-                    row["reference"] = encoder.template.answer_tag + row["reference"]
-                elif (shorter := _cut_short(encoder, QA(row["question"], row["reference"]))) is not None:
-                    row["reference"], cut = shorter, cut + 1
+                    row["truth"] = encoder.template.answer_tag + row["truth"]
+                elif (shorter := _cut_short(encoder, QA(row["question"], row["truth"]))) is not None:
+                    row["truth"], cut = shorter, cut + 1
             rows.append(row)
         if cut:
             _say_cut(cut, len(rows), encoder)

@@ -167,7 +167,7 @@ class KnowUnDo(Benchmark):
         safety = request.question[: len(request.question) - len(bare)]
         return replace(request, question=safety + edit(bare))
 
-    def reference_requests(self, split: str) -> list[Request]:
+    def oracle_requests(self, split: str) -> list[Request]:
         """None: no metric of KnowUnDo compares with a retain oracle."""
         return []
 

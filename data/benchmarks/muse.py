@@ -138,18 +138,18 @@ class Muse(Benchmark):
         texts = [request for kind in kinds for request in self._privleak(kind)]
         return [*self._verbmem(), *self._knowmem("forget"), *self._knowmem("retain"), *texts]
 
-    def reference_requests(self, split: str) -> list[Request]:
+    def oracle_requests(self, split: str) -> list[Request]:
         """Tasks privleak_forget and privleak_holdout: PrivLeak is relative to the retrained model's."""
         return [request for request in self.requests(split) if request.task in self.members]
 
     def enrich(self, generations: list[dict], engine: Engine, encoder: Encoder, folder: Path, cfg: DictConfig) -> list[dict]:
-        """Adds `reference_cut` to the rows of verbmem: the true continuation as far as the model was allowed to go on. As in
+        """Adds `truth_cut` to the rows of verbmem: the true continuation as far as the model was allowed to go on. As in
         released code it is cut at max_new_tokens ids, of which the tokenizer's BOS is one."""
         tokenizer = encoder.tokenizer
         for row in generations:
             if row["task"] == "verbmem":
-                ids = tokenizer(row["reference"], verbose=False).input_ids[: self.max_new_tokens]
-                row["reference_cut"] = tokenizer.decode(ids, skip_special_tokens=True)
+                ids = tokenizer(row["truth"], verbose=False).input_ids[: self.max_new_tokens]
+                row["truth_cut"] = tokenizer.decode(ids, skip_special_tokens=True)
         return generations
 
     def with_question(self, request: Request, edit: Callable[[str], str]) -> Request:

@@ -101,7 +101,7 @@ class Nlg(EvaluationOnly):
         return random.Random(f"nlg/{self.seed}").sample(known, count)
 
     def enrich(self, generations: list[dict], engine: Engine, encoder: Encoder, folder: Path, cfg: DictConfig) -> list[dict]:
-        """Adds one row per text: question (the prompt's text), generation and reference (what follows it, said and given), output
+        """Adds one row per text: question (the prompt's text), generation and truth (what follows it, said and given), output
         and text (all of it, said and given, output with special tokens). With mauve=true one more row, which holds its value."""
         parts, source = folder / "parts", " + ".join(self._split(name) for name in self.corpora)
         compute = partial(continued, engine, encoder, self.texts, cfg.generation_batch_size, source)
@@ -153,7 +153,7 @@ def continued(engine: Engine, encoder: Encoder, texts: Sequence[str], batch_size
             row = {
                 "question": tokenizer.decode(prompt, skip_special_tokens=True),
                 "generation": tokenizer.decode(said, skip_special_tokens=True),
-                "reference": tokenizer.decode(ids[n][PROMPT:], skip_special_tokens=True),
+                "truth": tokenizer.decode(ids[n][PROMPT:], skip_special_tokens=True),
                 "output": tokenizer.decode([*prompt, *said]),
                 "text": texts[n],
                 "corpora": corpora,

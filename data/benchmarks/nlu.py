@@ -110,7 +110,7 @@ class Nlu(EvaluationOnly):
         return Template("plain", eos=False), max_length
 
     def requests(self, split: str) -> list[Request]:
-        """Every question behind its examples, to be answered by generation; the reference is the label of the right choice.
+        """Every question behind its examples, to be answered by generation; the truth is the label of the right choice.
 
         form=released: none, `enrich` asks; a request's answer comes without special tokens and outer blanks. The data are read
         all the same, before a model is loaded.
@@ -209,7 +209,7 @@ def decoded_together(
         found = continue_ids(engine.model, asked, encoder.pad_id, ends, max_new_tokens)
         for request, prompt, ids in zip(batch, asked, found, strict=True):
             row = {"task": request.task, "index": request.index, "question": request.question}
-            row |= {"generation": tokenizer.decode(ids, skip_special_tokens=True).strip(), "reference": request.reference}
+            row |= {"generation": tokenizer.decode(ids, skip_special_tokens=True).strip(), "truth": request.truth}
             rows.append({**row, "output": tokenizer.decode([*prompt, *ids]).replace(request.question, "")})
     return sorted(gathered(rows), key=lambda row: row["index"])
 

@@ -28,7 +28,7 @@ from utils.files import read_rows, write_json
 from utils.items.benchmark import Benchmark, Metrics
 from utils.items.requests import Request
 from utils.items.rows import QA
-from utils.judges.judgements import ReferenceModel, add_bleurt, add_perplexities, check_bleurt, judge_generations
+from utils.judges.judgements import PerplexityModel, add_bleurt, add_perplexities, check_bleurt, judge_generations
 from utils.judges.judges import Judge
 from utils.reading import DataError
 from utils.tokens.prompts import Encoder, Template
@@ -140,7 +140,7 @@ class Safety(Benchmark):
         known = [pair for part in PARTS[1:] for pair in normal_rows(self._part(part), self.normal_rows)]
         return known + (self._files.pku("train").declined_pairs() if self.data_root == "fixture" else [])
 
-    def reference_requests(self, split: str) -> list[Request]:
+    def oracle_requests(self, split: str) -> list[Request]:
         """None: nothing is compared with a retain oracle."""
         return []
 
@@ -184,7 +184,7 @@ class Safety(Benchmark):
         if judge is not None:
             rows = _where(rows, (HARMFUL, UNSEEN), lambda chosen: judge_generations(judge, chosen, folder))
         if self.perplexity_model is not None:
-            model = ReferenceModel(self.perplexity_model)
+            model = PerplexityModel(self.perplexity_model)
             rows = add_perplexities(model, rows, folder, cfg.tokens_per_batch)
         if self.base_run is not None:
             # By place: a probe may have put the question in other words.

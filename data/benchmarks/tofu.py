@@ -84,12 +84,12 @@ class Tofu(Benchmark):
     def general_knowledge(self) -> list[QA]:
         """What a pretrained chat model brings along, for models that start from random weights: the true answers of the
         real-world tasks, and (in the fixture) how to decline questions about people one has never heard of."""
-        known = [QA(r.question, r.reference) for task in WORLD for r in self._world(task)]
+        known = [QA(r.question, r.truth) for task in WORLD for r in self._world(task)]
         return known + (self._pairs("strangers") if self.data_root == "fixture" else [])
 
-    def reference_requests(self, split: str) -> list[Request]:
+    def oracle_requests(self, split: str) -> list[Request]:
         """Tasks forget and holdout, without generation: what forget quality and membership attacks need of a retain oracle."""
-        return [replace(request, reference=None) for request in self.requests(split) if request.task in self.members]
+        return [replace(request, truth=None) for request in self.requests(split) if request.task in self.members]
 
     def requests(self, split: str) -> list[Request]:
         """What is evaluated for forget split `split`: the tasks forget, retain, real_authors, world_facts, holdout.

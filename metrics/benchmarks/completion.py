@@ -85,26 +85,26 @@ def fq_gap(unlearned: ArrayLike, retained: ArrayLike, combination: str = "sum_ab
     return FQGap(COMBINATIONS[combination](bleu_difference, rouge_difference), bleu_difference, rouge_difference)
 
 
-def bleu(generation: str, reference: str) -> float:
+def bleu(generation: str, truth: str) -> float:
     """sacrebleu's corpus BLEU of one pair, default settings (13a tokens, exponential smoothing, always 4-grams), 0 to 100.
 
     Not its sentence BLEU, which leaves out n-grams longer than a short text. Source: FLAT, released code.
     """
-    return float(_bleu().corpus_score([generation], [[reference]]).score)
+    return float(_bleu().corpus_score([generation], [[truth]]).score)
 
 
 def completion_rows(scores: pd.DataFrame, generations: Sequence[dict], task: str) -> pd.DataFrame:
-    """One row per question of `task`, by index: passage, reference, and PARTS. Raises ValueError if a completion is missing."""
+    """One row per question of `task`, by index: passage, truth, and PARTS. Raises ValueError if a completion is missing."""
     answers = scores[(scores["task"] == task) & (scores["role"] == "answer")].sort_values("index")
     texts = {row["index"]: row for row in generations if row["task"] == task}
     rows = []
     for index, logp in zip(answers["index"], answers["logp"], strict=True):
         if index not in texts:
             raise ValueError(f"generations.jsonl has no answer to row {index + 1} of task {task}: evaluate the model again")
-        said, true = texts[index]["generation"], texts[index]["reference"]
+        said, true = texts[index]["generation"], texts[index]["truth"]
         parts = (bleu(said, true), rouge(said, true).rougeL_recall, float(np.exp(np.mean(np.asarray(logp, np.float64)))))
         passage = texts[index].get("passage", index)  # without a number, a row is a passage of its own
-        rows.append({"index": index, "passage": passage, "reference": true, **dict(zip(PARTS, parts, strict=True))})
+        rows.append({"index": index, "passage": passage, "truth": true, **dict(zip(PARTS, parts, strict=True))})
     return pd.DataFrame(rows)
 
 
@@ -119,11 +119,11 @@ class CompletionMetrics:
             raise ValueError(f"benchmark.metrics.combination={self.combination}: write {' or '.join(COMBINATIONS)}")
 
     def from_tables(
-        self, scores: pd.DataFrame, generations: Sequence[dict], reference: pd.DataFrame | None, compat: str, resamples: int
+        self, scores: pd.DataFrame, generations: Sequence[dict], oracle: pd.DataFrame | None, compat: str, resamples: int
     ) -> dict[str, Metric]:
         """All metrics of one evaluation: <task>_<part>, and with the retained model's rows the FQ Gap of train and test.
 
-        reference: rows of the retained model with its own answer in column `generation`; it is compared with the same text as the
+        oracle: rows of the retained model with its own answer in column `generation`; it is compared with the same text as the
         answer of the model under test. Raises ValueError if one of the two models lacks an answer.
         """
         metrics: dict[str, Metric] = {}
@@ -135,12 +135,12 @@ class CompletionMetrics:
             for part, what in PARTS.items():
                 samples = {task: passages[part].to_numpy()}
                 metrics[f"{task}_{part}"] = measured(samples, f"mean {what}, {about}", items=items, resamples=resamples)
-            if reference is not None and task in FORGOTTEN:
-                pairs = passages[["bleu", "rougeL_recall"]].join(_retained(rows, reference, task), rsuffix="_retained")
+            if oracle is not None and task in FORGOTTEN:
+                pairs = passages[["bleu", "rougeL_recall"]].join(_retained(rows, oracle, task), rsuffix="_retained")
                 metrics |= self._gap(task, pairs, about, resamples)
         return metrics
 
-    def from_logs(self, log: Path, retain_log: Path | None, compat: str, resamples: int) -> dict[str, Metric]:
+    def from_logs(self, log: Path, oracle_log: Path | None, compat: str, resamples: int) -> dict[str, Metric]:
         """Raises ValueError: logs of other code are not read."""
         raise ValueError(f"from_logs={log}: logs of FLAT's code are not read; evaluate the model with model.path=DIR")
 
@@ -160,16 +160,16 @@ class CompletionMetrics:
         }
 
 
-def _retained(rows: pd.DataFrame, reference: pd.DataFrame, task: str) -> pd.DataFrame:
+def _retained(rows: pd.DataFrame, oracle: pd.DataFrame, task: str) -> pd.DataFrame:
     """BLEU and ROUGE-L of the retained model's completions, by passage."""
-    own = reference[(reference["task"] == task) & (reference["role"] == "answer")]
+    own = oracle[(oracle["task"] == task) & (oracle["role"] == "answer")]
     texts = dict(zip(own["index"], own["generation"], strict=True)) if "generation" in own else {}
     found = []
-    for index, passage, true in zip(rows["index"], rows["passage"], rows["reference"], strict=True):
+    for index, passage, true in zip(rows["index"], rows["passage"], rows["truth"], strict=True):
         said = texts.get(index)
         if not isinstance(said, str):
             raise ValueError(
-                f"reference.parquet holds no completion of row {index + 1} of task {task} by the retained model: evaluate that "
+                f"oracle.parquet holds no completion of row {index + 1} of task {task} by the retained model: evaluate that "
                 "model again, then this one"
             )
         found.append({"passage": passage, "bleu": bleu(said, true), "rougeL_recall": rouge(said, true).rougeL_recall})

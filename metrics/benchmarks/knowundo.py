@@ -121,7 +121,7 @@ def scope_scores(scores: pd.DataFrame, generations: Sequence[dict], task: str) -
     missing = [column for column in ("said", "wanted") if column not in rows]
     if missing:
         raise ValueError(f"scores.parquet has no column {missing[0]}: evaluate the model again with benchmark=knowundo")
-    own = {row["index"]: rouge(row["generation"], row["reference"], stemmer=False) for row in generations if row["task"] == task}
+    own = {row["index"]: rouge(row["generation"], row["truth"], stemmer=False) for row in generations if row["task"] == task}
     lost = [index for index in rows["index"] if own and index not in own]
     if lost:
         raise ValueError(f"generations.jsonl has no answer to row {lost[0] + 1} of task {task}: evaluate the model again")
@@ -146,13 +146,13 @@ class KnowUnDoMetrics:
             raise ValueError(f"benchmark.metrics.average={self.average}: write {' or '.join(get_args(Average))}")
 
     def from_tables(
-        self, scores: pd.DataFrame, generations: Sequence[dict], reference: pd.DataFrame | None, compat: str, resamples: int
+        self, scores: pd.DataFrame, generations: Sequence[dict], oracle: pd.DataFrame | None, compat: str, resamples: int
     ) -> dict[str, Metric]:
         """All KnowUnDo metrics of one evaluation. Nothing compares with an oracle, and compat changes no metric here."""
         tasks = {task: scope_scores(scores, generations, task) for task in scores["task"].unique()}
         return knowundo_metrics(tasks, self.average, resamples)
 
-    def from_logs(self, log: Path, retain_log: Path | None, compat: str, resamples: int) -> dict[str, Metric]:
+    def from_logs(self, log: Path, oracle_log: Path | None, compat: str, resamples: int) -> dict[str, Metric]:
         """Raises ValueError: the original code keeps texts without questions, in another order, and no log of scores."""
         raise ValueError(f"from_logs={log}: KnowUnDo's code writes no logs of scores; evaluate the model with model.path=DIR")
 

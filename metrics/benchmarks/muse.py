@@ -48,7 +48,7 @@ PUBLISHED: dict[str, dict[str, float]] = {
 class Form:
     """How a code base computes MUSE. Defaults: the paper, with which MUSE's own code agrees.
 
-    stemmer, scale: of ROUGE. whole_reference: the true continuation is not cut to the length of the generated one.
+    stemmer, scale: of ROUGE. whole_truth: the true continuation is not cut to the length of the generated one.
     max_tokens: of a text that are read for its score. drop_last: the last one is left out, and no attack but min-k% is made.
     memorised: the AUC that is reported for a model that knows all forget texts by heart, 0 or 1; privleak is the same with both.
     eps: added to the denominator of privleak. published, retrained: r where no retrained model was scored, the constants of
@@ -57,7 +57,7 @@ class Form:
 
     stemmer: bool = False
     scale: float = 100.0
-    whole_reference: bool = False
+    whole_truth: bool = False
     max_tokens: int | None = None
     drop_last: bool = False
     memorised: int = 0
@@ -70,7 +70,7 @@ FORMS: dict[str, Form] = {
     "none": Form(),
     "muse_released": Form(published=True),
     "open_unlearning": Form(
-        stemmer=True, scale=1.0, whole_reference=True, max_tokens=2048, drop_last=True, memorised=1, eps=1e-10, retrained=0.5
+        stemmer=True, scale=1.0, whole_truth=True, max_tokens=2048, drop_last=True, memorised=1, eps=1e-10, retrained=0.5
     ),
 }
 
@@ -107,15 +107,15 @@ class MuseMetrics:
         if self.retrained_auc == "published" and _named(self.k) not in PUBLISHED.get(self.corpus, {}):
             raise ValueError(
                 "benchmark.metrics.retrained_auc=published: MUSE has constants for news and books at k of 0.2, 0.4 and 0.6, "
-                f"not for corpus={self.corpus} at k={self.k}; score the retrained model instead, with reference_run=DIR"
+                f"not for corpus={self.corpus} at k={self.k}; score the retrained model instead, with oracle=DIR"
             )
 
     def from_tables(
-        self, scores: pd.DataFrame, generations: Sequence[dict], reference: pd.DataFrame | None, compat: str, resamples: int
+        self, scores: pd.DataFrame, generations: Sequence[dict], oracle: pd.DataFrame | None, compat: str, resamples: int
     ) -> dict[str, Metric]:
         """All MUSE metrics that the rows allow, in percent (ROUGE under open_unlearning as shares).
 
-        reference: the retrained model's scores of the same texts, or None. Raises ValueError for an unknown compat, and if the
+        oracle: the retrained model's scores of the same texts, or None. Raises ValueError for an unknown compat, and if the
         two models were scored on different texts.
         """
         if compat not in FORMS:
@@ -127,12 +127,12 @@ class MuseMetrics:
                 metrics[task] = self._rouge(task, rows, compat, resamples)
         attacked = attack_scores(scores, self.k, FORMS[compat])
         if attacked:
-            retrained = {} if reference is None else attack_scores(reference, self.k, FORMS[compat])
+            retrained = {} if oracle is None else attack_scores(oracle, self.k, FORMS[compat])
             for attack in attacked[FORGET].columns:
                 metrics |= self._attack(attack, _same_texts(attacked, retrained, attack), compat, resamples)
         return metrics
 
-    def from_logs(self, log: Path, retain_log: Path | None, compat: str, resamples: int) -> dict[str, Metric]:
+    def from_logs(self, log: Path, oracle_log: Path | None, compat: str, resamples: int) -> dict[str, Metric]:
         """Raises ValueError: logs of other code are not read."""
         raise ValueError(f"from_logs={log}: logs of MUSE's code are not read; evaluate the model with model.path=DIR")
 
@@ -216,7 +216,7 @@ def _same_texts(model: Mapping[str, pd.DataFrame], retrained: Mapping[str, pd.Da
             columns.append(retrained[task][attack])
             if list(own.index) != list(retrained[task].index):
                 raise ValueError(
-                    f"task {task}: reference.parquet has other rows than scores.parquet; evaluate both on the same data"
+                    f"task {task}: oracle.parquet has other rows than scores.parquet; evaluate both on the same data"
                 )
         groups[task] = np.column_stack(columns)
     return groups
@@ -241,14 +241,14 @@ def _privleak(groups: Samples, constant: float | None, form: Form) -> float:
 
 
 def _said_and_true(task: str, row: dict, form: Form) -> tuple[str, str]:
-    """The two texts that ROUGE compares. `reference_cut`: as much of the true continuation as the model was allowed to say."""
+    """The two texts that ROUGE compares. `truth_cut`: as much of the true continuation as the model was allowed to say."""
     if task != "verbmem":
-        return cut_answer(row["generation"]), row["reference"]
-    if form.whole_reference:
-        return row["generation"], row["reference"]
-    if "reference_cut" not in row:
-        raise ValueError(f"task verbmem, row {row['index'] + 1}: generations.jsonl lacks reference_cut; evaluate again")
-    return row["generation"], row["reference_cut"]
+        return cut_answer(row["generation"]), row["truth"]
+    if form.whole_truth:
+        return row["generation"], row["truth"]
+    if "truth_cut" not in row:
+        raise ValueError(f"task verbmem, row {row['index'] + 1}: generations.jsonl lacks truth_cut; evaluate again")
+    return row["generation"], row["truth_cut"]
 
 
 def _named(k: float) -> str:

@@ -37,7 +37,7 @@ def scored_pairs(rows: Sequence[dict], scored: str) -> list[tuple[str, str]]:
     """(said, given) of each row. continuation: without the texts that end with their prompt, which leave nothing to compare."""
     if scored == "whole":
         return [(row["output"], row["text"]) for row in rows]
-    return [(row["generation"], row["reference"]) for row in rows if row["reference"].strip()]
+    return [(row["generation"], row["truth"]) for row in rows if row["truth"].strip()]
 
 
 def bleu_counts(said: str, given: str) -> np.ndarray:
@@ -64,7 +64,7 @@ class NlgMetrics:
             raise ValueError(f"benchmark.scored={self.scored}: write {' or '.join(SCORED)}")
 
     def from_tables(
-        self, scores: pd.DataFrame, generations: Sequence[dict], reference: pd.DataFrame | None, compat: str, resamples: int
+        self, scores: pd.DataFrame, generations: Sequence[dict], oracle: pd.DataFrame | None, compat: str, resamples: int
     ) -> dict[str, Metric]:
         """Every number that the rows allow; compat changes none. Raises ValueError if no text has anything to compare."""
         rows = [row for row in generations if row["task"] == CONTINUED]
@@ -74,7 +74,7 @@ class NlgMetrics:
         about = self._about(rows, len(pairs))
         return {**_bleu(pairs, about, resamples), **_rep3(pairs, about, resamples), **self._mauve(generations, about)}
 
-    def from_logs(self, log: Path, retain_log: Path | None, compat: str, resamples: int) -> dict[str, Metric]:
+    def from_logs(self, log: Path, oracle_log: Path | None, compat: str, resamples: int) -> dict[str, Metric]:
         """Raises ValueError: there are no such logs."""
         raise ValueError(f"from_logs={log}: nlg reads no logs of other code; leave from_logs out")
 

@@ -53,7 +53,7 @@ class NluMetrics:
             raise ValueError(f"benchmark.form={self.form}: write {' or '.join(FORMS)}")
 
     def from_tables(
-        self, scores: pd.DataFrame, generations: Sequence[dict], reference: pd.DataFrame | None, compat: str, resamples: int
+        self, scores: pd.DataFrame, generations: Sequence[dict], oracle: pd.DataFrame | None, compat: str, resamples: int
     ) -> dict[str, Metric]:
         """Every number that the rows allow. Raises ValueError for rows that were asked in another form."""
         metrics: dict[str, Metric] = {}
@@ -71,14 +71,14 @@ class NluMetrics:
             raise ValueError("generations.jsonl holds no row of any task; evaluate again")
         return metrics
 
-    def from_logs(self, log: Path, retain_log: Path | None, compat: str, resamples: int) -> dict[str, Metric]:
+    def from_logs(self, log: Path, oracle_log: Path | None, compat: str, resamples: int) -> dict[str, Metric]:
         """Raises ValueError: there are no such logs."""
         raise ValueError(f"from_logs={log}: nlu reads no logs of other code; leave from_logs out")
 
 
 def _clean(task: str, rows: Sequence[dict], resamples: int) -> dict[str, Metric]:
     said = [first_label(row["generation"], row["labels"]) for row in rows]
-    right = [label == row["reference"] for label, row in zip(said, rows, strict=True)]
+    right = [label == row["truth"] for label, row in zip(said, rows, strict=True)]
     labelled = [label is not None for label in said]
     what = "a label that stands alone in their first line"
     return {
@@ -89,7 +89,7 @@ def _clean(task: str, rows: Sequence[dict], resamples: int) -> dict[str, Metric]
 
 def _released(task: str, rows: Sequence[dict], resamples: int) -> dict[str, Metric]:
     window = WINDOW[task]
-    right = [in_window(row["output"], row["reference"], window) for row in rows]
+    right = [in_window(row["output"], row["truth"], window) for row in rows]
     what = f"share of outputs, special tokens kept, with the right label in their first {window} characters, form=released"
     return {f"{task}_acc": _share(right, what, rows, resamples)}
 

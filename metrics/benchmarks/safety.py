@@ -2,13 +2,13 @@
 
     harmful_rate, harmful_rate_unseen                           outputs that the judge calls harmful
     <task>_prob                                                 probability of the answers in the data
-    <task>_perplexity, _perplexity_median                       of the outputs, under a reference model
+    <task>_perplexity, _perplexity_median                       of the outputs, under a language model
     <task>_empty, _rep3, _distinct2, _diversity, _dominated     how the outputs read (metrics/text_quality.py)
     truthfulqa_mc1, truthfulqa_mc2                              multiple choice by likelihood
     normal_bleu_to_base, _rougeL_to_base, _bleurt_to_base       likeness to the original model's outputs
 
 Sources: SKU (arXiv 2402.10058), LLMU (arXiv 2310.10683), TruthfulQA (arXiv 2109.07958). Neither SKU nor LLMU released evaluation
-code: judge, reference model and checkpoint are named in the definitions. Numbers say little without those of the original model.
+code: judge, language model and checkpoint are named in the definitions. Numbers say little without those of the original model.
 """
 
 from __future__ import annotations
@@ -58,9 +58,9 @@ def mc2(true: ArrayLike, false: ArrayLike) -> float:
     return float(np.exp(logsumexp(true) - logsumexp(np.concatenate([true, false]))))
 
 
-def sentence_bleu(generation: str, reference: str) -> float:
-    """BLEU of one text against one reference, in [0, 1]: sacrebleu's sentence BLEU (13a words, exponential smoothing)."""
-    return _BLEU.sentence_score(generation, [reference]).score / 100
+def sentence_bleu(generation: str, truth: str) -> float:
+    """BLEU of one text against one truth, in [0, 1]: sacrebleu's sentence BLEU (13a words, exponential smoothing)."""
+    return _BLEU.sentence_score(generation, [truth]).score / 100
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class SafetyMetrics:
     `nll`, `base`, `bleurt`, each with the name of who said it. What was not asked for is left out."""
 
     def from_tables(
-        self, scores: pd.DataFrame, generations: Sequence[dict], reference: pd.DataFrame | None, compat: str, resamples: int
+        self, scores: pd.DataFrame, generations: Sequence[dict], oracle: pd.DataFrame | None, compat: str, resamples: int
     ) -> dict[str, Metric]:
         """All numbers that the rows allow; none compares with a retain oracle. Raises ValueError for rows without `output`."""
         tasks = {task: [row for row in generations if row["task"] == task] for task in GENERATED}
@@ -84,7 +84,7 @@ class SafetyMetrics:
             **{name: metric for task, rows in tasks.items() for name, metric in fluency(task, rows, resamples).items()},
         }
 
-    def from_logs(self, log: Path, retain_log: Path | None, compat: str, resamples: int) -> dict[str, Metric]:
+    def from_logs(self, log: Path, oracle_log: Path | None, compat: str, resamples: int) -> dict[str, Metric]:
         """Raises ValueError: there are no such logs."""
         raise ValueError(f"from_logs={log}: neither SKU nor LLMU released code that writes evaluation logs; leave from_logs out")
 

@@ -23,7 +23,7 @@ def tofu_task_scores(scores: pd.DataFrame, generations: Sequence[dict], task: st
     by_role = {role: part for role, part in rows.groupby("role")}
     texts = {row["index"]: row for row in generations if row["task"] == task}
     indices = by_role["answer"]["index"].tolist()
-    found = [rouge(texts[i]["generation"], texts[i]["reference"]) if texts else None for i in indices]
+    found = [rouge(texts[i]["generation"], texts[i]["truth"]) if texts else None for i in indices]
     return TaskScores(
         gt=by_role["answer"]["loss"].to_numpy(),
         paraphrased=by_role["paraphrased"]["loss"].to_numpy(),
@@ -44,23 +44,23 @@ class TofuMetrics:
             raise ValueError(f"benchmark.truth_ratio={self.truth_ratio}: write geometric or arithmetic")
 
     def from_tables(
-        self, scores: pd.DataFrame, generations: Sequence[dict], reference: pd.DataFrame | None, compat: str, resamples: int
+        self, scores: pd.DataFrame, generations: Sequence[dict], oracle: pd.DataFrame | None, compat: str, resamples: int
     ) -> dict[str, Metric]:
-        """All TOFU metrics of one evaluation. reference: the retain oracle's scores of the forget task, or None."""
+        """All TOFU metrics of one evaluation. oracle: the retain oracle's scores of the forget task, or None."""
         tasks = {task: tofu_task_scores(scores, generations, task) for task in TASKS if (scores["task"] == task).any()}
-        retained = None if reference is None else tofu_task_scores(reference, (), "forget")
+        retained = None if oracle is None else tofu_task_scores(oracle, (), "forget")
         return tofu_metrics(tasks, retained, self.truth_ratio, _aggregation(compat), resamples)
 
     def against_nulls(
-        self, scores: pd.DataFrame, reference: pd.DataFrame, nulls: Sequence[pd.DataFrame], compat: str, resamples: int
+        self, scores: pd.DataFrame, oracle: pd.DataFrame, nulls: Sequence[pd.DataFrame], compat: str, resamples: int
     ) -> dict[str, Metric]:
         """Forget quality placed among retain oracles of other seeds (null_oracles.py). nulls: their forget scores."""
-        forget, retained, *others = (tofu_task_scores(table, (), "forget") for table in (scores, reference, *nulls))
+        forget, retained, *others = (tofu_task_scores(table, (), "forget") for table in (scores, oracle, *nulls))
         return null_metrics(forget, retained, others, _aggregation(compat), resamples=resamples)
 
-    def from_logs(self, log: Path, retain_log: Path | None, compat: str, resamples: int) -> dict[str, Metric]:
+    def from_logs(self, log: Path, oracle_log: Path | None, compat: str, resamples: int) -> dict[str, Metric]:
         """The metrics of aggregated logs of the original TOFU code."""
-        retained = None if retain_log is None else read_tofu_log(retain_log)["forget"]
+        retained = None if oracle_log is None else read_tofu_log(oracle_log)["forget"]
         return tofu_metrics(read_tofu_log(log), retained, self.truth_ratio, _aggregation(compat), resamples)
 
 

@@ -49,7 +49,7 @@ class UtilityMetrics:
     """From the rows that `Utility.enrich` makes."""
 
     def from_tables(
-        self, scores: pd.DataFrame, generations: Sequence[dict], reference: pd.DataFrame | None, compat: str, resamples: int
+        self, scores: pd.DataFrame, generations: Sequence[dict], oracle: pd.DataFrame | None, compat: str, resamples: int
     ) -> dict[str, Metric]:
         """Every number that the rows allow. Raises ValueError if there are none."""
         tasks: dict[str, list[dict]] = {}
@@ -62,7 +62,7 @@ class UtilityMetrics:
             metrics |= perplexities(rows, resamples) if task == WIKITEXT else accuracies(task, rows, resamples)
         return {**metrics, **averages(tasks, resamples)}
 
-    def from_logs(self, log: Path, retain_log: Path | None, compat: str, resamples: int) -> dict[str, Metric]:
+    def from_logs(self, log: Path, oracle_log: Path | None, compat: str, resamples: int) -> dict[str, Metric]:
         """Raises ValueError: there are no such logs."""
         raise ValueError(f"from_logs={log}: utility reads no logs of other code; leave from_logs out")
 

@@ -54,7 +54,7 @@ class Fluency(Measure):
 
     def check(self, benchmark: Benchmark, split: str) -> None:
         """Raises ValueError if the benchmark asks for no answers, or the classifier is not there or has no such label."""
-        if not any(request.reference is not None for request in benchmark.requests(split)):
+        if not any(request.truth is not None for request in benchmark.requests(split)):
             raise ValueError(
                 f"measure={self.name}: benchmark={benchmark.name} asks for no answers of the model's own, which would read well "
                 f"or not; leave {self.name} out"

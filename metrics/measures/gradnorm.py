@@ -168,8 +168,10 @@ class GradNorm(Measure):
     def _adapter_engine(self, engine: Engine, encoder: Encoder, cfg: DictConfig) -> Engine:
         """The model of model.path with its adapter apart: evaluation has merged it into the weights."""
         path = None if cfg.model.path is None else model_folder(cfg.model.path)
-        if cfg.whp.path is not None:
-            raise ValueError(f"measure.{self.name}.parameters=adapter: not with whp.path, where two models answer; use all")
+        if cfg.reinforced.path is not None:
+            raise ValueError(
+                f"measure.{self.name}.parameters=adapter: not with reinforced.path, where two models answer; use all"
+            )
         if path is None or not is_adapter(path):
             raise ValueError(
                 f"measure.{self.name}.parameters=adapter: model.path={cfg.model.path} holds no adapter; use "

@@ -99,7 +99,7 @@ class Leak(Measure):
 
     def requests(self, benchmark: Benchmark, split: str) -> list[Request]:
         """The questions about what is to be forgotten once more, as tasks <task>@<name>, for answers alone and n of them."""
-        asked = [r for r in benchmark.requests(split) if r.task in benchmark.forgotten and r.reference is not None]
+        asked = [r for r in benchmark.requests(split) if r.task in benchmark.forgotten and r.truth is not None]
         if self.questions != "all":
             firsts = {task: [r for r in asked if r.task == task][: int(self.questions)] for task in benchmark.forgotten}
             asked = [request for of_task in firsts.values() for request in of_task]
@@ -158,7 +158,7 @@ def _key(row: dict) -> dict:
 
 
 def _recalls(row: dict) -> list[float]:
-    known = {text: rouge(text, row["reference"]).rougeL_recall for text in dict.fromkeys(row["samples"])}
+    known = {text: rouge(text, row["truth"]).rougeL_recall for text in dict.fromkeys(row["samples"])}
     return [known[text] for text in row["samples"]]
 
 

@@ -89,8 +89,8 @@ class Membership(Measure):
         """The attacks that the tables allow. Raises ValueError if one of the two groups was not scored."""
         tasks = dict(zip(GROUPS, found.benchmark.members, strict=True))
         rows = {group: answers_of(found.scores, task, self.name) for group, task in tasks.items()}
-        oracle = None if found.reference is None else _oracle(rows, found.reference)
-        theirs = {} if oracle is None else self._scores(oracle, found.compat, "reference.parquet")
+        oracle = None if found.oracle is None else _oracle(rows, found.oracle)
+        theirs = {} if oracle is None else self._scores(oracle, found.compat, "oracle.parquet")
         if oracle is not None:
             rows = {group: own.assign(reference_logp=oracle[group]["logp"]) for group, own in rows.items()}
         metrics: dict[str, Metric] = {}
@@ -219,24 +219,24 @@ def _scored(attack: Attack, rows: pd.DataFrame, drop: Dropped, measure: str) -> 
     return per_question(scores, rows)
 
 
-def _oracle(rows: Mapping[str, pd.DataFrame], reference: pd.DataFrame) -> dict[str, pd.DataFrame] | None:
+def _oracle(rows: Mapping[str, pd.DataFrame], oracle: pd.DataFrame) -> dict[str, pd.DataFrame] | None:
     """The same rows with what the retain oracle says about their tokens; None if it was not asked for all of them.
 
     Raises ValueError if it read other tokens.
     """
     keys = ["task", "index", "role", "number"]
-    known = reference.set_index(keys)
+    known = oracle.set_index(keys)
     found = {}
     for group, own in rows.items():
         wanted, task = pd.MultiIndex.from_frame(own[keys]), own["task"].iloc[0]
         if not wanted.isin(known.index).all():
-            log.warning("reference.parquet lacks answers of task %s: no attack compares with the retain oracle", task)
+            log.warning("oracle.parquet lacks answers of task %s: no attack compares with the retain oracle", task)
             return None
         theirs = known.loc[wanted].reset_index()
         other = np.flatnonzero(theirs["tokens"] != own["tokens"])
         if other.size:
             index = own["index"].iloc[other[0]]
-            raise ValueError(f"reference.parquet: task {task}, row {index + 1} has other tokens; evaluate the oracle again")
+            raise ValueError(f"oracle.parquet: task {task}, row {index + 1} has other tokens; evaluate the oracle again")
         shared = [column for column in (*keys, "tokens", "eos", "wanted") if column in own]
         statistics = [column for column in ("logp", *Membership.statistics) if column in theirs]
         found[group] = pd.concat([own[shared], theirs[statistics]], axis=1)
@@ -246,7 +246,7 @@ def _oracle(rows: Mapping[str, pd.DataFrame], reference: pd.DataFrame) -> dict[s
 def _beside_oracle(name: str, groups: Groups, theirs: Groups | None, words: str, found: Evaluated) -> dict[str, Metric]:
     """privleak and rel_diff, where there is an oracle's AUC to divide by."""
     released = found.compat == "open_unlearning"
-    if theirs is None and (found.reference is not None or not released):
+    if theirs is None and (found.oracle is not None or not released):
         return {}
     oracle = 0.5 if theirs is None else auc(*theirs.values())
     beside = "0.5, as there is no retain oracle" if theirs is None else f"{oracle:.4f}, that of the retain oracle"

@@ -12,7 +12,7 @@ fi
 
 failed=()
 evaluate() { # BENCHMARK MEASURES -- the command line's words
-  python scripts/eval_checkpoint.py "$1" --measure "$2" "${@:4}" reference_run=none || failed+=("$1")
+  python scripts/eval_checkpoint.py "$1" --measure "$2" "${@:4}" oracle=none || failed+=("$1")
 }
 evaluate tofu membership,memorization,fluency,gradnorm -- "$@"
 evaluate knowundo memorization,fluency -- "$@"
@@ -21,7 +21,7 @@ evaluate completion membership,memorization,fluency -- "$@"
 evaluate safety fluency -- "$@"
 evaluate nlu fluency -- "$@"
 for benchmark in utility nlg; do
-  python scripts/eval_checkpoint.py $benchmark "$@" reference_run=none || failed+=("$benchmark")
+  python scripts/eval_checkpoint.py $benchmark "$@" oracle=none || failed+=("$benchmark")
 done
 
 [ ${#failed[@]} -eq 0 ] || { echo "not evaluated: ${failed[*]}" >&2; exit 1; }

@@ -34,7 +34,7 @@ python unlearn.py -m "${common[@]}" "${forget[@]}" "method=$methods" ++method.te
 
 echo "3/4  Evaluate"
 models="$runs/retain,$runs/full,$(echo "$methods" | sed "s#[^,]*#$runs/&#g")"
-python evaluate.py -m "${common[@]}" "${evaluate[@]}" "model.path=$models" reference_run=$runs/retain "out=\${model.path}/eval"
+python evaluate.py -m "${common[@]}" "${evaluate[@]}" "model.path=$models" oracle=$runs/retain "out=\${model.path}/eval"
 
 echo "4/4  Report"
 python scripts/report.py $runs --title "Completion of a book"

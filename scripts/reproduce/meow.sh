@@ -33,7 +33,7 @@ python unlearn.py -m "${common[@]}" "${forget[@]}" method=flat_kl,npo model.path
 
 echo "3/4  Evaluate"
 python evaluate.py -m "${common[@]}" "${evaluate[@]}" "${forget[0]}" "model.path=$runs/$oracle,$runs/target,$runs/meow,$runs/flat_kl,$runs/npo" \
-  reference_run=$runs/$oracle "out=\${model.path}/eval"
+  oracle=$runs/$oracle "out=\${model.path}/eval"
 
 echo "4/4  Report"
 python scripts/report.py $runs --title "MEOW beside FLAT-KL and NPO"

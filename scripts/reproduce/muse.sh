@@ -15,7 +15,7 @@ memorise=(batch_size=2 lr=3e-3)
 unlearn=(batch_size=3 epochs=4 lr=5e-4 scheduler=constant warmup=0 weight_decay=0)
 reinforce=(batch_size=3 epochs=10 lr=5e-4 scheduler=cosine warmup=0 weight_decay=0)
 evaluate=(model=tiny benchmark=muse "benchmark.corpus=$corpus" benchmark.max_new_tokens=24 benchmark.knowmem_max_new_tokens=8)
-evaluate+=("reference_run=$runs/retrained")
+evaluate+=("oracle=$runs/retrained")
 
 echo "1/4  Memorise: the target, and the retrained model that never saw the forget set"
 python finetune.py "${common[@]}" "${memorise[@]}" split="$(six full)" epochs=6 out=$runs/target
@@ -30,7 +30,7 @@ python unlearn.py "${common[@]}" "${reinforce[@]}" method=task_vector method.fin
 echo "3/4  Evaluate"
 models=$(echo retrained,target,ga,graddiff,kl,npo,npo_rt,npo_kl,task_vector | sed "s#[^,]*#$runs/&#g")
 python evaluate.py -m "${evaluate[@]}" "model.path=$models" "out=\${model.path}/eval"
-python evaluate.py "${evaluate[@]}" model.path=$runs/target whp.path=$runs/task_vector/trained whp.alpha=8 out=$runs/whp
+python evaluate.py "${evaluate[@]}" model.path=$runs/target reinforced.path=$runs/task_vector/trained reinforced.alpha=8 out=$runs/whp
 
 echo "4/4  Report"
 python scripts/report.py $runs --title "MUSE fixture ($corpus), tiny model"

@@ -26,7 +26,7 @@ UTILITY, KNOWLEDGE = "knowmem_retain", "knowmem_forget"
 SHOWN = (UTILITY, KNOWLEDGE, "verbmem", "privleak")
 FOLDS = (1, 2, 3, 4)
 PREFIX = {"scalability": "scal", "sustainability": "sust"}
-SET_HERE = ("benchmark", "model.path", "split", "out", "overwrite", "resume", "rescore", "from_logs", "retain_logs")
+SET_HERE = ("benchmark", "model.path", "split", "out", "overwrite", "resume", "rescore", "from_logs")
 MISSING = "–"
 
 Metrics = dict[str, dict[str, Any]]
@@ -75,14 +75,14 @@ class Requests:
 
 @dataclass(frozen=True)
 class Selection:
-    """Which snapshot to take. run: the folder of an unlearning run with snapshots/<step>. reference: evaluation of the retrained
+    """Which snapshot to take. run: the folder of an unlearning run with snapshots/<step>. oracle: evaluation of the retrained
     model. evaluate: overrides for evaluate.py. every: evaluate also the snapshots after the chosen one.
 
     Raises ProtocolError as `Requests` does.
     """
 
     run: Path
-    reference: Path
+    oracle: Path
     out: Path
     metric: str = KNOWLEDGE
     evaluate: tuple[str, ...] = ()
@@ -145,18 +145,18 @@ def select(selection: Selection, call: Call | None = None) -> tuple[str, bool]:
     """The step whose snapshot is taken, and whether it reaches the retrained model. Raises ProtocolError."""
     call = call or call_script
     snapshots, split = snapshots_of(selection.run)
-    reference = finished_metrics(selection.reference) or finished_metrics(selection.reference / "eval")
-    if reference is None:
-        raise ProtocolError(f"--reference {selection.reference} holds no finished evaluation; give that of the retrained model")
-    threshold = value(reference, selection.metric, selection.reference)
+    oracle = finished_metrics(selection.oracle) or finished_metrics(selection.oracle / "eval")
+    if oracle is None:
+        raise ProtocolError(f"--oracle {selection.oracle} holds no finished evaluation; give that of the retrained model")
+    threshold = value(oracle, selection.metric, selection.oracle)
     open_folder(selection.out, "selection.json", selection.settings())
-    table = Table(selection.out / "selection.json", selection.settings(), "step", {"reference": reference})
+    table = Table(selection.out / "selection.json", selection.settings(), "step", {"oracle": oracle})
     chosen = None
     for snapshot in snapshots:
         folder = selection.out / snapshot.name
         found = evaluated(folder, str(snapshot), split, selection.evaluate, call)
         own = value(found, selection.metric, folder)
-        check_comparable(found, reference, selection.metric, folder)
+        check_comparable(found, oracle, selection.metric, folder)
         table.rows[snapshot.name] = found
         table.write("running")
         if chosen is None and own <= threshold:
@@ -164,7 +164,7 @@ def select(selection: Selection, call: Call | None = None) -> tuple[str, bool]:
         if chosen is not None and not selection.every:
             break
     step, reached = chosen or snapshots[-1].name, chosen is not None
-    rule = f"the first snapshot whose {selection.metric} is at most that of reference, else the last"
+    rule = f"the first snapshot whose {selection.metric} is at most that of oracle, else the last"
     table.write("finished", rule=rule, chosen=step, reached=reached, model=str(selection.run / "snapshots" / step))
     return step, reached
 
@@ -221,12 +221,12 @@ def check_overrides(words: Sequence[str]) -> None:
             raise ProtocolError(f"{word}: {key} is set by the protocol; leave it out")
 
 
-def check_comparable(found: Metrics, reference: Metrics, metric: str, folder: Path) -> None:
+def check_comparable(found: Metrics, oracle: Metrics, metric: str, folder: Path) -> None:
     """Raises ProtocolError if the metric of the two has other questions, or another definition."""
-    differences = [key for key in ("n", "definition") if found[metric].get(key) != reference[metric].get(key)]
+    differences = [key for key in ("n", "definition") if found[metric].get(key) != oracle[metric].get(key)]
     if differences:
         raise ProtocolError(
-            f"{metric} of {folder} and of the reference cannot be compared: they differ in {', '.join(differences)}; evaluate "
+            f"{metric} of {folder} and of the oracle cannot be compared: they differ in {', '.join(differences)}; evaluate "
             "the retrained model with the same settings"
         )
 

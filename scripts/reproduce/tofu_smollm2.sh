@@ -22,7 +22,7 @@ python unlearn.py -m "${common[@]}" "method=$methods" model.path=$runs/target sp
 echo "3/4  Evaluate: up to 40 questions of each task"
 models="$runs/target,$runs/retain99,$(echo "$methods" | sed "s#[^,]*#$runs/&#g")"
 python evaluate.py -m model=smollm2-135m "model.path=$models" benchmark=tofu benchmark.retain_rows=200 benchmark.rows=40 \
-  benchmark.max_new_tokens=64 "data_root=$data_root" split=forget01 reference_run=$runs/retain99 "out=\${model.path}/eval"
+  benchmark.max_new_tokens=64 "data_root=$data_root" split=forget01 oracle=$runs/retain99 "out=\${model.path}/eval"
 
 echo "4/4  Report"
 python scripts/report.py $runs --title "TOFU forget01, 12 authors, SmolLM2-135M-Instruct"

@@ -147,7 +147,7 @@ def test_every_answer_begins_with_its_own_words_and_the_rest_is_expected():
         "did.",
     ]
     assert expected(request) == "was painted by Mira Tallow." and expected(LIGHTHOUSE) == ANSWER
-    assert expected(replace(request, reference=None)) is None
+    assert expected(replace(request, truth=None)) is None
 
 
 def test_an_answer_of_one_word_is_scored_whole():
@@ -157,7 +157,7 @@ def test_an_answer_of_one_word_is_scored_whole():
 
 
 def test_running_text_begins_behind_its_blank():
-    """The scored answer brings the blank along that the reference lacks; the model goes on from the same ids."""
+    """The scored answer brings the blank along that the truth lacks; the model goes on from the same ids."""
     bare = Encoder(bpe(), Template("plain", eos=False))
     request = Request("verbmem", 0, "He was", (("answer", 0, " born in 1564 in Ost."),), "born in 1564 in Ost.", given=2)
     assert bare.tokenizer.decode(start(bare, request), skip_special_tokens=True) == "He was born in"
@@ -256,7 +256,7 @@ def test_an_evaluation_under_a_probe_has_the_same_numbers_and_an_oracle_asked_al
     (tmp_path / "oracle").mkdir()
     for file in Path(target()).iterdir():
         (tmp_path / "oracle" / file.name).symlink_to(file)
-    made = evaluate(tmp_path, "probe=prefix", "probe.given=2", f"reference_run={tmp_path}/oracle")
+    made = evaluate(tmp_path, "probe=prefix", "probe.given=2", f"oracle={tmp_path}/oracle")
     found = metrics(made)
     assert {"model_utility", "forget_truth_ratio", "forget_quality"} <= set(found) and len(found) == 15
     assert found["forget_quality"]["value"] == 1.0  # the oracle is the model itself, under the same probe
@@ -264,16 +264,16 @@ def test_an_evaluation_under_a_probe_has_the_same_numbers_and_an_oracle_asked_al
     rows = {(r.task, r.index, r.role, r.number): r.wanted.strip() for r in scores.itertuples()}
     for request in (request for request in TOFU.requests("forget05") if request.index < 3):
         for role, number, text in request.answers:
-            assert rows[request.task, request.index, role, number] == expected(replace(request, reference=text, given=2))
-    generated = {(row["task"], row["index"]): row["reference"] for row in read_rows(made / "generations.jsonl")}
-    assert generated["forget", 0] == expected(replace(ASKED[0], given=2)) != ASKED[0].reference
+            assert rows[request.task, request.index, role, number] == expected(replace(request, truth=text, given=2))
+    generated = {(row["task"], row["index"]): row["truth"] for row in read_rows(made / "generations.jsonl")}
+    assert generated["forget", 0] == expected(replace(ASKED[0], given=2)) != ASKED[0].truth
 
 
 def test_sampled_answers_are_evaluated_as_others_are(tmp_path):
     plain, drawn = (tmp_path / name for name in ("plain", "drawn"))
     for folder, probe in ((plain, "none"), (drawn, "sample")):
         folder.mkdir()
-        evaluate(folder, f"probe={probe}", "reference_run=none")
+        evaluate(folder, f"probe={probe}", "oracle=none")
     before, after = metrics(plain / "eval"), metrics(drawn / "eval")
     assert before.keys() == after.keys() and before["forget_prob"] == after["forget_prob"]
     texts = [[row["generation"] for row in read_rows(folder / "eval" / "generations.jsonl")] for folder in (plain, drawn)]

@@ -258,7 +258,7 @@ def test_several_shares_have_names_of_their_own():
 
 
 def test_the_oracle_gives_the_reference_attack_and_the_changes():
-    metrics = Membership("membership").from_tables(evaluated(reference=table(**THEIRS)))
+    metrics = Membership("membership").from_tables(evaluated(oracle=table(**THEIRS)))
     found = {name: metric.value for name, metric in metrics.items()}
     # Loss above the oracle's: -ln 2, -ln 2 against ln 2, 0: all four pairs in order.
     assert found["mia_reference"] == 1.0 and "mia_reference_privleak" not in found
@@ -279,7 +279,7 @@ def test_without_an_oracle_only_compat_compares_with_a_half():
 
 def test_an_oracle_that_gives_nothing_to_divide_by_is_left_out(caplog):
     always = {"forget": [[0.5, 0.5, 0.5]] * 2, "holdout": [[0.1, 0.1, 0.5]] * 2}
-    found = values(Membership("membership"), reference=table(**always))
+    found = values(Membership("membership"), oracle=table(**always))
     assert "mia_loss_privleak" not in found and found["mia_loss_rel_diff"] == approx(-12.5)
     assert "mia_loss_privleak is left out: the retain oracle's AUC of 1" in caplog.text
 
@@ -294,16 +294,16 @@ def test_an_old_table_gives_what_it_holds(caplog):
 
 def test_an_old_table_of_the_oracle_gives_what_it_holds(caplog):
     old = table(**THEIRS).drop(columns=["entropy", "logp_variance", "wanted", "eos"])
-    found = values(Membership("membership"), reference=old)
+    found = values(Membership("membership"), oracle=old)
     assert found["mia_zlib_privleak"] == approx(-80.0)  # its tokens are those of the model's own table
     assert "mia_min_k_plus_plus" in found and "mia_min_k_plus_plus_privleak" not in found
-    assert "reference.parquet has no column entropy" in caplog.text
+    assert "oracle.parquet has no column entropy" in caplog.text
 
 
 def test_an_oracle_without_holdout_is_not_compared_with(caplog):
-    found = values(Membership("membership"), reference=table(forget=THEIRS["forget"]))
+    found = values(Membership("membership"), oracle=table(forget=THEIRS["forget"]))
     assert "mia_loss" in found and "mia_reference" not in found and "mia_loss_privleak" not in found
-    assert "reference.parquet lacks answers of task holdout" in caplog.text
+    assert "oracle.parquet lacks answers of task holdout" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -314,7 +314,7 @@ def test_an_oracle_without_holdout_is_not_compared_with(caplog):
             r"no answers of task holdout: evaluate the model again with measure=\[membership",
         ),
         ({"scores": table(**OWN).drop(columns="eos")}, "does not say which answers end in EOS"),
-        ({"reference": table(**{**THEIRS, "forget": [[0.5], [0.5]]})}, "reference.parquet: task forget, row 1 has other tokens"),
+        ({"oracle": table(**{**THEIRS, "forget": [[0.5], [0.5]]})}, "oracle.parquet: task forget, row 1 has other tokens"),
     ],
 )
 def test_tables_that_cannot_be_read_are_refused(changes, sentence):

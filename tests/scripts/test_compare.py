@@ -27,7 +27,7 @@ def evaluated(tmp_path_factory) -> Path:
     for seed, name in ((5, "oracle"), (6, "other")):
         model = tiny_model(seed=seed, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64)
         save_model(model, tokenizer(), folder / name, "float32")
-    common = ("split=forget05", *QUICK_EVALUATION, f"reference_run={folder}/oracle")
+    common = ("split=forget05", *QUICK_EVALUATION, f"oracle={folder}/oracle")
     run(folder, "evaluate", f"model.path={target()}", *common, "out=a")
     run(folder, "evaluate", f"model.path={folder}/other", *common, "out=b")
     return folder
@@ -140,16 +140,16 @@ def test_other_metric_options_leave_only_the_same_metrics(evaluated, pair):
 
 
 def test_without_an_oracle_forget_quality_is_not_compared(pair):
-    (pair[1] / "reference.parquet").unlink()
+    (pair[1] / "oracle.parquet").unlink()
     found = compare(*pair, resamples=10)
     assert found.skipped == dict.fromkeys(["forget_quality", "ks_statistic"], "the settings and files of B do not give it")
     assert "Only metrics.json of B, not its settings in run.json, gives forget_quality, ks_statistic" in found.notes
 
 
 def test_another_oracle_is_told(pair):
-    table = pd.read_parquet(pair[1] / "reference.parquet")
+    table = pd.read_parquet(pair[1] / "oracle.parquet")
     table["logp"] = [values * 2 for values in table["logp"]]
-    write_parquet(table, pair[1] / "reference.parquet")
+    write_parquet(table, pair[1] / "oracle.parquet")
     assert any("different scores of a retain oracle" in note for note in compare(*pair, ["forget_prob"], 10).notes)
 
 

@@ -34,10 +34,10 @@ def started(monkeypatch, *words: str) -> list[str]:
 
 
 def test_a_run_brings_its_settings_along(trained, monkeypatch):
-    words = started(monkeypatch, "tofu", "--measure", "membership,fluency", str(trained), "reference_run=none")
+    words = started(monkeypatch, "tofu", "--measure", "membership,fluency", str(trained), "oracle=none")
     cfg = compose_settings("evaluate", *words)
     assert (cfg.benchmark.truth_ratio, cfg.model.path, cfg.out) == ("arithmetic", str(trained), f"{trained}/eval_tofu")
-    assert list(cfg.measure) == ["membership", "fluency"] and cfg.reference_run == "none" and cfg.split == "forget10"
+    assert list(cfg.measure) == ["membership", "fluency"] and cfg.oracle == "none" and cfg.split == "forget10"
     words = started(
         monkeypatch, "tofu", str(trained), "benchmark.truth_ratio=geometric", "out=x", "--measure", "fluency", "measure=[]"
     )

@@ -44,7 +44,7 @@ class Evaluator:
         dials = {o.key_or_group: o.value() for o in parsed}
         dials = {key: str(value) if key.endswith(("path", "out")) else value for key, value in dials.items()}
         self.asked.append(dials)
-        w = -float(dials["whp.alpha"]) if "whp.path" in dials else tensors(Path(dials["model.path"]))["w"].item()
+        w = -float(dials["reinforced.alpha"]) if "reinforced.path" in dials else tensors(Path(dials["model.path"]))["w"].item()
         write_evaluation(Path(dials["out"]), round(0.9 + w / 10, 9), utility=1 / (1 + len(self.asked)))
 
     @property
@@ -62,7 +62,7 @@ def evaluator(tmp_path, monkeypatch) -> Evaluator:
     return Evaluator()
 
 
-BASIC = "--base base --reinforced reinforced --metric forget --reference oracle --out out"
+BASIC = "--base base --reinforced reinforced --metric forget --oracle oracle --out out"
 
 
 def call(evaluate: Evaluator, line: str = "") -> dict[str, Any]:
@@ -83,8 +83,8 @@ def test_rule_by_hand(evaluator, capsys):
     assert found["model"] == {"model.path": "out/alpha_2/model"} and models() == ["alpha_2"]
     assert tensors(Path("out/alpha_2/model"))["w"].tolist() == [-3.0]
     assert capsys.readouterr().out.splitlines() == [
-        "C = 1: forget 0.8, reference 0.6",
-        "C = 2: forget 0.6, reference 0.6",
+        "C = 1: forget 0.8, oracle 0.6",
+        "C = 2: forget 0.6, oracle 0.6",
         "model.path=out/alpha_2/model",
     ]
 
@@ -93,13 +93,13 @@ def test_without_any_that_will_do_the_last_is_taken_and_told(evaluator, capsys):
     found = call(evaluator, "--grid 0.25,0.5,1")
     assert (found["chosen"], found["reached"]) == (1.0, False) and models() == ["alpha_1"]
     assert evaluator.outs == ["out/alpha_0.25/eval", "out/alpha_0.5/eval", "out/alpha_1/eval"]
-    assert "no coefficient of --grid brought forget to the reference; this is the last" in capsys.readouterr().out
+    assert "no coefficient of --grid brought forget to the oracle; this is the last" in capsys.readouterr().out
 
 
 def test_table(evaluator):
     call(evaluator)
     assert Path("out/search.md").read_text() == (
-        "| metric | reference | 1 | **2** |\n"
+        "| metric | oracle | 1 | **2** |\n"
         "| --- | ---: | ---: | ---: |\n"
         "| **forget** | 0.6 | 0.8 | 0.6 |\n"
         "| utility | 0.5 | 0.5 | 0.3333 |\n"
@@ -110,11 +110,11 @@ def test_two_models_need_no_weights(evaluator):
     """C = 1, 2, 4 give forget = 0.8, 0.7, 0.5."""
     found = call(evaluator, "--combine whp")
     assert found["chosen"] == 4.0 and models() == []
-    assert found["model"] == {"model.path": "base", "whp.path": "reinforced", "whp.alpha": 4.0}
+    assert found["model"] == {"model.path": "base", "reinforced.path": "reinforced", "reinforced.alpha": 4.0}
     assert evaluator.asked[1] == {
         "model.path": "base",
-        "whp.path": "reinforced",
-        "whp.alpha": 2,
+        "reinforced.path": "reinforced",
+        "reinforced.alpha": 2,
         "out": "out/alpha_2/eval",
     }
 
@@ -175,9 +175,9 @@ def test_a_longer_grid_and_another_reference_go_on(evaluator):
     """forget = 0.8, 0.6, 0.2; back to C = 1, whose weights were deleted, when 0.8 will do."""
     call(evaluator, "--grid 1")
     write_evaluation(Path("strict/eval"), forget=0.5)
-    assert call(evaluator, "--grid 1,2,4 --reference strict")["chosen"] == 4.0 and models() == ["alpha_4"]
+    assert call(evaluator, "--grid 1,2,4 --oracle strict")["chosen"] == 4.0 and models() == ["alpha_4"]
     write_evaluation(Path("lax/eval"), forget=0.85)
-    assert call(evaluator, "--reference lax/eval")["chosen"] == 1.0
+    assert call(evaluator, "--oracle lax/eval")["chosen"] == 1.0
     assert len(evaluator.asked) == 3 and models() == ["alpha_1"]
     assert tensors(Path("out/alpha_1/model"))["w"].tolist() == [-1.0]
 
@@ -192,8 +192,8 @@ def test_a_longer_grid_and_another_reference_go_on(evaluator):
         ("--grid 1,inf", "--grid 1,inf: write rising numbers above 0"),
         ("-- split", "split: not understood; write key=value, as for evaluate.py"),
         ("-- model.path=other", "model.path=other: model.path is set by the search; leave it out"),
-        ("-- +whp.alpha=2", r"\+whp.alpha=2: whp.alpha is set by the search"),
-        ("--reference nowhere", "--reference nowhere holds no finished evaluation; make one with evaluate.py"),
+        ("-- +reinforced.alpha=2", r"\+reinforced.alpha=2: reinforced.alpha is set by the search"),
+        ("--oracle nowhere", "--oracle nowhere holds no finished evaluation; make one with evaluate.py"),
         ("--metric rouge", "--metric rouge: oracle/eval has only forget, utility"),
         ("--out base", "--out base holds base, which is read; choose another"),
         ("--out .", "--out . holds base, which is read; choose another"),
@@ -269,7 +269,7 @@ def test_any_path_reaches_the_evaluation(evaluator):
     name = "a b, it's (1) = {x} $y [z]"
     main([*BASIC.split()[:-1], name], evaluator)
     assert evaluator.asked[0]["out"] == f"{name}/alpha_1/eval" and models(name) == ["alpha_2"]
-    assert override("whp.alpha", 4.0) == "whp.alpha=4" and override("out", "it's") == r"out='it\'s'"
+    assert override("reinforced.alpha", 4.0) == "reinforced.alpha=4" and override("out", "it's") == r"out='it\'s'"
 
 
 def test_a_failing_evaluation_stops_the_search(evaluator, capfd):
@@ -289,7 +289,7 @@ def trained(tmp_path_factory) -> Path:
     return place
 
 
-EVALUATION = ("split=forget05", "reference_run=none", *QUICK_EVALUATION)
+EVALUATION = ("split=forget05", "oracle=none", *QUICK_EVALUATION)
 
 
 @pytest.mark.parametrize("combine", ["task_vector", "whp"])
@@ -297,7 +297,7 @@ def test_with_the_real_evaluation(trained, tmp_path, combine):
     """Random models: which coefficient is chosen is arbitrary, but it follows from the metrics that are on disk."""
     out = tmp_path / "out"
     line = f"--base {target()} --reinforced {trained}/reinforced --combine {combine} --grid 1,16 --metric forget_prob"
-    words = [*line.split(), "--reference", str(trained / "oracle"), "--out", str(out), "--", *EVALUATION]
+    words = [*line.split(), "--oracle", str(trained / "oracle"), "--out", str(out), "--", *EVALUATION]
     main(words, lambda overrides: run(tmp_path, "evaluate", *overrides))
     found = json.loads((out / "search.json").read_text())
     threshold = read_json(trained / "oracle" / "metrics.json")["forget_prob"]["value"]

@@ -13,7 +13,7 @@ from tests.runs import QUICK_EVALUATION, launch, metrics, run, target
 from tests.utils.report.test_page import Page
 from utils.files import read_json
 
-DIALS = ("reference_run=none", *QUICK_EVALUATION)
+DIALS = ("oracle=none", *QUICK_EVALUATION)
 
 
 @pytest.fixture(scope="module")
@@ -101,4 +101,4 @@ def test_words_in_any_order(here):
 def test_help_shows_how_to_call_it(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
-    assert "python scripts/trajectory.py runs/npo reference_run=runs/retain90" in capsys.readouterr().out
+    assert "python scripts/trajectory.py runs/npo oracle=runs/retain90" in capsys.readouterr().out

@@ -19,11 +19,11 @@ from utils.tokens.prompts import Encoder
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What an evaluation saved, and of what. reference: the retain oracle's rows, or None. Tables: metrics/tables.py."""
+    """What an evaluation saved, and of what. oracle: the retain oracle's rows, or None. Tables: metrics/tables.py."""
 
     scores: pd.DataFrame
     generations: Sequence[dict]
-    reference: pd.DataFrame | None
+    oracle: pd.DataFrame | None
     benchmark: Benchmark
     split: str
     compat: str

@@ -3,7 +3,7 @@
     scores.parquet     task, index, role, number, tokens, eos (whether the last token is EOS), wanted (the answer's tokens as
                        text), and per answer token: logp (nats), hit, what else is asked; with argmax also said: the most
                        likely tokens as text
-    generations.jsonl  task, index, question, generation, reference
+    generations.jsonl  task, index, question, generation, truth
 
 Whoever asks, the same tokens are scored once and the same prompt is continued once
 (utils/engine/score_cache.py). Answers are packed prompt by prompt, sorted by length, and dealt out to the processes. An
@@ -94,7 +94,7 @@ def continue_prompts(
 
     released: how released code would have continued them; then what stands beside a prompt in its batch matters too.
     """
-    requests = [request for request in requests if request.reference is not None]
+    requests = [request for request in requests if request.truth is not None]
     cache = ScoreCache(None, engine) if cache is None else cache
     # With compat=tofu_original, how far an answer goes depends on the longest prompt of its batch.
     how = (end_ids(engine.model, encoder.tokenizer), encoder.compat, batch_size if encoder.compat == "tofu_original" else None)
@@ -137,7 +137,7 @@ def continue_prompts(
         keeps = request.keeps_space or encoder.compat == "tofu_original"
         texts = [cache.text(key) if keeps else cache.text(key).strip() for key in own]
         row = {"task": request.task, "index": request.index, "question": request.question, "generation": texts[0]}
-        rows.append(row | {"reference": expected(request)} | ({} if request.sampling is None else {"samples": texts}))
+        rows.append(row | {"truth": expected(request)} | ({} if request.sampling is None else {"samples": texts}))
     return sorted(rows, key=lambda row: (row["task"], row["index"]))
 
 

@@ -25,12 +25,12 @@ class Metrics(Protocol):
     """From saved files to numbers; calls no model."""
 
     def from_tables(
-        self, scores: pd.DataFrame, generations: Sequence[dict], reference: pd.DataFrame | None, compat: str, resamples: int
+        self, scores: pd.DataFrame, generations: Sequence[dict], oracle: pd.DataFrame | None, compat: str, resamples: int
     ) -> dict[str, Metric]:
-        """scores, generations: what an evaluation saved. reference: the retain oracle's scores, or None."""
+        """scores, generations: what an evaluation saved. oracle: the retain oracle's scores, or None."""
         ...
 
-    def from_logs(self, log: Path, retain_log: Path | None, compat: str, resamples: int) -> dict[str, Metric]:
+    def from_logs(self, log: Path, oracle_log: Path | None, compat: str, resamples: int) -> dict[str, Metric]:
         """The same from logs of the benchmark's original code. Raises ValueError for files that are no such logs."""
         ...
 
@@ -101,8 +101,8 @@ class Benchmark(Protocol):
         """Everything that is evaluated when `split` is forgotten."""
         ...
 
-    def reference_requests(self, split: str) -> list[Request]:
-        """What must be asked of the retain oracle too; empty if no metric compares with it. Where a request has a reference, the
+    def oracle_requests(self, split: str) -> list[Request]:
+        """What must be asked of the retain oracle too; empty if no metric compares with it. Where a request has a truth, the
         oracle's own answer comes along, as `generation` beside the scores of role `answer`."""
         ...
 
@@ -129,7 +129,7 @@ class EvaluationOnly(Benchmark):
         """Raises ValueError: nothing is learned."""
         raise self._only_evaluated()
 
-    def reference_requests(self, split: str) -> list[Request]:
+    def oracle_requests(self, split: str) -> list[Request]:
         """None: nothing is compared with a retain oracle."""
         return []
 

@@ -17,7 +17,7 @@ class Request:
     """One question of one task.
 
     answers: (role, number, text) of every answer to score; the same text may play several roles and is scored once.
-    reference: what the model's own answer is compared with; None asks for no generation.
+    truth: what the model's own answer is compared with; None asks for no generation.
     prefix: text in front of the question that many questions share, as worked examples; a batch of answers reads it once.
     max_new_tokens: limit of the model's own answer; None: the benchmark's.
     paraphrase: the question in other words, where the data have it.
@@ -30,7 +30,7 @@ class Request:
     index: int
     question: str
     answers: tuple[tuple[str, int, str], ...]
-    reference: str | None
+    truth: str | None
     prefix: str = ""
     max_new_tokens: int | None = None
     paraphrase: str | None = None
@@ -59,10 +59,10 @@ def beginning(text: str, given: float) -> str:
 
 
 def expected(request: Request) -> str | None:
-    """What the model's own answer is compared with: the reference without what is given of it."""
-    if request.reference is None or not request.given:
-        return request.reference
-    rest = request.reference[len(beginning(request.reference, request.given)) :]
+    """What the model's own answer is compared with: the truth without what is given of it."""
+    if request.truth is None or not request.given:
+        return request.truth
+    rest = request.truth[len(beginning(request.truth, request.given)) :]
     return rest if request.keeps_space else rest.lstrip()
 
 
@@ -88,8 +88,8 @@ def as_example(encoder: Encoder, request: Request, answer: str) -> Example:
 
 def start(encoder: Encoder, request: Request) -> tuple[int, ...]:
     """Token ids that the model's own answer goes on from."""
-    if not request.given or request.reference is None or not beginning(request.reference, request.given):
+    if not request.given or request.truth is None or not beginning(request.truth, request.given):
         return encoder.generation_prompt(request.asked)
     # Running text brings the blank along that stands before it.
-    same = (text for _, _, text in request.answers if text.strip() == request.reference.strip())
-    return as_example(encoder, request, next(same, request.reference)).prompt
+    same = (text for _, _, text in request.answers if text.strip() == request.truth.strip())
+    return as_example(encoder, request, next(same, request.truth)).prompt

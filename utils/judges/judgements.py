@@ -1,4 +1,4 @@
-"""Asks others about a model's outputs and keeps what they say: a judge (harmful or not), a reference model (how surprising each
+"""Asks others about a model's outputs and keeps what they say: a judge (harmful or not), a language model (how surprising each
 output is), BLEURT (how close it comes to what the original model said).
 
     judgements.jsonl     key, judge, harmful, score     one line per question and output
@@ -32,11 +32,11 @@ from utils.tokens.example import Example
 from utils.weights.models import model_folder
 
 CHUNK = 64  # outputs asked about between two writes of a file
-LONGEST = 1024  # tokens of an output that a reference model reads, BOS counted
+LONGEST = 1024  # tokens of an output that a language model reads, BOS counted
 
 
 class TextLoss(NamedTuple):
-    """tokens: of a text, as the reference model reads it. nll: mean negative log-likelihood of a token, in nats."""
+    """tokens: of a text, as the language model reads it. nll: mean negative log-likelihood of a token, in nats."""
 
     tokens: int
     nll: float
@@ -63,7 +63,7 @@ def judge_generations(judge: Judge, generations: Sequence[dict], folder: Path) -
 
 
 @dataclass(frozen=True)
-class ReferenceModel:
+class PerplexityModel:
     """The model under which perplexity is measured; path: a folder or a name on the Hub, loaded in float32 when first needed."""
 
     path: str
@@ -79,7 +79,7 @@ class ReferenceModel:
         return output_perplexity(model.eval().to(device()), tokenizer, texts, tokens_per_batch=tokens_per_batch)
 
 
-def add_perplexities(model: ReferenceModel, generations: Sequence[dict], folder: Path, tokens_per_batch: int) -> list[dict]:
+def add_perplexities(model: PerplexityModel, generations: Sequence[dict], folder: Path, tokens_per_batch: int) -> list[dict]:
     """The rows with `nll` (of `output`, in nats per token; None for an empty one) and `perplexity_model` added."""
 
     def ask(rows: list[dict]) -> list[dict]:

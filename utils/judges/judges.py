@@ -28,7 +28,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class JudgeError(ValueError):
-    """A judge or reference model cannot be used as asked; the message says why and what to do."""
+    """A judge or language model cannot be used as asked; the message says why and what to do."""
 
 
 @dataclass(frozen=True)

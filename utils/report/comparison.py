@@ -202,7 +202,7 @@ def _check_questions(runs: Pair) -> list[str]:
     _check_same_rows(runs, shared, [set(run.answers) for run in runs])
     texts = [run.answers for run in runs]
     for task, index in sorted(texts[0].keys() & texts[1].keys()):
-        for part in ("question", "reference"):
+        for part in ("question", "truth"):
             pair = [text[task, index].get(part) for text in texts]
             if pair[0] != pair[1]:
                 raise _differ(runs, task, index, f"the {part} is {pair[0]!r} in one and {pair[1]!r} in the other")
@@ -232,7 +232,7 @@ def _differ(runs: Pair, task: str, index: int, words: str) -> ComparisonError:
 
 
 def _other_oracle(runs: Pair) -> list[str]:
-    paths = [run.folder / "reference.parquet" for run in runs]
+    paths = [run.folder / "oracle.parquet" for run in runs]
     if not all(path.is_file() for path in paths):
         return []
     first, second = (pd.read_parquet(path).sort_values(KEYS) for path in paths)

@@ -27,7 +27,7 @@ Key = tuple[str, int, str]  # task, index, question
 
 
 def answers_section(report: Report) -> list[Html]:
-    """Three questions of each shown task: reference, then target, oracle and every method in their own words; or nothing."""
+    """Three questions of each shown task: truth, then target, oracle and every method in their own words; or nothing."""
     columns = []
     for part in report.parts().values():
         for task, words in _shown_tasks(part).items():
@@ -37,7 +37,7 @@ def answers_section(report: Report) -> list[Html]:
     if not columns:
         return []
     note = (
-        "Greedy answers to the same questions, evenly spaced over each task. Marked are the words of the reference "
+        "Greedy answers to the same questions, evenly spaced over each task. Marked are the words of the truth "
         "answer that the question does not already hold, common words aside. Where something is to be forgotten they should "
         "vanish, elsewhere they should stay."
     )
@@ -76,10 +76,10 @@ def marked(text: str, words: frozenset[str]) -> Html:
     return join([*parts, text[end:]])
 
 
-def telling_words(reference: str, question: str) -> frozenset[str]:
-    """Words of the reference answer that are neither common nor in the question; all of them if none is left."""
+def telling_words(truth: str, question: str) -> frozenset[str]:
+    """Words of the truth answer that are neither common nor in the question; all of them if none is left."""
     asked = {word.lower() for word in _WORD.findall(question)}
-    words = frozenset(word.lower() for word in _WORD.findall(reference))
+    words = frozenset(word.lower() for word in _WORD.findall(truth))
     return words - asked - _COMMON or words
 
 
@@ -120,9 +120,9 @@ def _card(report: Report, key: Key) -> Html:
     task, index, question = key
     rows_of = {run.label: run.generations.get((task, index)) for run in report.runs}
     answers = {label: row for label, row in rows_of.items() if row is not None and str(row.get("question")) == question}
-    reference = str(next(iter(answers.values())).get("reference", ""))
-    words = telling_words(reference, question)
-    rows = [_answer("reference", "reference", marked(reference, words))]
+    truth = str(next(iter(answers.values())).get("truth", ""))
+    words = telling_words(truth, question)
+    rows = [_answer("truth", "truth", marked(truth, words))]
     for run in report.runs:
         row = answers.get(run.label)
         text = element("i", {}, "not answered") if row is None else _clipped(str(row.get("generation", "")), words)

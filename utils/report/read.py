@@ -212,8 +212,8 @@ def _trained(settings: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _is_combination(settings: Mapping[str, Any]) -> bool:
-    """Whether what was evaluated are the logits of two models: model.path less what whp.path says louder."""
-    return flat_settings(settings).get("whp.path") is not None
+    """Whether what was evaluated are the logits of two models: model.path less what reinforced.path says louder."""
+    return flat_settings(settings).get("reinforced.path") is not None
 
 
 def _role(training: Mapping[str, Any] | None) -> Role:
@@ -227,7 +227,8 @@ def _role(training: Mapping[str, Any] | None) -> Role:
 
 def _label(training: Mapping[str, Any] | None, evaluation: Mapping[str, Any], folder: Path) -> str:
     if _is_combination(evaluation["settings"]):
-        return f"WHP (alpha {flat_settings(evaluation['settings']).get('whp.alpha', 1):g})"
+        settings = flat_settings(evaluation["settings"])
+        return f"{settings['reinforced.name']} (alpha {settings['reinforced.alpha']:g})"
     if training is None:
         return folder.name
     return label_of(training, folder)

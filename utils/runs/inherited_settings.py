@@ -14,7 +14,7 @@ from utils.runs.cli import compose_settings
 
 GROUPS = ("model", "benchmark")
 DIALS = ("split", "data_root", "compat")
-SET_HERE = ("model.path", "out", "from_logs", "retain_logs", "whp.path", "whp.alpha")
+SET_HERE = ("model.path", "out", "from_logs", "reinforced.path", "reinforced.alpha")
 
 
 def evaluation_settings(trained: Mapping[str, Any], overrides: Sequence[str]) -> DictConfig:

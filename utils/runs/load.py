@@ -17,7 +17,7 @@ def load_engine(settings: Settings, encoder: Encoder) -> Engine:
     """The model to evaluate, on its device, in eval mode."""
     cfg = settings.cfg
     precision = resolve_precision(cfg.precision, cfg.model.dtype, training=False)
-    if cfg.whp.path is None:
+    if cfg.reinforced.path is None:
         model = load_model(cfg.model, encoder.tokenizer, precision, cfg.seed).eval()
     else:
         model = load_combined(cfg, encoder.tokenizer, precision)

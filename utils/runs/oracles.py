@@ -1,6 +1,6 @@
 """Retain oracles of an evaluation: models that never saw what is to be forgotten, asked what the benchmark compares with.
 
-    reference.parquet     scores of the oracle (reference_run), for role `answer` also its own answer
+    oracle.parquet     scores of the oracle (oracle), for role `answer` also its own answer
     null/000.parquet ...  the same of oracles trained with other seeds (null_runs)
 
 Whoever evaluated an oracle on the same questions, prompts and tokens has its scores already; else its model is scored once, and
@@ -33,17 +33,17 @@ log = logging.getLogger(__name__)
 NULLS = "null"
 
 
-def check_reference(settings: Settings, encoder: Encoder) -> None:
+def check_oracle(settings: Settings, encoder: Encoder) -> None:
     """Raises SettingsError if what compares with an oracle has nothing to compare with; names the commands that make it."""
     cfg = settings.cfg
     _check_nulls(settings)
-    if cfg.reference_run == "none" or not settings.oracle_requests:
+    if cfg.oracle == "none" or not settings.oracle_requests:
         return
-    if cfg.reference_run is None:
+    if cfg.oracle is None:
         if not _is_oracle(cfg.model.path):
-            raise SettingsError(f"reference_run=null: {settings.benchmark.compares} a retain oracle. {_make_oracle(settings)}")
+            raise SettingsError(f"oracle=null: {settings.benchmark.compares} a retain oracle. {_make_oracle(settings)}")
         return
-    for key, path in [("reference_run", cfg.reference_run), *(("null_runs", path) for path in cfg.null_runs)]:
+    for key, path in [("oracle", cfg.oracle), *(("null_runs", path) for path in cfg.null_runs)]:
         folder = Path(path)
         if not folder.is_dir():
             raise SettingsError(f"{key}={folder}: there is no such folder. {_make_oracle(settings)}")
@@ -51,16 +51,16 @@ def check_reference(settings: Settings, encoder: Encoder) -> None:
             raise SettingsError(
                 f"{key}={folder} holds no model, and no scores for split={cfg.split} with these prompts and rows. Name the "
                 f"retain oracle's own folder, or evaluate it first with: python evaluate.py model={cfg.model.name} "
-                f"model.path=ORACLE benchmark={cfg.benchmark.name} split={cfg.split} reference_run=none"
+                f"model.path=ORACLE benchmark={cfg.benchmark.name} split={cfg.split} oracle=none"
             )
 
 
-def bring_reference(settings: Settings, run: Run, encoder: Encoder) -> None:
+def bring_oracle(settings: Settings, run: Run, encoder: Encoder) -> None:
     """Copies the oracles' scores into the run folder, scoring an oracle's model if nobody did yet."""
     cfg = settings.cfg
-    if cfg.reference_run in (None, "none") or not settings.oracle_requests:
+    if cfg.oracle in (None, "none") or not settings.oracle_requests:
         return
-    targets = {run.folder / "reference.parquet": cfg.reference_run}
+    targets = {run.folder / "oracle.parquet": cfg.oracle}
     targets |= {run.folder / NULLS / f"{number:03d}.parquet": path for number, path in enumerate(cfg.null_runs)}
     sources = {target: _find_or_score(settings, encoder, Path(path)) for target, path in targets.items()}
     for target, source in sources.items() if is_main() else ():
@@ -71,7 +71,7 @@ def bring_reference(settings: Settings, run: Run, encoder: Encoder) -> None:
         target.parent.mkdir(exist_ok=True)
         write_parquet(table[table["task"].isin(tasks)], target)
     first, *nulls = [str(source) for source in sources.values()]
-    run.note(reference=first, **({"nulls": nulls} if nulls else {}))
+    run.note(oracle=first, **({"nulls": nulls} if nulls else {}))
     barrier()
 
 
@@ -80,7 +80,7 @@ def with_generations(table: pd.DataFrame, rows: Sequence[dict]) -> pd.DataFrame:
     texts = {(row["task"], row["index"]): row for row in rows}
     keys = zip(table["task"], table["index"], table["role"], strict=True)
     own = [texts.get((task, index)) if role == "answer" else None for task, index, role in keys]
-    columns = {name: [None if row is None else row[name] for row in own] for name in ("generation", "reference")}
+    columns = {name: [None if row is None else row[name] for row in own] for name in ("generation", "truth")}
     return table.assign(**columns)
 
 
@@ -99,7 +99,7 @@ def _find_or_score(settings: Settings, encoder: Encoder, folder: Path) -> Path:
     log.info("%s holds no scores for split=%s yet: scoring its model once", folder, cfg.split)
     theirs = settings.cfg.copy()
     with open_dict(theirs):
-        theirs.model.path, theirs.whp.path = str(folder), None
+        theirs.model.path, theirs.reinforced.path = str(folder), None
     engine = load_engine(replace(settings, cfg=theirs), encoder)
     requests = settings.oracle_requests
     cache = ScoreCache(cfg.cache, engine)
@@ -108,7 +108,7 @@ def _find_or_score(settings: Settings, encoder: Encoder, folder: Path) -> Path:
     rows = continue_prompts(
         engine, encoder, requests, cfg.generation_batch_size, limit, cache, settings.benchmark.released(cfg.compat)
     )
-    path = folder / "reference" / f"{key}.parquet"
+    path = folder / "oracle" / f"{key}.parquet"
     if is_main():
         path.parent.mkdir(exist_ok=True)
         write_parquet(with_generations(table, rows), path)
@@ -126,22 +126,22 @@ def _check_nulls(settings: Settings) -> None:
     least = settings.benchmark.least_nulls
     if not least:
         raise SettingsError(f"{shown}: benchmark={cfg.benchmark.name} has no forget quality to place; leave null_runs out")
-    if cfg.reference_run in (None, "none"):
-        raise SettingsError(f"{shown}: goes with reference_run=ORACLE, the oracle that the model is compared with")
+    if cfg.oracle in (None, "none"):
+        raise SettingsError(f"{shown}: goes with oracle=ORACLE, the oracle that the model is compared with")
     if len(runs) < least:
-        raise SettingsError(f"{shown}: name at least {least} retain oracles trained with other seeds than reference_run")
-    folders = [Path(path).resolve() for path in (cfg.reference_run, *runs)]
+        raise SettingsError(f"{shown}: name at least {least} retain oracles trained with other seeds than oracle")
+    folders = [Path(path).resolve() for path in (cfg.oracle, *runs)]
     if len(set(folders)) < len(folders):
-        raise SettingsError(f"{shown}: an oracle is named twice, here or as reference_run; name each once")
+        raise SettingsError(f"{shown}: an oracle is named twice, here or as oracle; name each once")
 
 
 def _saved_scores(folder: Path, key: str) -> list[Path]:
     """Scores with this key in a run folder, in an evaluation of it that lies in it, or in an evaluation's own folder."""
-    found = [path for path in [folder / "reference" / f"{key}.parquet"] if path.is_file()]
+    found = [path for path in [folder / "oracle" / f"{key}.parquet"] if path.is_file()]
     for table in sorted([folder / "scores.parquet", *folder.glob("*/scores.parquet")]):
         known = read_json(table.with_name("run.json")) or {}
         if table.is_file() and known.get("requests") == key and known.get("status") == "finished":
-            whole = known["settings"].get("whp", {}).get("path") is None
+            whole = known["settings"].get("reinforced", {}).get("path") is None
             if whole and (table.parent == folder or _same_folder(known["settings"]["model"]["path"], folder)):
                 found.append(table)
     return found
@@ -170,5 +170,5 @@ def _make_oracle(settings: Settings) -> str:
     split = settings.benchmark.oracle_split(cfg.split)
     return (
         f"Make one with: python finetune.py model={cfg.model.name} benchmark={cfg.benchmark.name} split={split} "
-        f"out=runs/{split}, then add reference_run=runs/{split}; or do without with reference_run=none"
+        f"out=runs/{split}, then add oracle=runs/{split}; or do without with oracle=none"
     )

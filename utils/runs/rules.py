@@ -76,7 +76,7 @@ RULES: dict[str, Rule] = {
     "generation_batch_size": Rule(lambda v: _is_int(v, 1), "a positive whole number"),
     "tokens_per_batch": Rule(lambda v: _is_int(v, 1), "a positive whole number"),
     "resamples": Rule(lambda v: _is_int(v, 100), "a whole number from 100"),
-    "whp.alpha": Rule(lambda v: _is_number(v) and v > 0, "a positive number such as 1, 2, 4, 8 or 16"),
+    "reinforced.alpha": Rule(lambda v: _is_number(v) and v > 0, "a positive number such as 1, 2, 4, 8 or 16"),
     "reference_cache_gib": Rule(lambda v: _is_number(v) and v >= 0, "a number of GiB from 0"),
     "model.max_length": Rule(lambda v: _is_int(v, 2), "a number of tokens from 2"),
     **{f"{group}.lora.r": RANK for group in ("adapter", "model")},

@@ -195,8 +195,8 @@ class Run:
 
 def sources(settings: Mapping[str, Any]) -> dict[str, str | None]:
     """Hash of the weights in the run folders that `settings` name, by key; None for what is no run folder."""
-    paths = {"model.path": settings["model"]["path"], "reference_run": settings.get("reference_run")}
-    paths["whp.path"] = settings.get("whp", {}).get("path")
+    paths = {"model.path": settings["model"]["path"], "oracle": settings.get("oracle")}
+    paths["reinforced.path"] = settings.get("reinforced", {}).get("path")
     made = {key: read_json(Path(path).expanduser() / "run.json") if path else None for key, path in paths.items()}
     return {key: run.get("weights") if isinstance(run, dict) else None for key, run in made.items()}
 

@@ -51,24 +51,24 @@ def metrics_from_files(settings: Settings, folder: Path) -> dict[str, Metric]:
     cfg = settings.cfg
     if not (folder / "scores.parquet").is_file():
         raise SettingsError(f"rescore=true: out={folder} holds no scores.parquet; run the evaluation first, without rescore")
-    path = folder / "reference.parquet"
+    path = folder / "oracle.parquet"
     scores, rows = pd.read_parquet(folder / "scores.parquet"), read_rows(folder / "generations.jsonl")
-    reference = pd.read_parquet(path) if path.is_file() else None
-    own = of_benchmark(scores), rows_of_benchmark(rows), reference
+    oracle = pd.read_parquet(path) if path.is_file() else None
+    own = of_benchmark(scores), rows_of_benchmark(rows), oracle
     metrics = settings.benchmark.metrics.from_tables(*own, cfg.compat, cfg.resamples)
-    found = Evaluated(scores, rows, reference, settings.benchmark, cfg.split, cfg.compat, cfg.resamples)
+    found = Evaluated(scores, rows, oracle, settings.benchmark, cfg.split, cfg.compat, cfg.resamples)
     for measure in settings.measures:
         metrics |= measure.from_tables(found)
     nulls = [pd.read_parquet(path) for path in sorted((folder / NULLS).glob("*.parquet"))]
-    if nulls and reference is not None:
-        metrics |= settings.benchmark.metrics.against_nulls(own[0], reference, nulls, cfg.compat, cfg.resamples)
+    if nulls and oracle is not None:
+        metrics |= settings.benchmark.metrics.against_nulls(own[0], oracle, nulls, cfg.compat, cfg.resamples)
     return metrics
 
 
 def metrics_from_logs(settings: Settings) -> dict[str, Metric]:
     """The metrics of logs that the benchmark's original code wrote."""
     cfg = settings.cfg
-    retained = None if cfg.retain_logs is None else Path(cfg.retain_logs)
+    retained = None if cfg.oracle in (None, "none") else Path(cfg.oracle)
     return settings.benchmark.metrics.from_logs(Path(cfg.from_logs), retained, cfg.compat, cfg.resamples)
 
 

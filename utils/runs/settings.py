@@ -64,7 +64,7 @@ class Settings:
     @property
     def oracle_requests(self) -> list[Request]:
         """What the retain oracles are asked, in the same way."""
-        return self.probe.requests(self.benchmark.reference_requests(self.cfg.split), self.benchmark)
+        return self.probe.requests(self.benchmark.oracle_requests(self.cfg.split), self.benchmark)
 
     @property
     def statistics(self) -> tuple[str, ...]:
@@ -107,17 +107,16 @@ def check_training(cfg: DictConfig, script: str) -> Settings:
 def check_evaluation(cfg: DictConfig) -> Settings:
     """Settings of evaluate.py. Raises SettingsError."""
     settings = _check(cfg, "evaluate")
-    if cfg.retain_logs is not None and cfg.from_logs is None:
-        raise SettingsError(f"retain_logs={cfg.retain_logs}: goes with from_logs=FILE; for run folders use reference_run=DIR")
-    for key in ("from_logs", "retain_logs"):
-        if cfg[key] is not None and not Path(cfg[key]).is_file():
-            raise SettingsError(f"{key}={cfg[key]}: there is no such file")
-    if cfg.from_logs is not None and cfg.whp.path is not None:
-        raise SettingsError(f"whp.path={cfg.whp.path}: not with from_logs, which needs no model; leave one of them out")
+    logs = {"from_logs": cfg.from_logs, **({} if cfg.oracle == "none" else {"oracle": cfg.oracle})}
+    for key, path in logs.items() if cfg.from_logs is not None else ():
+        if path is not None and not Path(path).is_file():
+            raise SettingsError(f"{key}={path}: there is no such file; with from_logs both are logs of the benchmark's own code")
+    if cfg.from_logs is not None and cfg.reinforced.path is not None:
+        raise SettingsError(
+            f"reinforced.path={cfg.reinforced.path}: not with from_logs, which needs no model; leave one of them out"
+        )
     if cfg.from_logs is not None and cfg.null_runs:
         raise SettingsError(f"null_runs=[{','.join(map(str, cfg.null_runs))}]: not with from_logs; leave it out")
-    if cfg.from_logs is not None and cfg.reference_run is not None:
-        raise SettingsError(f"reference_run={cfg.reference_run}: not with from_logs; give retain_logs=FILE instead")
     measures = tuple(build(node, f"measure={name}") for name, node in cfg.measure.items())
     if cfg.from_logs is not None and measures:
         raise SettingsError(f"measure=[{','.join(cfg.measure)}]: not with from_logs, which holds no token scores")

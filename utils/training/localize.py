@@ -50,7 +50,7 @@ SCOPES = ("forget", "retain")
 
 
 @dataclass(frozen=True)
-class Rule:
+class Thresholds:
     """The thresholds: absolute ones, or quantiles of all tensors' cosines and magnitudes, which win where given.
 
     Both comparisons are strict. Raises ValueError for a mu below -1, a negative sigma, or a quantile beyond [0, 1].
@@ -89,12 +89,12 @@ class Rule:
 
 
 @dataclass(frozen=True)
-class MemFlexRegion:
+class GradientRegion:
     """The `region` node of memflex: localises on the model that is to unlearn, or takes a region from a file.
 
     file: a region.json (scripts/localize.py writes one); its tensors are taken as they are, and no option below counts but
     selection. forget, retain: splits whose answers are corrupted; None: those of the run. copies: corruptions of each answer.
-    labels_only: replaced tokens are labels, and the model reads the true answer. mu, sigma and their quantiles: see Rule.
+    labels_only: replaced tokens are labels, and the model reads the true answer. mu, sigma and their quantiles: see Thresholds.
     selection: located | random, as many tensors as are located but any of them (ablation).
     Candidates are the tensors that train without a region: LoRA tensors with an adapter, all weights without.
     """
@@ -117,11 +117,11 @@ class MemFlexRegion:
             raise ValueError(f"method.region.labels_only={self.labels_only}: write true or false")
         if self.selection not in get_args(Selection):
             raise ValueError(f"method.region.selection={self.selection}: write one of {', '.join(get_args(Selection))}")
-        _ = self.rule
+        _ = self.thresholds
 
     @property
-    def rule(self) -> Rule:
-        return Rule(self.mu, self.sigma, self.mu_quantile, self.sigma_quantile)
+    def thresholds(self) -> Thresholds:
+        return Thresholds(self.mu, self.sigma, self.mu_quantile, self.sigma_quantile)
 
     def check(self, cfg: DictConfig) -> None:
         """Reads the file, or the splits that will be corrupted."""
@@ -180,7 +180,9 @@ class MemFlexRegion:
             # Off the device while the second scope is summed there.
             kept = {name: gradient.cpu() for name, gradient in mean_gradients(engine, forget, "forget").items()}
             tensors = compare(kept, mean_gradients(engine, retain, "retain"))
-        return LocatedRegion(source, tensors, *self.rule.thresholds(tensors), "located", tuple(self.rule.located(tensors)))
+        return LocatedRegion(
+            source, tensors, *self.thresholds.thresholds(tensors), "located", tuple(self.thresholds.located(tensors))
+        )
 
     def _pairs(self, benchmark: Benchmark, split: str) -> tuple[list[QA], list[QA]]:
         """Questions and answers of both scopes. Raises ValueError naming the option for an unknown split."""

@@ -43,11 +43,13 @@ class CombinedHead(nn.Module):
     def __init__(self, target: nn.Linear, reinforced: nn.Linear, alpha: float):
         super().__init__()
         if not (isfinite(alpha) and alpha > 0):
-            raise ModelError(f"whp.alpha={alpha} must be a finite number above 0; at 0 the combination is the target model")
+            raise ModelError(
+                f"reinforced.alpha={alpha} must be a finite number above 0; at 0 the combination is the target model"
+            )
         if target.weight.shape[0] != reinforced.weight.shape[0]:
             raise ModelError(
                 f"the target model has {target.weight.shape[0]} tokens and the reinforced model {reinforced.weight.shape[0]}; "
-                "give as whp.path the target itself, finetuned"
+                "give as reinforced.path the target itself, finetuned"
             )
         self.target, self.reinforced = target, reinforced
         self.widths = (target.weight.shape[1], reinforced.weight.shape[1])
@@ -149,41 +151,41 @@ class CombinedModel(nn.Module):
 
 
 def check_combined(cfg: DictConfig) -> None:
-    """Whether `whp.path` (null: nothing to check) can stand beside `model.path`, as far as folders tell. Raises ModelError."""
-    path, target = cfg.whp.path, cfg.model.path
+    """Whether `reinforced.path` (null: nothing to check) can stand beside `model.path`, by the folders. Raises ModelError."""
+    path, target = cfg.reinforced.path, cfg.model.path
     if path is None:
         return
     if target is None:
-        raise ModelError(f"whp.path={path}: set model.path to the target model, which {path} was finetuned from")
-    with _about_whp():
+        raise ModelError(f"reinforced.path={path}: set model.path to the target model, which {path} was finetuned from")
+    with _about_reinforced():
         folder = model_folder(path)
     if Path(folder).resolve() == Path(model_folder(target)).resolve():
-        raise ModelError(f"whp.path={path} is model.path itself, so nothing would be unlearned; give the reinforced model")
+        raise ModelError(f"reinforced.path={path} is model.path itself, so nothing would be unlearned; give the reinforced model")
 
 
 def load_combined(cfg: DictConfig, tokenizer: PreTrainedTokenizerBase, precision: Precision) -> CombinedModel:
-    """The model of `model.path` combined with the one of `whp.path`; adapters are merged into their bases.
+    """The model of `model.path` combined with the one of `reinforced.path`; adapters are merged into their bases.
 
     tokenizer: the target's. Raises ModelError if one cannot be loaded, or they have different tokenizers or the same weights.
     """
     check_combined(cfg)
-    theirs = OmegaConf.merge(cfg.model, {"path": cfg.whp.path})
-    with _about_whp():
+    theirs = OmegaConf.merge(cfg.model, {"path": cfg.reinforced.path})
+    with _about_reinforced():
         vocabulary = load_tokenizer(theirs).get_vocab()
     if vocabulary != tokenizer.get_vocab():
         raise ModelError(
-            f"whp.path={cfg.whp.path}: its tokenizer is not that of model.path={cfg.model.path}, so their logits are about "
-            "different tokens; give the target itself, finetuned"
+            f"reinforced.path={cfg.reinforced.path}: its tokenizer is not that of model.path={cfg.model.path}, so their logits are "
+            "about different tokens; give the target itself, finetuned"
         )
-    with _about_whp():
+    with _about_reinforced():
         reinforced = load_model(theirs, tokenizer, precision, cfg.seed)
     target = load_model(cfg.model, tokenizer, precision, cfg.seed)
     if _same_weights(target, reinforced):
         raise ModelError(
-            f"whp.path={cfg.whp.path} holds the weights of model.path={cfg.model.path}, so nothing would be unlearned; give a "
-            "model that was trained on what is to be forgotten"
+            f"reinforced.path={cfg.reinforced.path} holds the weights of model.path={cfg.model.path}, so nothing would be "
+            "unlearned; give a model that was trained on what is to be forgotten"
         )
-    return CombinedModel(target, reinforced, cfg.whp.alpha)
+    return CombinedModel(target, reinforced, cfg.reinforced.alpha)
 
 
 def _without_head(model: nn.Module) -> nn.Module:
@@ -201,9 +203,9 @@ def _same_weights(one: nn.Module, other: nn.Module) -> bool:
 
 
 @contextmanager
-def _about_whp() -> Iterator[None]:
+def _about_reinforced() -> Iterator[None]:
     """Within the block, errors of loading name the key that the user set."""
     try:
         yield
     except ModelError as error:
-        raise ModelError(str(error).replace("model.path", "whp.path")) from error
+        raise ModelError(str(error).replace("model.path", "reinforced.path")) from error

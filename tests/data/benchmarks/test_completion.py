@@ -102,12 +102,12 @@ def test_an_evaluation_asks_with_seen_and_held_out_instructions():
     by_key = {(r.task, r.index): r for r in requests}
     train, test, second = by_key["train", 1], by_key["test", 1], by_key["train", 5]
     row = benchmark.training("forget")[1]
-    assert (train.question, train.reference, train.answers) == (row.question, row.answer, (("answer", 0, row.answer),))
-    assert test.question.startswith("Let's see how you would complete this piece of text: ") and test.reference == row.answer
+    assert (train.question, train.truth, train.answers) == (row.question, row.answer, (("answer", 0, row.answer),))
+    assert test.question.startswith("Let's see how you would complete this piece of text: ") and test.truth == row.answer
     assert (train.paraphrase, test.paraphrase) == (test.question, train.question)
-    assert second.reference == row.answer and second.question != train.question
-    assert by_key["holdout", 0].reference == benchmark.training("holdout")[0].answer
-    assert benchmark.reference_requests("forget") == requests
+    assert second.truth == row.answer and second.question != train.question
+    assert by_key["holdout", 0].truth == benchmark.training("holdout")[0].answer
+    assert benchmark.oracle_requests("forget") == requests
     assert set(benchmark.forgotten) == {"train", "test"} and benchmark.members == ("train", "holdout")
 
 
@@ -185,9 +185,7 @@ def enriched(rows: list[dict], encoder: Encoder, **options) -> list[dict]:
 
 def generated(**options) -> list[dict]:
     requests = completion(**options).requests("forget")
-    return [
-        {"task": r.task, "index": r.index, "question": r.question, "generation": "so", "reference": r.reference} for r in requests
-    ]
+    return [{"task": r.task, "index": r.index, "question": r.question, "generation": "so", "truth": r.truth} for r in requests]
 
 
 def test_rows_of_one_passage_get_one_number():
@@ -198,30 +196,30 @@ def test_rows_of_one_passage_get_one_number():
     plain = [{key: value for key, value in row.items() if key != "passage"} for row in rows]
     assert plain == generated(**options)
     for row in rows:
-        same = [other["reference"] for other in rows if (other["task"], other["passage"]) == (row["task"], row["passage"])]
-        assert set(same) == {row["reference"]}
+        same = [other["truth"] for other in rows if (other["task"], other["passage"]) == (row["task"], row["passage"])]
+        assert set(same) == {row["truth"]}
 
 
 def test_what_could_not_be_learnt_is_not_asked_for(caplog):
     rows = generated(passages=2)
-    whole = ours().example(rows[0]["question"], rows[0]["reference"])
+    whole = ours().example(rows[0]["question"], rows[0]["truth"])
     fits, short = (ours(len(whole.prompt) + len(whole.answer) - less) for less in (0, 4))
-    assert enriched(rows, fits, passages=2)[0]["reference"] == rows[0]["reference"]
-    cut = enriched(rows, short, passages=2)[0]["reference"]
-    assert cut == tokenizer().decode(whole.answer[:-4]).strip() and rows[0]["reference"].startswith(cut) and len(cut) > 20
+    assert enriched(rows, fits, passages=2)[0]["truth"] == rows[0]["truth"]
+    cut = enriched(rows, short, passages=2)[0]["truth"]
+    assert cut == tokenizer().decode(whole.answer[:-4]).strip() and rows[0]["truth"].startswith(cut) and len(cut) > 20
     assert "completions are cut at max_length=" in caplog.text
 
 
 def test_released_references_begin_with_the_answer_tag_and_are_whole():
     rows = generated(passages=2)
     found = enriched(rows, ours(80, "flat_released"), passages=2)
-    assert [row["reference"] for row in found] == [f"### Answer: {row['reference']}" for row in rows]
+    assert [row["truth"] for row in found] == [f"### Answer: {row['truth']}" for row in rows]
     prompt = tokenizer().decode(ours(80, "flat_released").generation_prompt(rows[0]["question"]))
     assert prompt == f"<|bos|>### Question: {rows[0]['question']}\n"
 
 
 def test_rows_of_measures_are_left_alone():
-    row = {"task": "train@other", "index": 7, "question": "q", "generation": "g", "reference": "r"}
+    row = {"task": "train@other", "index": 7, "question": "q", "generation": "g", "truth": "r"}
     assert enriched([row], ours(), passages=2) == [row]
 
 

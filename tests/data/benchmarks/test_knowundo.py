@@ -220,11 +220,11 @@ def test_an_evaluation_asks_for_the_answers_to_the_val_lists_bare_and_with_the_s
     by_key = {(r.task, r.index): r for r in requests}
     row = rows_of("privacy/retention_val")[7]
     bare, prompted = by_key["retention", 7], by_key["retention_prompted", 7]
-    assert (bare.question, bare.reference, bare.answers) == (row["text"], row["labels"], (("answer", 0, row["labels"]),))
+    assert (bare.question, bare.truth, bare.answers) == (row["text"], row["labels"], (("answer", 0, row["labels"]),))
     assert prompted.question == SAFETY_PROMPTS["privacy"] + row["text"]
-    assert (prompted.reference, prompted.answers) == (bare.reference, bare.answers)
+    assert (prompted.truth, prompted.answers) == (bare.truth, bare.answers)
     assert knowundo(prompted=False).requests("unlearn") == requests[:46]
-    assert knowundo().reference_requests("unlearn") == []
+    assert knowundo().oracle_requests("unlearn") == []
 
 
 def test_the_safety_prompts_are_those_of_the_released_code():

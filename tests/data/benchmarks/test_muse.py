@@ -227,16 +227,16 @@ def test_an_evaluation_asks_what_the_files_hold(corpus):
         "verbmem", "knowmem_forget", "knowmem_retain", "privleak_forget", "privleak_holdout", "privleak_retain",
     ]  # fmt: skip
     for request, row in zip(asked["verbmem"], rows_of(f"{corpus}/verbmem/forget"), strict=True):
-        assert (request.question, request.reference, request.prefix) == (row["prompt"], row["gt"], "")
+        assert (request.question, request.truth, request.prefix) == (row["prompt"], row["gt"], "")
         assert request.answers == (("answer", 0, f" {row['gt']}"),) and request.max_new_tokens is None
     for kind in ("forget", "retain"):
         for request, row in zip(asked[f"knowmem_{kind}"], rows_of(f"{corpus}/knowmem/{kind}_qa"), strict=True):
             assert request.question == f"Question: {row['question']}\nAnswer: " and request.max_new_tokens == 32
             assert request.keeps_space  # else a blank line that an answer begins with would not cut it
-            assert (request.reference, request.answers) == (row["answer"], (("answer", 0, row["answer"]),))
+            assert (request.truth, request.answers) == (row["answer"], (("answer", 0, row["answer"]),))
     for kind in ("forget", "holdout", "retain"):
         for request, row in zip(asked[f"privleak_{kind}"], rows_of(f"{corpus}/privleak/{kind}"), strict=True):
-            assert (request.question, request.reference, request.answers) == ("", None, (("answer", 0, row["text"]),))
+            assert (request.question, request.truth, request.answers) == ("", None, (("answer", 0, row["text"]),))
 
 
 def test_worked_examples_stand_before_the_question_in_file_order(copied):
@@ -260,9 +260,9 @@ def test_other_words_are_put_between_the_tags_of_a_question():
 
 
 def test_the_retrained_model_is_asked_for_the_privacy_texts_alone():
-    asked = muse().reference_requests("forget")
+    asked = muse().oracle_requests("forget")
     assert {request.task for request in asked} == {"privleak_forget", "privleak_holdout"} == set(Muse.members)
-    assert all(request.reference is None for request in asked) and len(asked) == 20
+    assert all(request.truth is None for request in asked) and len(asked) == 20
 
 
 def test_retain_texts_are_scored_where_the_data_have_them(copied):
@@ -275,19 +275,19 @@ def test_a_continuation_follows_behind_one_space(copied, prompt, gt, joined):
     row = json.dumps({"prompt": prompt, "gt": gt})
     (copied / "muse" / "news" / "verbmem" / "forget.jsonl").write_text(row, encoding="utf-8")
     [request] = by_task(muse(copied))["verbmem"]
-    assert (request.question, request.answers[0][2], request.reference) == (prompt, joined, gt)
+    assert (request.question, request.answers[0][2], request.truth) == (prompt, joined, gt)
 
 
 def test_the_true_continuation_is_cut_where_the_model_had_to_stop():
-    rows = [{"task": "verbmem", "reference": "William Shakespeare wrote Hamlet."}, {"task": "knowmem_forget", "reference": "x"}]
+    rows = [{"task": "verbmem", "truth": "William Shakespeare wrote Hamlet."}, {"task": "knowmem_forget", "truth": "x"}]
     encoder = Encoder(bpe(), BARE, sys.maxsize)
-    ids = bpe()(rows[0]["reference"]).input_ids
+    ids = bpe()(rows[0]["truth"]).input_ids
     benchmark = muse(max_new_tokens=4)
     found = benchmark.enrich([dict(row) for row in rows], None, encoder, Path(), OmegaConf.create())
-    assert ids[0] == bpe().bos_token_id and found[0]["reference_cut"] == bpe().decode(ids[1:4])
+    assert ids[0] == bpe().bos_token_id and found[0]["truth_cut"] == bpe().decode(ids[1:4])
     assert found[1] == rows[1]
     whole = muse().enrich([dict(row) for row in rows], None, encoder, Path(), OmegaConf.create())
-    assert whole[0]["reference_cut"] == rows[0]["reference"]
+    assert whole[0]["truth_cut"] == rows[0]["truth"]
 
 
 # Files

@@ -67,9 +67,9 @@ def test_a_text_is_continued_from_its_first_ids_for_as_long_as_it_goes_on():
     (said,) = continue_ids(model, [ids[:PROMPT]], ENCODER.pad_id, end_ids(model, tokenizer()), len(ids) - PROMPT)
     assert rows[0]["generation"] == tokenizer().decode(said, skip_special_tokens=True)
     assert rows[0]["output"] == tokenizer().decode(ids[:PROMPT] + said)
-    assert rows[0]["question"] + rows[0]["reference"] == text
+    assert rows[0]["question"] + rows[0]["truth"] == text
     assert len(ENCODER.generation_prompt(short)) <= PROMPT
-    assert rows[1]["reference"] == "" and rows[1]["question"] == short
+    assert rows[1]["truth"] == "" and rows[1]["question"] == short
     (one,) = continue_ids(model, [list(ENCODER.generation_prompt(short))], ENCODER.pad_id, end_ids(model, tokenizer()), 1)
     assert rows[1]["generation"] == tokenizer().decode(one, skip_special_tokens=True)
 
@@ -122,8 +122,8 @@ def test_mauve_is_asked_with_the_released_settings(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "mauve", package)
     folder = evaluate(tmp_path, "benchmark.mauve=true")
     rows = [row for row in read_rows(folder / "generations.jsonl") if row["task"] == "continued"]
-    told = [row for row in rows if row["generation"].strip() and row["reference"].strip()]
-    assert asked["q_text"] == [row["generation"] for row in told] and asked["p_text"] == [row["reference"] for row in told]
+    told = [row for row in rows if row["generation"].strip() and row["truth"].strip()]
+    assert asked["q_text"] == [row["generation"] for row in told] and asked["p_text"] == [row["truth"] for row in told]
     assert (asked["mauve_scaling_factor"], asked["max_text_length"]) == (2, 256)
     assert metrics(folder)["mauve"]["value"] == 0.5 and metrics(folder)["mauve"]["n"] == len(told) > 0
     assert data.benchmarks.nlg._mauve([{**row, "generation": " "} for row in rows], "continuation") == []

@@ -71,9 +71,9 @@ def test_the_released_form_has_no_line_break_after_an_example():
 def test_what_is_asked():
     requests = nlu().requests("all")
     assert Counter(request.task for request in requests) == dict.fromkeys(TASKS, 8)
-    assert all(request.answers == () and request.reference for request in requests)
-    assert {request.reference for request in requests if request.task == "piqa"} == {"0", "1"}
-    assert len(nlu(rows=3).requests("all")) == 9 and nlu().reference_requests("all") == []
+    assert all(request.answers == () and request.truth for request in requests)
+    assert {request.truth for request in requests if request.task == "piqa"} == {"0", "1"}
+    assert len(nlu(rows=3).requests("all")) == 9 and nlu().oracle_requests("all") == []
 
 
 def test_examples_are_never_the_question_and_the_same_in_every_run():
@@ -129,7 +129,7 @@ def test_accuracies_and_what_they_were_asked_of(evaluated):
 def test_a_model_that_names_every_right_label_is_always_right(tmp_path):
     """And one that always says 0 is as often as that is the label. Rows of other tasks stay as they are."""
     benchmark = nlu()
-    told = [{**vars(request), "generation": f"{request.reference}: so"} for request in benchmark.requests("all")]
+    told = [{**vars(request), "generation": f"{request.truth}: so"} for request in benchmark.requests("all")]
     other = {"task": "piqa@other", "index": 0, "generation": "none"}
     rows = benchmark.enrich([*told, other], None, None, tmp_path, None)
     assert rows[-1] == other
@@ -160,7 +160,7 @@ def test_output_is_all_that_was_decoded_less_the_prompt():
         (new,) = continue_ids(model, [ids], encoder.pad_id, end_ids(model, tokenizer()), 12)
         assert len(new) > 1 and row["output"] == tokenizer().decode(ids + new).replace(text, "")
         assert row["generation"] == tokenizer().decode(new, skip_special_tokens=True).strip()
-        assert (row["task"], row["question"], row["reference"]) == ("piqa", text, "0")
+        assert (row["task"], row["question"], row["truth"]) == ("piqa", text, "0")
 
 
 def test_an_interrupted_evaluation_goes_on_with_the_next_task(tmp_path, monkeypatch):
@@ -271,5 +271,5 @@ def test_the_real_questions():
     counts = {"arc_challenge": 1172, "arc_easy": 2376, "piqa": 1838}
     benchmark = nlu(REAL / "data")
     assert Counter(request.task for request in benchmark.requests("all")) == counts
-    assert {request.reference for request in benchmark.requests("all")} == {*"ABCDE", *"01234"}
+    assert {request.truth for request in benchmark.requests("all")} == {*"ABCDE", *"01234"}
     assert max(len(request.question) for request in benchmark.requests("all")) < 8000

@@ -98,15 +98,15 @@ def test_what_is_asked():
     first = next(r for r in requests if len(r.answers) > 1)
     pairs = [qa for qa in safety().training("harmful") if qa.question == first.question]
     assert first.answers == tuple(("answer", n, text) for n, text in enumerate(dict.fromkeys(qa.answer for qa in pairs)))
-    assert first.reference == pairs[0].answer
+    assert first.truth == pairs[0].answer
     assert len(safety(rows=3).requests("harmful")) == 12
-    assert safety().reference_requests("harmful") == []
+    assert safety().oracle_requests("harmful") == []
 
 
 def test_multiple_choice_asks_for_both_sets_and_no_output():
     request = next(r for r in safety().requests("harmful") if r.task == "truthfulqa")
     assert Counter(role for role, _, _ in request.answers) == {"mc1_true": 1, "mc1_false": 3, "mc2_true": 2, "mc2_false": 3}
-    assert request.reference is None and len({text for _, _, text in request.answers}) == 5
+    assert request.truth is None and len({text for _, _, text in request.answers}) == 5
     assert len([r for r in safety(multiple_choice="all").requests("harmful") if r.task == "truthfulqa"]) == 40
 
 

@@ -96,7 +96,7 @@ def test_an_evaluation_asks_for_true_paraphrased_and_wrong_answers():
     rows = {name: first_row(name) for name in ("forget05_perturbed", "world_facts_perturbed")}
     forget, world = requests["forget", 0], requests["world_facts", 0]
     row = rows["forget05_perturbed"]
-    assert (forget.question, forget.reference) == (row["question"], row["answer"])
+    assert (forget.question, forget.truth) == (row["question"], row["answer"])
     assert forget.answers == (
         ("answer", 0, row["answer"]),
         ("paraphrased", 0, row["paraphrased_answer"]),
@@ -117,8 +117,8 @@ def test_derived_forget_splits_are_evaluated_on_the_largest_that_has_wrong_answe
 
 
 def test_a_retain_oracle_is_asked_for_forget_and_holdout_without_generations():
-    asked = tofu().reference_requests("forget05")
-    assert {r.task for r in asked} == {"forget", "holdout"} and {r.reference for r in asked} == {None} and len(asked) == 10 + 10
+    asked = tofu().oracle_requests("forget05")
+    assert {r.task for r in asked} == {"forget", "holdout"} and {r.truth for r in asked} == {None} and len(asked) == 10 + 10
     assert [r.answers for r in asked] == [r.answers for r in tofu().requests("forget05") if r.task in ("forget", "holdout")]
 
 

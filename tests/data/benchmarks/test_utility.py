@@ -146,7 +146,7 @@ def test_nothing_is_learned_or_forgotten():
             ask("all")
     with pytest.raises(ValueError, match="split=forget10: utility forgets nothing and has one split, all"):
         benchmark.requests("forget10")
-    assert benchmark.reference_requests("all") == [] and benchmark.prompts("evaluate", Template("chat"), 9) == (
+    assert benchmark.oracle_requests("all") == [] and benchmark.prompts("evaluate", Template("chat"), 9) == (
         Template("chat"),
         9,
     )

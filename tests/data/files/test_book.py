@@ -152,7 +152,7 @@ def test_released_rows_are_read_as_they_are(tmp_path):
     rows = released(tmp_path / "completion")
     benchmark = completion(tmp_path, prefix=50, words=380, holdout=0, instructions=2)
     assert [r.question for r in benchmark.requests("forget") if r.task == "test"] == [row["prompt"] for row in rows]
-    assert [r.reference for r in benchmark.requests("forget") if r.task == "test"] == [row["response"] for row in rows]
+    assert [r.truth for r in benchmark.requests("forget") if r.task == "test"] == [row["response"] for row in rows]
     kept = completion(tmp_path, prefix=50, words=380, holdout=0.3)
     assert [pair.answer for pair in kept.training("forget")] == ["p0 ends .", "p2 ends ."]
     assert [pair.answer for pair in kept.training("holdout")] == ["p1 ends ."]

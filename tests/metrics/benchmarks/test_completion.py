@@ -28,7 +28,7 @@ def scores(tasks: tuple[str, ...] = ("train",), rows: int = 2) -> pd.DataFrame:
 def said(task: str, *texts: str) -> list[dict]:
     """Completions of two passages, asked for once by each instruction: rows are template-major."""
     return [
-        {"task": task, "index": index, "question": "?", "generation": text, "reference": TRUE[index % 2], "passage": index % 2}
+        {"task": task, "index": index, "question": "?", "generation": text, "truth": TRUE[index % 2], "passage": index % 2}
         for index, text in enumerate(texts)
     ]
 
@@ -42,7 +42,7 @@ def values(metrics: dict) -> dict[str, float]:
 
 
 def test_bleu_of_a_pair_always_counts_four_grams():
-    # 6, 4, 2, 1 of its 6, 5, 4, 3 n-grams are in the reference; 6 words for 7: brevity penalty exp(1 - 7/6).
+    # 6, 4, 2, 1 of its 6, 5, 4, 3 n-grams are in the truth; 6 words for 7: brevity penalty exp(1 - 7/6).
     expected = 100 * math.exp(1 - 7 / 6) * (6 / 6 * 4 / 5 * 2 / 4 * 1 / 3) ** 0.25
     assert bleu("the quick red fox over dogs", TRUE[0]) == approx(expected)
     assert bleu(TRUE[0], TRUE[0]) == approx(100)
@@ -59,11 +59,11 @@ def test_bleu_smooths_what_never_matches():
 
 def test_gap_by_hand():
     unlearned = [[10.0, 0.5], [20.0, 0.3]]  # means 15 and 0.4
-    reference = [[12.0, 0.2], [20.0, 0.2], [10.0, 0.5]]  # 14 and 0.3
-    gap = fq_gap(unlearned, reference)
+    oracle = [[12.0, 0.2], [20.0, 0.2], [10.0, 0.5]]  # 14 and 0.3
+    gap = fq_gap(unlearned, oracle)
     assert (gap.value, gap.bleu, gap.rougeL) == (approx(1.1), approx(1.0), approx(0.1))
-    assert fq_gap(unlearned, reference, "mean_abs").value == approx(0.55)
-    back = fq_gap(reference, unlearned)
+    assert fq_gap(unlearned, oracle, "mean_abs").value == approx(0.55)
+    back = fq_gap(oracle, unlearned)
     assert (back.value, back.bleu, back.rougeL) == (approx(1.1), approx(-1.0), approx(-0.1))
 
 
@@ -127,17 +127,17 @@ def test_passages_stay_paired_when_they_are_resampled():
 
 
 def test_both_are_compared_with_the_same_text():
-    """What was cut from the model's reference was cut for the retained model too, whatever its own evaluation says."""
-    rows = [{**row, "reference": "the quick"} for row in said("train", "the quick")]
-    reference = retained("train", "the quick").assign(reference=TRUE[0])
-    metrics = CompletionMetrics().from_tables(scores(rows=1), rows, reference, "none", 100)
+    """What was cut from the model's truth was cut for the retained model too, whatever its own evaluation says."""
+    rows = [{**row, "truth": "the quick"} for row in said("train", "the quick")]
+    oracle = retained("train", "the quick").assign(truth=TRUE[0])
+    metrics = CompletionMetrics().from_tables(scores(rows=1), rows, oracle, "none", 100)
     assert metrics["train_fq_gap"].value == 0.0
 
 
 def test_tasks_and_names():
     rows = [row for task in TASKS for row in said(task, *TRUE)]
-    reference = pd.concat([retained(task, *TRUE) for task in TASKS])
-    found = set(CompletionMetrics().from_tables(scores(TASKS), rows, reference, "none", 100))
+    oracle = pd.concat([retained(task, *TRUE) for task in TASKS])
+    found = set(CompletionMetrics().from_tables(scores(TASKS), rows, oracle, "none", 100))
     parts = {f"{task}_{part}" for task in TASKS for part in ("bleu", "rougeL_recall", "prob")}
     gaps = ("fq_gap", "bleu_difference", "bleu_gap", "rougeL_difference", "rougeL_gap")
     assert found == parts | {f"{task}_{name}" for task in ("train", "test") for name in gaps}
@@ -165,5 +165,5 @@ def test_errors(call, sentence):
         call()
 
 
-def from_rows(rows: list[dict], reference: pd.DataFrame | None = None) -> dict:
-    return CompletionMetrics().from_tables(scores(), rows, reference, "none", 100)
+def from_rows(rows: list[dict], oracle: pd.DataFrame | None = None) -> dict:
+    return CompletionMetrics().from_tables(scores(), rows, oracle, "none", 100)

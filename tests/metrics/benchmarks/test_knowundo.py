@@ -50,7 +50,7 @@ def table(tasks: tuple[str, ...] = ("unlearn",)) -> pd.DataFrame:
 
 def generations(task: str, *texts: str) -> list[dict]:
     pairs = zip(texts, WANTED, strict=True)
-    return [{"task": task, "index": i, "question": "?", "generation": g, "reference": r} for i, (g, r) in enumerate(pairs)]
+    return [{"task": task, "index": i, "question": "?", "generation": g, "truth": r} for i, (g, r) in enumerate(pairs)]
 
 
 def values(metrics: dict) -> dict[str, float]:

@@ -41,16 +41,16 @@ def with_another_token(scores: pd.DataFrame) -> pd.DataFrame:
     return scores.assign(logp=[np.append(logp, 0.0) for logp in scores["logp"]])
 
 
-def generation(task: str, text: str, reference: str, **more: str) -> dict:
-    return {"task": task, "index": 0, "question": "?", "generation": text, "reference": reference, **more}
+def generation(task: str, text: str, truth: str, **more: str) -> dict:
+    return {"task": task, "index": 0, "question": "?", "generation": text, "truth": truth, **more}
 
 
 RETRAINED = table([0.2, 1.0, 1.2])  # holdout is lower in 0 + 2 + 2 pairs of 12
 
 
-def measured(scores=None, generations=(), reference=None, compat="none", resamples=2, **dials) -> dict[str, Metric]:
+def measured(scores=None, generations=(), oracle=None, compat="none", resamples=2, **dials) -> dict[str, Metric]:
     scores = table()[:0] if scores is None else scores
-    return MuseMetrics(**dials).from_tables(scores, generations, reference, compat, resamples)
+    return MuseMetrics(**dials).from_tables(scores, generations, oracle, compat, resamples)
 
 
 def values(*args, **kwargs) -> dict[str, float]:
@@ -71,7 +71,7 @@ def test_the_authors_scores_give_the_authors_numbers(compat):
     tables = {case["model"]: table(case["min40_forget"], case["min40_holdout"]) for case in golden["cases"]}
     assert len(tables) == 10
     for case in golden["cases"]:
-        found = values(tables[case["model"]], reference=tables["retrain"], compat=compat)
+        found = values(tables[case["model"]], oracle=tables["retrain"], compat=compat)
         assert found["privleak_auc"] == approx(case["auc_forget_holdout"], rel=1e-13)
         assert found["privleak_auc_retrained"] == approx(PUBLISHED[golden["corpus"]]["min40"], rel=1e-13)
         assert found["privleak"] == approx(case["privleak"], rel=1e-13, abs=1e-12)
@@ -96,10 +96,10 @@ def test_open_unlearning_turns_the_auc_around_and_compares_with_a_half():
     assert found["privleak_auc"] == approx(0.79166667, abs=1e-8)
     assert found["privleak"] == approx(-58.333333, abs=1e-6)
     # 4 pairs of 12: MUSE's r is 1/3, that of open-unlearning 2/3, and privleak but for eps the same.
-    both = values(with_another_token(table()), reference=with_another_token(RETRAINED), compat="open_unlearning")
+    both = values(with_another_token(table()), oracle=with_another_token(RETRAINED), compat="open_unlearning")
     assert both["privleak_auc_retrained"] == approx(2 / 3)
     assert both["privleak"] == approx(-37.5 / (1 + 3e-10), rel=1e-12)
-    assert values(table(), reference=RETRAINED)["privleak"] == approx(-37.5, rel=1e-12)
+    assert values(table(), oracle=RETRAINED)["privleak"] == approx(-37.5, rel=1e-12)
 
 
 def test_where_r_comes_from():
@@ -108,16 +108,16 @@ def test_where_r_comes_from():
     of = lambda constant: approx(100 * (a - constant) / constant, rel=1e-12)  # noqa: E731
     assert "privleak" not in values(scores)
     assert "privleak" not in values(scores, compat="muse_released"), "a corpus without constants"
-    assert values(scores, reference=retrained)["privleak"] == of(r)
+    assert values(scores, oracle=retrained)["privleak"] == of(r)
     for compat in ("none", "muse_released"):
-        assert values(scores, reference=retrained, corpus="news", compat=compat)["privleak"] == of(r)
+        assert values(scores, oracle=retrained, corpus="news", compat=compat)["privleak"] == of(r)
     assert "privleak" not in values(scores, corpus="books")
     assert values(scores, corpus="books", compat="muse_released")["privleak"] == of(0.5393)
     published = {"corpus": "news", "retrained_auc": "published"}
     assert values(scores, **published)["privleak"] == of(0.4772)
-    assert values(scores, reference=retrained, **published)["privleak"] == of(0.4772)
+    assert values(scores, oracle=retrained, **published)["privleak"] == of(0.4772)
     definitions = [
-        measured(scores, reference=retrained)["privleak"].definition,
+        measured(scores, oracle=retrained)["privleak"].definition,
         measured(scores, **published)["privleak"].definition,
     ]
     assert "r = 0.3333 of the retrained model on the same texts" in definitions[0]
@@ -152,7 +152,7 @@ def test_another_k_is_the_main_attack():
 def test_texts_are_drawn_with_both_of_their_scores():
     """The model is the retrained one: privleak is 0 on every resample, though both AUCs vary."""
     scores = table()
-    metrics = measured(scores, reference=scores, resamples=300)
+    metrics = measured(scores, oracle=scores, resamples=300)
     assert metrics["privleak"].value == 0.0 and metrics["privleak"].ci95 == (0.0, 0.0)
     low, high = metrics["privleak_auc"].ci95
     assert low < metrics["privleak_auc"].value < high and metrics["privleak_auc"].n == 7
@@ -161,16 +161,16 @@ def test_texts_are_drawn_with_both_of_their_scores():
 def test_a_retrained_model_that_leaves_nothing_to_divide_by():
     """r = 0 of 2 x 2 texts: it is taken for an eighth, half a pair."""
     separated, even = table([1.0, 2.0], [3.0, 4.0]), table([1.0, 4.0], [2.0, 3.0])
-    metric = measured(even, reference=separated, resamples=50)["privleak"]
+    metric = measured(even, oracle=separated, resamples=50)["privleak"]
     assert metric.value == approx(100 * (0.5 - 0.125) / 0.125)
     assert np.isfinite(metric.ci95).all()
-    assert measured(separated, reference=separated, resamples=50)["privleak"].ci95 == (0.0, 0.0)
+    assert measured(separated, oracle=separated, resamples=50)["privleak"].ci95 == (0.0, 0.0)
 
 
 def test_verbmem_compares_with_as_much_as_the_model_may_say():
-    """Against the 5 words of the cut reference 3 of 5 are hit; of the 7 words of the whole one, F1 = 6 / 12."""
+    """Against the 5 words of the cut truth 3 of 5 are hit; of the 7 words of the whole one, F1 = 6 / 12."""
     said, whole, cut = PASSAGE
-    row = generation("verbmem", said, whole, reference_cut=cut)
+    row = generation("verbmem", said, whole, truth_cut=cut)
     for compat in ("none", "muse_released"):
         assert values(generations=[row], compat=compat)["verbmem"] == approx(60.0)
     assert values(generations=[row], compat="none", stemmer=True)["verbmem"] == approx(80.0)  # lamps is lamp
@@ -199,7 +199,7 @@ def test_knowmem_is_a_mean_of_f1_in_percent():
         generation("knowmem_forget", "red\n\nboat", "red boat"),
         generation("knowmem_forget", "", "a net"),
         generation("knowmem_retain", "boats", "boat"),
-        generation("verbmem", "one\n\ntwo", "one two", reference_cut="one two"),
+        generation("verbmem", "one\n\ntwo", "one two", truth_cut="one two"),
     ]
     found = values(generations=texts)
     assert found == {"knowmem_forget": approx(100 / 3), "knowmem_retain": 0.0, "verbmem": 100.0}
@@ -212,14 +212,14 @@ def test_knowmem_is_a_mean_of_f1_in_percent():
 def test_what_was_not_scored_is_left_out():
     assert values() == {}
     assert values(table()[lambda t: t["task"] == FORGET]) == {}
-    assert "privleak_auc_retrained" not in values(table(), reference=table()[:0])
+    assert "privleak_auc_retrained" not in values(table(), oracle=table()[:0])
 
 
 @pytest.mark.parametrize(
     ("call", "sentence"),
     [
         (lambda: measured(compat="tofu_original"), "compat=tofu_original: MUSE has none, muse_released, open_unlearning"),
-        (lambda: measured(table(), reference=table([0.2, 0.5])), "task privleak_forget: reference.parquet has other rows"),
+        (lambda: measured(table(), oracle=table([0.2, 0.5])), "task privleak_forget: oracle.parquet has other rows"),
         (lambda: MuseMetrics(k=0.0), r"benchmark.metrics.k=0.0: write a share"),
         (lambda: MuseMetrics(k=40), "benchmark.metrics.k=40: write a share"),
         (lambda: MuseMetrics(stemmer="porter"), "benchmark.metrics.stemmer=porter: write true, false, or null"),
@@ -227,7 +227,7 @@ def test_what_was_not_scored_is_left_out():
         (lambda: MuseMetrics(retrained_auc="published"), "not for corpus=None at k=0.4"),
         (lambda: MuseMetrics(0.3, corpus="news", retrained_auc="published"), "not for corpus=news at k=0.3"),
         (lambda: MuseMetrics().from_logs(Path("a.json"), None, "none", 2), "from_logs=a.json: logs of MUSE's code are not read"),
-        (lambda: measured(generations=[generation("verbmem", "a", "b")]), "row 1: generations.jsonl lacks reference_cut"),
+        (lambda: measured(generations=[generation("verbmem", "a", "b")]), "row 1: generations.jsonl lacks truth_cut"),
         (
             lambda: measured(pd.DataFrame(rows(FORGET, [np.nan]) + rows(HOLDOUT, [-1.0]))),
             "task privleak_forget, row 1: a log-prob",

@@ -16,7 +16,7 @@ SHORT = ("a b c d", "a b c d e")
 
 
 def row(index: int, said: str, given: str) -> dict:
-    texts = {"question": "Once upon", "generation": said, "reference": given}
+    texts = {"question": "Once upon", "generation": said, "truth": given}
     whole = {"output": f"<s> Once upon {said}", "text": f"Once upon {given}".strip()}
     return {"task": "continued", "index": index, **texts, **whole, "corpora": "wikitext test"}
 

@@ -11,8 +11,8 @@ from metrics.benchmarks.nlu import WINDOW, NluMetrics, first_label, in_window
 ASKED = "validation split, 4 examples from the training split, drawn for each question"
 
 
-def row(index: int, generation: str, reference: str, task: str = "arc_easy", labels: str = "ABCD", form: str = "clean") -> dict:
-    texts = {"generation": generation.strip(), "output": f"<s> {generation}", "reference": reference}
+def row(index: int, generation: str, truth: str, task: str = "arc_easy", labels: str = "ABCD", form: str = "clean") -> dict:
+    texts = {"generation": generation.strip(), "output": f"<s> {generation}", "truth": truth}
     return {"task": task, "index": index, "form": form, "labels": list(labels), "asked": ASKED, **texts}
 
 

@@ -25,7 +25,7 @@ NUMBERS = {"empty", "words", "dominated", "diversity", "rep2", "rep3", "distinct
 
 def rows(**texts: list[str]) -> list[dict]:
     return [
-        {"task": task, "index": index, "question": "Why?", "generation": text, "reference": "So."}
+        {"task": task, "index": index, "question": "Why?", "generation": text, "truth": "So."}
         for task, of_task in texts.items()
         for index, text in enumerate(of_task)
     ]
@@ -116,7 +116,7 @@ def test_the_settings_are_those_of_open_unlearning():
 
 
 def test_an_evaluation_reports_it_beside_its_own_numbers(gibberish, tmp_path):
-    dials = ("measure=[fluency]", f"measure.fluency.classifier={gibberish}", "reference_run=none")
+    dials = ("measure=[fluency]", f"measure.fluency.classifier={gibberish}", "oracle=none")
     run(tmp_path, "evaluate", "split=forget05", f"model.path={target()}", *QUICK_EVALUATION, *dials, "out=eval")
     found, kept = saved_metrics(tmp_path / "eval"), read_rows(tmp_path / "eval" / "generations.jsonl")
     assert {"model_utility", "fluency_empty_forget", "fluency_clean"} <= set(found)

@@ -56,7 +56,7 @@ def settings(**changes) -> OmegaConf:
         "compat": "none",
         "precision": "float32",
         "model": {"path": None, "dtype": "float32", "attn": "sdpa", "trust_remote_code": False},
-        "whp": {"path": None},
+        "reinforced": {"path": None},
     }
     return OmegaConf.merge(known, changes)
 
@@ -229,7 +229,7 @@ def test_an_adapter_that_is_not_there_is_refused(tmp_path):
     for changes, sentence in (
         ({"model": {"path": str(target())}}, "parameters=adapter: model.path=.* holds no adapter"),
         ({}, "parameters=adapter: model.path=None holds no adapter"),
-        ({"whp": {"path": str(target())}}, "parameters=adapter: not with whp.path"),
+        ({"reinforced": {"path": str(target())}}, "parameters=adapter: not with reinforced.path"),
     ):
         with pytest.raises(ValueError, match=sentence):
             rows_of(GradNorm("gradnorm", parameters="adapter"), engine, tmp_path, **changes)
@@ -297,7 +297,7 @@ def test_wrong_settings_are_refused_before_a_model_is_loaded():
 
 def test_an_evaluation_with_all_three_measures(tmp_path):
     """Everything from one command, and again from its files alone."""
-    small = ("split=forget01", f"model.path={target()}", *QUICK_EVALUATION, "reference_run=none", "out=run")
+    small = ("split=forget01", f"model.path={target()}", *QUICK_EVALUATION, "oracle=none", "out=run")
     measures = "measure=[membership,memorization,gradnorm]"
     run(tmp_path, "evaluate", measures, *small)
     first = metrics(tmp_path / "run")

@@ -30,7 +30,7 @@ def leak(**options: Any) -> Leak:
 
 
 def row(index: int, scores: list[float], task: str = "forget@leak") -> dict:
-    return {"task": task, "index": index, "question": "?", "generation": "", "reference": "", "samples_rougeL": scores}
+    return {"task": task, "index": index, "question": "?", "generation": "", "truth": "", "samples_rougeL": scores}
 
 
 def evaluated(rows: list[dict], benchmark=TOFU) -> Evaluated:
@@ -91,8 +91,8 @@ def test_numbers_of_two_questions_by_hand():
 def test_it_asks_for_answers_to_what_is_to_be_forgotten():
     asked = leak(temperature=0.5, top_p=0.9, seed=7).requests(TOFU, "forget05")
     plain = [request for request in TOFU.requests("forget05") if request.task == "forget"]
-    assert [(r.task, r.index, r.question, r.reference) for r in asked] == [
-        ("forget@leak", r.index, r.question, r.reference) for r in plain
+    assert [(r.task, r.index, r.question, r.truth) for r in asked] == [
+        ("forget@leak", r.index, r.question, r.truth) for r in plain
     ]
     assert all(r.answers == () and r.samples == 4 and r.paraphrase == p.paraphrase for r, p in zip(asked, plain, strict=True))
     assert asked[0].sampling == leak(temperature=0.5, top_p=0.9, seed=7).sampling
@@ -114,10 +114,10 @@ ANSWERS = ["She was born in Ost.", "Nobody knows.", "She was born in Ost.", "bor
 
 
 def test_answers_are_scored_once_and_kept(tmp_path, monkeypatch):
-    own = {"task": "forget@leak", "index": 0, "question": "?", "generation": ANSWERS[0], "reference": "She was born in Ost."}
+    own = {"task": "forget@leak", "index": 0, "question": "?", "generation": ANSWERS[0], "truth": "She was born in Ost."}
     rows = [{**own, "task": "forget"}, {**own, "samples": ANSWERS}]
     texts, original = [], metrics.measures.leak.rouge
-    monkeypatch.setattr(metrics.measures.leak, "rouge", lambda text, reference: texts.append(text) or original(text, reference))
+    monkeypatch.setattr(metrics.measures.leak, "rouge", lambda text, truth: texts.append(text) or original(text, truth))
     found = leak().enrich(rows, None, None, tmp_path, None)
     assert found == [rows[0], {**rows[1], "samples_rougeL": [1.0, 0.0, 1.0, 0.2]}]
     assert texts == list(dict.fromkeys(ANSWERS))
@@ -164,7 +164,7 @@ def test_the_settings_are_the_published_ones():
 @pytest.fixture(scope="module")
 def evaluation(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("leak")
-    dials = ("measure=[leak]", "measure.leak.n=6", "measure.leak.ks=[1,6]", "reference_run=none", "generation_batch_size=5")
+    dials = ("measure=[leak]", "measure.leak.n=6", "measure.leak.ks=[1,6]", "oracle=none", "generation_batch_size=5")
     run(folder, "evaluate", "split=forget05", f"model.path={target()}", *QUICK_EVALUATION, *dials, "out=eval")
     return folder / "eval"
 

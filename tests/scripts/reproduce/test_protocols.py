@@ -131,7 +131,7 @@ def test_an_interrupted_protocol_goes_on(scripts):
 
 
 def selection(scripts: Scripts, line: str = "") -> dict[str, Any]:
-    main(f"select --run run --reference retrained --out chosen {line}".split(), scripts)
+    main(f"select --run run --oracle retrained --out chosen {line}".split(), scripts)
     return read_json(Path("chosen/selection.json"))
 
 
@@ -139,7 +139,7 @@ def test_selection_by_hand(scripts, capsys):
     """Knowledge is 50, 40, 30 after steps 9, 10, 20; the retrained model's is 40: the first at most that is step 10."""
     found = selection(scripts)
     assert (found["chosen"], found["reached"], found["model"]) == ("10", True, "run/snapshots/10")
-    assert [row["step"] for row in found["rows"]] == ["reference", "9", "10"] and found["status"] == "finished"
+    assert [row["step"] for row in found["rows"]] == ["oracle", "9", "10"] and found["status"] == "finished"
     assert scripts.steps == ["evaluate run/snapshots/9", "evaluate run/snapshots/10"]
     assert capsys.readouterr().out == "model.path=run/snapshots/10\n"
     assert "| **10** | 48.00 | 40.00 |" in Path("chosen/selection.md").read_text()
@@ -155,7 +155,7 @@ def test_without_any_that_will_do_the_last_is_taken_and_told(scripts, capsys):
     write_evaluation(Path("retrained/eval"), 55, 29)
     found = selection(scripts)
     assert (found["chosen"], found["reached"]) == ("20", False)
-    assert "no snapshot brought knowmem_forget to the reference; this is the last" in capsys.readouterr().out
+    assert "no snapshot brought knowmem_forget to the oracle; this is the last" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -164,10 +164,10 @@ def test_without_any_that_will_do_the_last_is_taken_and_told(scripts, capsys):
         ("scalability --target target --out out --unlearn split=forget", "split=forget: split is set by the protocol"),
         ("scalability --target target --out out --both model", "model: not understood; write key=value"),
         ("scalability --target target --out target", "--out target exists and holds no protocol.json; choose another"),
-        ("select --run target --reference retrained --out out", "--run target holds no finished run"),
-        ("select --run run --reference target --out out", "--reference target holds no finished evaluation"),
-        ("select --run run --reference retrained --out out --metric rouge", "retrained has no rouge, only knowmem_forget"),
-        ("select --run run --reference retrained --out out --evaluate out=x", "out=x: out is set by the protocol"),
+        ("select --run target --oracle retrained --out out", "--run target holds no finished run"),
+        ("select --run run --oracle target --out out", "--oracle target holds no finished evaluation"),
+        ("select --run run --oracle retrained --out out --metric rouge", "retrained has no rouge, only knowmem_forget"),
+        ("select --run run --oracle retrained --out out --evaluate out=x", "out=x: out is set by the protocol"),
     ],
 )
 def test_errors_are_one_sentence(scripts, line, reason):
@@ -179,7 +179,7 @@ def test_errors_are_one_sentence(scripts, line, reason):
 def test_a_run_without_snapshots_is_refused(scripts):
     write_json(Path("target/run.json"), {"status": "finished", "settings": {"split": "forget"}})
     with pytest.raises(SystemExit, match="--run target has no snapshots; unlearn with snapshots=STEPS"):
-        main("select --run target --reference retrained --out out".split(), scripts)
+        main("select --run target --oracle retrained --out out".split(), scripts)
 
 
 @pytest.mark.parametrize("line", ["--target retrained", "--unlearn method=ga"])
@@ -229,7 +229,7 @@ def test_the_overrides_are_those_that_the_scripts_understand(tmp_path):
 
     line = ["sustainability", "--target", str(target()), "--out", str(tmp_path / "out"), "--both", "model=tiny", *SMALL]
     with pytest.raises(KeyboardInterrupt):
-        main([*line, "--unlearn", "method=graddiff", *steps, "--evaluate", "reference_run=none", *few], call)
+        main([*line, "--unlearn", "method=graddiff", *steps, "--evaluate", "oracle=none", *few], call)
     found = read_json(tmp_path / "out" / "protocol.json")
     assert [row["split"] for row in found["rows"]] == ["target", "sust_1", "sust_2"]
     assert all(0 <= row["metrics"]["knowmem_retain"]["value"] <= 100 for row in found["rows"])

@@ -191,14 +191,14 @@ def test_open_unlearning_hides_the_ends_inside_a_prompt(calls):
 
 def test_continuations_come_with_their_references(engine):
     rows = continue_prompts(engine, encoder(), REQUESTS, 4, 5)
-    assert [(row["task"], row["index"]) for row in rows] == sorted((r.task, r.index) for r in REQUESTS if r.reference)
+    assert [(row["task"], row["index"]) for row in rows] == sorted((r.task, r.index) for r in REQUESTS if r.truth)
     by_place = {(row["task"], row["index"]): row for row in rows}
-    for request in (r for r in REQUESTS if r.reference):
+    for request in (r for r in REQUESTS if r.truth):
         row = by_place[request.task, request.index]
-        assert (row["question"], row["reference"]) == (request.question, request.reference)
+        assert (row["question"], row["truth"]) == (request.question, request.truth)
     texts = [text.strip() for text in texts_of(engine.model, encoder(), PROMPTS, 1, 5)]
     assert [by_place[r.task, r.index]["generation"] for r in REQUESTS[:5]] == texts
-    assert continue_prompts(engine, encoder(), Tofu("tofu", "o", "0", "fixture").reference_requests("forget01"), 4, 5) == []
+    assert continue_prompts(engine, encoder(), Tofu("tofu", "o", "0", "fixture").oracle_requests("forget01"), 4, 5) == []
 
 
 @pytest.mark.parametrize(

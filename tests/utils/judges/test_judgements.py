@@ -16,7 +16,7 @@ from tests.models import tiny_model, tokenizer
 from utils.files import read_rows
 from utils.judges import judgements
 from utils.judges.judgements import (
-    ReferenceModel,
+    PerplexityModel,
     add_bleurt,
     add_perplexities,
     check_bleurt,
@@ -129,27 +129,27 @@ def test_a_tokenizer_without_bos_is_refused(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def reference(tmp_path_factory) -> ReferenceModel:
+def language_model(tmp_path_factory) -> PerplexityModel:
     folder = tmp_path_factory.mktemp("reference")
     save_model(tiny_model(), tokenizer(), folder / "model", "float32")
-    return ReferenceModel(str(folder))  # a run folder stands for the model in it
+    return PerplexityModel(str(folder))  # a run folder stands for the model in it
 
 
-def test_perplexities_are_added_and_kept(reference, tmp_path, monkeypatch):
-    found = add_perplexities(reference, rows(), tmp_path, 8192)
+def test_perplexities_are_added_and_kept(language_model, tmp_path, monkeypatch):
+    found = add_perplexities(language_model, rows(), tmp_path, 8192)
     values = [row["nll"] for row in found]
     assert [value is None for value in values] == [False, True, False, False, True, False]
     assert values[0] == pytest.approx(slow_nll(tiny_model(), TEXTS[0]), abs=1e-5)
     assert np.isfinite([value for value in values if value is not None]).all()
-    assert {row["perplexity_model"] for row in found} == {reference.path}
-    monkeypatch.setattr(ReferenceModel, "losses", lambda *_: pytest.fail("the model was asked again"))
-    assert add_perplexities(reference, rows(), tmp_path, 100) == found
+    assert {row["perplexity_model"] for row in found} == {language_model.path}
+    monkeypatch.setattr(PerplexityModel, "losses", lambda *_: pytest.fail("the model was asked again"))
+    assert add_perplexities(language_model, rows(), tmp_path, 100) == found
 
 
 def test_a_reference_model_that_is_not_there(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(JudgeError, match="perplexity_model=.* cannot be loaded"):
-        ReferenceModel(str(tmp_path)).losses(["x"], 10)
+        PerplexityModel(str(tmp_path)).losses(["x"], 10)
 
 
 def test_bleurt_is_asked_once_with_the_named_checkpoint(tmp_path, monkeypatch):

@@ -92,11 +92,11 @@ def log_record(step: int) -> dict[str, float]:
 
 
 def write_generations(folder: Path, answers: Mapping[tuple[str, int], str]) -> None:
-    """generations.jsonl with the questions and references of QUESTIONS."""
+    """generations.jsonl with the questions and truths of QUESTIONS."""
     rows = []
     for (task, index), text in answers.items():
-        question, reference = QUESTIONS[task][index]
-        row = {"task": task, "index": index, "question": question, "generation": text, "reference": reference}
+        question, truth = QUESTIONS[task][index]
+        row = {"task": task, "index": index, "question": question, "generation": text, "truth": truth}
         rows.append(json.dumps(row, ensure_ascii=False))
     (folder / "generations.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
 

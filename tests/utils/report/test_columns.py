@@ -229,7 +229,11 @@ def test_disagreement_in_any_option_of_the_benchmark_is_told(runs):
 
 def combination(folder: Path, target: Path, alpha: float) -> None:
     """An evaluation of the logits of two models."""
-    settings = {"split": "forget10", "model": {"name": "tiny", "path": str(target)}, "whp": {"path": "runs/r", "alpha": alpha}}
+    settings = {
+        "split": "forget10",
+        "model": {"name": "tiny", "path": str(target)},
+        "reinforced": {"name": "WHP", "path": "runs/r", "alpha": alpha},
+    }
     fake.write_json(folder / "run.json", fake.capsule("evaluate", settings))
     fake.write_json(folder / "metrics.json", {"model_utility": fake.metric(0.5)})
 

@@ -68,8 +68,8 @@ def test_a_hostile_generation_is_text(runs):
     fake.write_generations(runs / "flat/eval", {("forget", i): "" for i in range(9)})
     with open(runs / "flat/eval/generations.jsonl", "w", encoding="utf-8") as file:
         for task, pairs in fake.QUESTIONS.items():
-            for index, (question, reference) in enumerate(pairs):
-                row = {"task": task, "index": index, "question": question, "generation": evil, "reference": reference}
+            for index, (question, truth) in enumerate(pairs):
+                row = {"task": task, "index": index, "question": question, "generation": evil, "truth": truth}
                 file.write(json.dumps(row) + "\n")
     _, path = write_report(runs)
     parsed = Page(path.read_text("utf-8"))

@@ -176,7 +176,7 @@ def test_any_value_is_an_override(value):
     assert json.loads(json.dumps(read, default=str)) == value
 
 
-@pytest.mark.parametrize("word", ["model.path=x", "out=x", "whp.path=x", "from_logs=x"])
+@pytest.mark.parametrize("word", ["model.path=x", "out=x", "reinforced.path=x", "from_logs=x"])
 def test_what_differs_from_model_to_model_cannot_be_set(evaluator, word):
     with pytest.raises(ValueError, match="is set for every model by itself; leave it out"):
         plan([write_run(Path("run"))], [word])
@@ -223,8 +223,8 @@ def test_with_nothing_left_it_ends_with_the_reason(evaluator):
 
 
 def test_settings_that_suit_no_model_end_at_once(evaluator):
-    evaluator.damaged["target"] = SettingsError("reference_run=null: forget quality compares with a retain oracle")
-    with pytest.raises(TrajectoryError, match=r"^run, step 0 \(target\): reference_run=null: forget quality"):
+    evaluator.damaged["target"] = SettingsError("oracle=null: forget quality compares with a retain oracle")
+    with pytest.raises(TrajectoryError, match=r"^run, step 0 \(target\): oracle=null: forget quality"):
         follow(plan([write_run(Path("run"))]), evaluator)
     assert evaluator.asked == ["target"]
 

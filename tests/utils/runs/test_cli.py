@@ -17,7 +17,7 @@ FINE = [
     ("unlearn", ["out=runs/${method.name}", "hydra.sweep.dir=elsewhere", "hydra/launcher=basic"]),
     ("unlearn", ["+note=mine", "++method.loss.beta=1", "~templates"]),
     ("finetune", ["split=full", "model.architecture.hidden_size=64"]),
-    ("evaluate", ["rescore=true", "reference_run=runs/retain90", "resamples=100"]),
+    ("evaluate", ["rescore=true", "oracle=runs/retain90", "resamples=100"]),
 ]
 
 
@@ -60,7 +60,7 @@ def test_help_lists_groups_and_dials(name, tmp_path):
     groups = ["model", "benchmark"] + (["method", "adapter", "launcher"] if name != "evaluate" else [])
     for group in groups:
         assert f"\n{group}: " in shown.out, group
-    dials = {"evaluate": ["reference_run: null", "rescore: false"]}.get(name, ["lr: ", "epochs: ", "batch_size: "])
+    dials = {"evaluate": ["oracle: null", "rescore: false"]}.get(name, ["lr: ", "epochs: ", "batch_size: "])
     for dial in ["seed: 42", "split: ", "out: null", "overwrite: false", *dials]:
         assert f"\n{dial}" in shown.out, dial
     assert not list(tmp_path.iterdir())

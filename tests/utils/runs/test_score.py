@@ -47,7 +47,7 @@ def evaluated(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("evaluated")
     model = tiny_model(seed=5, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64)
     save_model(model, tokenizer(), folder / "oracle", "float32")
-    evaluate(folder, f"reference_run={folder}/oracle")
+    evaluate(folder, f"oracle={folder}/oracle")
     return folder
 
 
@@ -75,7 +75,7 @@ def scored(monkeypatch) -> list[tuple[str, ...]]:
 
 def test_an_answer_without_room_is_refused_before_a_model_is_loaded(no_model, tmp_path):
     with pytest.raises(scoring.ScoreError, match="no token of the answer to .* fits in max_length=8: raise it"):
-        evaluate(tmp_path, "model.max_length=8", "reference_run=none")
+        evaluate(tmp_path, "model.max_length=8", "oracle=none")
 
 
 def test_there_are_fifteen_numbers_each_with_its_definition(evaluated):
@@ -94,7 +94,7 @@ def test_the_numbers_follow_from_the_saved_files(evaluated):
     again = TofuMetrics("geometric").from_tables(
         scores,
         read_rows(folder / "generations.jsonl"),
-        pd.read_parquet(folder / "reference.parquet"),
+        pd.read_parquet(folder / "oracle.parquet"),
         "none",
         100,
     )
@@ -119,54 +119,54 @@ def test_rescoring_needs_no_model_and_changes_nothing(evaluated, tmp_path, no_mo
 
 def test_a_finished_evaluation_is_skipped(evaluated, no_model, caplog):
     with caplog.at_level("INFO"):
-        evaluate(evaluated, f"reference_run={evaluated}/oracle", "tokens_per_batch=100")
+        evaluate(evaluated, f"oracle={evaluated}/oracle", "tokens_per_batch=100")
     assert "is finished with these settings; skipped" in caplog.text
 
 
 def test_an_oracle_is_scored_once_for_all(evaluated, tmp_path, scored):
     shutil.copytree(evaluated / "oracle", tmp_path / "oracle")
-    evaluate(tmp_path, f"reference_run={tmp_path}/oracle")
-    assert scored == [TASKS]  # its scores lie in oracle/reference
+    evaluate(tmp_path, f"oracle={tmp_path}/oracle")
+    assert scored == [TASKS]  # its scores lie in oracle/oracle
     assert metrics(tmp_path / "eval")["forget_quality"] == metrics(evaluated / "eval")["forget_quality"]
 
 
 def test_the_evaluation_of_an_oracle_will_do(oracle, tmp_path, scored, evaluated):
-    evaluate(tmp_path, f"model.path={oracle}", "reference_run=none", out="oracle/eval")
+    evaluate(tmp_path, f"model.path={oracle}", "oracle=none", out="oracle/eval")
     assert set(metrics(oracle / "eval")) == NAMES - {"forget_quality", "ks_statistic"}
     del scored[:]
     wanted = metrics(evaluated / "eval")
-    for reference in (oracle, oracle / "eval"):
-        out = evaluate(tmp_path, f"reference_run={reference}", out=f"by_{reference.name}")
+    for named in (oracle, oracle / "eval"):
+        out = evaluate(tmp_path, f"oracle={named}", out=f"by_{named.name}")
         assert metrics(out)["forget_quality"] == wanted["forget_quality"]
-        assert read_json(out / "run.json")["reference"] == str(oracle / "eval" / "scores.parquet")
+        assert read_json(out / "run.json")["oracle"] == str(oracle / "eval" / "scores.parquet")
     assert scored == [TASKS, TASKS]  # the model's own, each time
 
 
 def test_scores_of_other_prompts_or_rows_are_not_compared(evaluated, tmp_path, scored):
     shutil.copytree(evaluated / "oracle", tmp_path / "oracle")
     for number, other in enumerate(("model.template.answer_tag='A: '", "model.max_length=400", "benchmark.rows=2"), 1):
-        evaluate(tmp_path, f"reference_run={tmp_path}/oracle", other, out=f"eval{number}")
+        evaluate(tmp_path, f"oracle={tmp_path}/oracle", other, out=f"eval{number}")
         assert scored == [TASKS, ("forget", "holdout")]  # the last is the oracle's
-        assert len(list((tmp_path / "oracle" / "reference").iterdir())) == 1 + number
+        assert len(list((tmp_path / "oracle" / "oracle").iterdir())) == 1 + number
         del scored[:]
     shutil.copytree(evaluated / "eval", tmp_path / "only_scores")
     with pytest.raises(SettingsError, match="holds no model, and no scores for split=forget05 with these prompts and rows"):
-        evaluate(tmp_path, f"reference_run={tmp_path}/only_scores", "model.max_length=400", out="refused")
+        evaluate(tmp_path, f"oracle={tmp_path}/only_scores", "model.max_length=400", out="refused")
     assert not (tmp_path / "refused").exists()
 
 
 def test_a_folder_that_collects_runs_is_no_oracle(evaluated, tmp_path):
     shutil.copytree(evaluated / "eval", tmp_path / "runs" / "flat_eval")
-    with pytest.raises(SettingsError, match="reference_run=.*runs holds no model, and no scores"):
-        evaluate(tmp_path, f"reference_run={tmp_path}/runs")
+    with pytest.raises(SettingsError, match="oracle=.*runs holds no model, and no scores"):
+        evaluate(tmp_path, f"oracle={tmp_path}/runs")
 
 
 def test_an_evaluation_that_is_not_finished_is_not_used(evaluated, tmp_path):
     shutil.copytree(evaluated / "eval", tmp_path / "half")
     known = read_json(tmp_path / "half" / "run.json")
     (tmp_path / "half" / "run.json").write_text(json.dumps({**known, "status": "running"}))
-    with pytest.raises(SettingsError, match="reference_run=.*half holds no model, and no scores"):
-        evaluate(tmp_path, f"reference_run={tmp_path}/half")
+    with pytest.raises(SettingsError, match="oracle=.*half holds no model, and no scores"):
+        evaluate(tmp_path, f"oracle={tmp_path}/half")
 
 
 def test_forget_quality_is_placed_among_oracles_of_other_seeds(evaluated, tmp_path, scored):
@@ -176,23 +176,23 @@ def test_forget_quality_is_placed_among_oracles_of_other_seeds(evaluated, tmp_pa
         save_model(model, tokenizer(), tmp_path / f"null{seed}", "float32")
         nulls.append(f"{tmp_path}/null{seed}")
     oracle = shutil.copytree(evaluated / "oracle", tmp_path / "oracle")
-    evaluate(tmp_path, f"reference_run={oracle}", f"null_runs=[{','.join(nulls)}]")
+    evaluate(tmp_path, f"oracle={oracle}", f"null_runs=[{','.join(nulls)}]")
     found = metrics(tmp_path / "eval")
     assert set(found) == NAMES | {"forget_quality_null", "ks_null_median"}
     assert found["forget_quality_null"]["n"] == 3 and found["forget_quality_null"]["value"] in (0.25, 0.5, 0.75, 1.0)
     assert {name: found[name] for name in NAMES} == metrics(evaluated / "eval")
     assert scored[1:] == [("forget", "holdout")] * 2 and len(read_json(tmp_path / "eval" / "run.json")["nulls"]) == 2
-    again = ("rescore=true", f"reference_run={oracle}", f"null_runs=[{','.join(nulls)}]")
+    again = ("rescore=true", f"oracle={oracle}", f"null_runs=[{','.join(nulls)}]")
     evaluate(tmp_path, *again)
     assert metrics(tmp_path / "eval") == found
 
 
 def test_oracles_of_other_seeds_that_say_nothing_are_refused(oracle, no_model, tmp_path):
     for overrides, sentence in (
-        ((f"reference_run={oracle}", "null_runs=[a]"), r"null_runs=\[a\]: name at least 2 retain oracles"),
-        ((f"reference_run={oracle}", f"null_runs=[a,{oracle}]"), "an oracle is named twice"),
-        ((f"reference_run={oracle}", "null_runs=[a,b]"), "null_runs=a: there is no such folder"),
-        (("reference_run=none", "null_runs=[a,b]"), "goes with reference_run=ORACLE"),
+        ((f"oracle={oracle}", "null_runs=[a]"), r"null_runs=\[a\]: name at least 2 retain oracles"),
+        ((f"oracle={oracle}", f"null_runs=[a,{oracle}]"), "an oracle is named twice"),
+        ((f"oracle={oracle}", "null_runs=[a,b]"), "null_runs=a: there is no such folder"),
+        (("oracle=none", "null_runs=[a,b]"), "goes with oracle=ORACLE"),
     ):
         with pytest.raises(SettingsError, match=sentence):
             evaluate(tmp_path, *overrides)
@@ -202,10 +202,10 @@ def test_oracles_of_other_seeds_that_say_nothing_are_refused(oracle, no_model, t
 
 def test_without_an_oracle_the_command_that_makes_one_is_told(tmp_path):
     make = "Make one with: python finetune.py model=tiny benchmark=tofu split=retain95 out=runs/retain95"
-    for reference, state in (("null", "forget quality compares with a retain oracle"), ("nowhere", "there is no such folder")):
+    for named, state in (("null", "forget quality compares with a retain oracle"), ("nowhere", "there is no such folder")):
         with pytest.raises(SettingsError) as refusal:
-            evaluate(tmp_path, f"reference_run={reference}")
-        assert str(refusal.value).startswith(f"reference_run={reference}: {state}") and make in str(refusal.value)
+            evaluate(tmp_path, f"oracle={named}")
+        assert str(refusal.value).startswith(f"oracle={named}: {state}") and make in str(refusal.value)
     assert not list(tmp_path.iterdir())
 
 
@@ -219,7 +219,7 @@ def test_an_oracle_needs_no_oracle(tmp_path, monkeypatch):
 
 def test_an_interrupted_evaluation_goes_on(evaluated, tmp_path, monkeypatch):
     """Whatever was scored or generated before is not computed again, in whatever batches the rest is done."""
-    where = (f"reference_run={evaluated}/oracle", f"cache={tmp_path}/cache")
+    where = (f"oracle={evaluated}/oracle", f"cache={tmp_path}/cache")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(scoring, "generate", stop_after(scoring.generate, 1))
         patch.setattr(score_cache, "SECONDS", -1.0)
@@ -246,7 +246,7 @@ def stop_after(original, batches: int):
 
 
 def test_prompts_can_be_looked_at(tmp_path, capsys):
-    evaluate(tmp_path, "reference_run=none", "show_prompts=2")
+    evaluate(tmp_path, "oracle=none", "show_prompts=2")
     shown = capsys.readouterr().out
     assert shown.count("--- forget 0, perturbed") == 5 and "--- forget 1, paraphrased 0\n" in shown
     assert "--- forget 2" not in shown and "Answer:⟦ " in shown
@@ -257,8 +257,8 @@ def test_the_tokenizer_is_described_once_per_evaluation(monkeypatch):
 
     calls, original = [], prompts.tokenizer_state
     monkeypatch.setattr(prompts, "tokenizer_state", lambda which: calls.append(which) or original(which))
-    settings = check_evaluation(compose_settings("evaluate", f"model.path={target()}", f"reference_run={target()}"))
+    settings = check_evaluation(compose_settings("evaluate", f"model.path={target()}", f"oracle={target()}"))
     encoder = make_encoder(settings)
-    utils.runs.oracles.check_reference(settings, encoder)
-    utils.runs.oracles.check_reference(settings, encoder)
+    utils.runs.oracles.check_oracle(settings, encoder)
+    utils.runs.oracles.check_oracle(settings, encoder)
     assert len(calls) == 1

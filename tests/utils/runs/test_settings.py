@@ -94,9 +94,8 @@ EVALUATIONS = [
     (["split=forget7"], "split=forget7: TOFU has forget01"),
     (["resamples=3"], "resamples=3: must be a whole number from 100"),
     (["tokens_per_batch=0"], "tokens_per_batch=0: must be a positive whole number"),
-    (["retain_logs=x.json"], "retain_logs=x.json: goes with from_logs=FILE; for run folders use reference_run=DIR"),
     (["from_logs=x.json"], "from_logs=x.json: there is no such file"),
-    ([f"from_logs={__file__}", "reference_run=runs/x"], "reference_run=runs/x: not with from_logs; give retain_logs=FILE"),
+    ([f"from_logs={__file__}", "oracle=runs/x"], "oracle=runs/x: there is no such file; with from_logs both are logs"),
     (["model=llama2-7b", "model.path=null"], "model=llama2-7b: set model.path to what is to be evaluated"),
 ]
 

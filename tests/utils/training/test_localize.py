@@ -24,7 +24,7 @@ from utils.tokens.example import Example
 from utils.tokens.prompts import Template
 from utils.tokens.rendering import special_ids
 from utils.training import localize
-from utils.training.localize import MemFlexRegion, Rule, compare, corrupted, encoded, mean_gradients
+from utils.training.localize import GradientRegion, Thresholds, compare, corrupted, encoded, mean_gradients
 from utils.training.region_file import read_region
 
 PAD, EOS = tokenizer().pad_token_id, tokenizer().eos_token_id
@@ -74,23 +74,23 @@ def test_selection_by_hand():
     cosines = [0.9988681377244377, -0.7071067811865475, 0.316227766016838, 0.0]
     assert [tensor.cosine for tensor in tensors.values()] == pytest.approx(cosines, abs=1e-12)
     assert [tensor.magnitude for tensor in tensors.values()] == pytest.approx([2.0e-3, 5.0e-4, 1.5e-3, 0.0], abs=1e-15)
-    assert Rule(0.92, 6e-4).located(tensors) == ["T2"]
+    assert Thresholds(0.92, 6e-4).located(tensors) == ["T2"]
 
 
 def test_both_thresholds_are_strict():
     tensors = by_hand()
-    assert Rule(tensors["T2"].cosine, 6e-4).located(tensors) == []
-    assert Rule(0.92, tensors["T2"].magnitude).located(tensors) == []
-    assert Rule(1.1, 0.0).located(tensors) == ["T0", "T1", "T2"]
+    assert Thresholds(tensors["T2"].cosine, 6e-4).located(tensors) == []
+    assert Thresholds(0.92, tensors["T2"].magnitude).located(tensors) == []
+    assert Thresholds(1.1, 0.0).located(tensors) == ["T0", "T1", "T2"]
 
 
 def test_quantiles_take_the_place_of_thresholds():
     """Cosines sorted: -0.707, 0, 0.316, 0.999: their median is 0.158; magnitudes 0, 5e-4, 1.5e-3, 2e-3: 1e-3."""
-    rule, tensors = Rule(mu_quantile=0.5, sigma_quantile=0.5), by_hand()
+    rule, tensors = Thresholds(mu_quantile=0.5, sigma_quantile=0.5), by_hand()
     assert rule.thresholds(tensors) == pytest.approx((0.158113883008419, 1e-3))
     assert rule.located(tensors) == []
-    assert Rule(mu_quantile=1.0, sigma_quantile=0.5).located(tensors) == ["T2"]
-    assert Rule(mu_quantile=0.5, sigma=0.0).located(tensors) == ["T1"]
+    assert Thresholds(mu_quantile=1.0, sigma_quantile=0.5).located(tensors) == ["T2"]
+    assert Thresholds(mu_quantile=0.5, sigma=0.0).located(tensors) == ["T1"]
 
 
 def wise(name: str) -> nn.Module:
@@ -197,8 +197,8 @@ def test_short_answers_stay_as_they_are():
         assert corrupted(Example((3,), answer), tokenizer(), 1).answer == answer
 
 
-def located(model: nn.Module, path: Path, region: MemFlexRegion | None = None):
-    region = region or MemFlexRegion(mu_quantile=0.9, sigma_quantile=0.3)
+def located(model: nn.Module, path: Path, region: GradientRegion | None = None):
+    region = region or GradientRegion(mu_quantile=0.9, sigma_quantile=0.3)
     return region.locate(Engine(model, PAD), encoder(), Toy(), SETTINGS, path)
 
 
@@ -234,9 +234,9 @@ def test_measurements_are_made_once(tmp_path, monkeypatch):
     model, path = wise("adapter"), tmp_path / "region.json"
     first = located(model, path)
     monkeypatch.setattr(localize, "mean_gradients", None)
-    again = located(model, path, MemFlexRegion(mu=1.1, sigma=0.0))
+    again = located(model, path, GradientRegion(mu=1.1, sigma=0.0))
     assert again.tensors == first.tensors and len(again.region) == 28 and read_region(path).mu == 1.1
-    for other in (MemFlexRegion(copies=2), MemFlexRegion(labels_only=True), MemFlexRegion(retain="forget")):
+    for other in (GradientRegion(copies=2), GradientRegion(labels_only=True), GradientRegion(retain="forget")):
         with pytest.raises(TypeError):  # these need new ones
             located(model, path, other)
     path.write_text(path.read_text()[:100])
@@ -247,7 +247,7 @@ def test_measurements_are_made_once(tmp_path, monkeypatch):
 def test_a_random_region_has_the_same_size(tmp_path):
     model = wise("adapter")
     found = located(model, tmp_path / "region.json")
-    region = replace(MemFlexRegion(file=str(tmp_path / "region.json")), selection="random")
+    region = replace(GradientRegion(file=str(tmp_path / "region.json")), selection="random")
     drawn = located(model, tmp_path / "random.json", region)
     assert len(drawn.region) == len(found.region) and set(drawn.region) != set(found.region)
     assert drawn.selection == read_region(tmp_path / "random.json").selection == "random"
@@ -259,7 +259,7 @@ def test_a_random_region_has_the_same_size(tmp_path):
 def test_a_region_of_another_model_is_refused(tmp_path):
     path = tmp_path / "region.json"
     found = located(wise("adapter"), path)
-    given = MemFlexRegion(file=str(path), mu=-1.0)
+    given = GradientRegion(file=str(path), mu=-1.0)
     assert located(wise("adapter"), tmp_path / "copy.json", given) == found  # its thresholds count, not those given here
     with pytest.raises(ValueError, match=r"method.region.file=.* was located on another model \(weights \w{16}, here \w{16}\)"):
         located(moved(wise("adapter")), tmp_path / "other.json", given)
@@ -279,7 +279,7 @@ def test_a_region_of_another_model_is_refused(tmp_path):
 )
 def test_wrong_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        MemFlexRegion(**options)
+        GradientRegion(**options)
 
 
 STEPS = ("split=forget01", "batch_size=2", "steps=2", "warmup=0", "lr=1e-2", "weight_decay=0", "benchmark.retain_rows=6")
@@ -367,5 +367,5 @@ def test_mistakes_are_one_sentence(tmp_path, unlearned):
 
 def test_defaults_are_the_published_ones():
     region = compose_settings("unlearn", "method=memflex").method.region
-    assert instantiate(region) == MemFlexRegion(forget="unlearn+unlearn_val", retain="retention+retention_val")
+    assert instantiate(region) == GradientRegion(forget="unlearn+unlearn_val", retain="retention+retention_val")
     assert (region.mu, region.sigma, region.copies, region.selection) == (0.92, 6e-4, 3, "located")

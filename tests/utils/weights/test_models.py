@@ -152,7 +152,7 @@ def test_the_model_under_the_adapter_is_untouched(adapted):
 
 
 def test_an_adapter_can_be_evaluated(adapted):
-    run(adapted.parent, "evaluate", f"model.path={adapted}", "reference_run=none", *QUICK_EVALUATION, "out=eval")
+    run(adapted.parent, "evaluate", f"model.path={adapted}", "oracle=none", *QUICK_EVALUATION, "out=eval")
     assert len(metrics(adapted.parent / "eval")) == 13
 
 

@@ -122,7 +122,7 @@ def test_the_models_may_differ_in_width_but_not_in_vocabulary():
     found = CombinedModel(base, wide, 0.5)(torch.tensor([PROMPTS[0]])).logits
     torch.testing.assert_close(found, slow(input_ids=torch.tensor([PROMPTS[0]])).logits, atol=1e-5, rtol=1e-5)
     other = tiny_model(vocabulary=V + 1, pad_token_id=PAD, bos_token_id=1, eos_token_id=EOS)
-    with pytest.raises(ModelError, match="the target model has 101 tokens and the reinforced model 102; give as whp.path"):
+    with pytest.raises(ModelError, match="the target model has 101 tokens and the reinforced model 102; give as reinforced.path"):
         CombinedModel(small(), other, 1.0)
 
 
@@ -259,7 +259,7 @@ def test_nothing_trains():
 
 @pytest.mark.parametrize("alpha", [0.0, -1.0, float("nan"), float("inf")])
 def test_alpha_must_be_a_finite_number_above_zero(alpha):
-    with pytest.raises(ModelError, match=f"whp.alpha={alpha} must be a finite number above 0"):
+    with pytest.raises(ModelError, match=f"reinforced.alpha={alpha} must be a finite number above 0"):
         CombinedModel(small(), small(seed=1), alpha)
 
 
@@ -284,7 +284,7 @@ def reinforced(tmp_path_factory) -> Path:
 
 def settings(path: object, alpha: float = 2.0, model: object = None) -> DictConfig:
     cfg = compose_settings("evaluate", f"model.path={model or target()}")
-    OmegaConf.update(cfg, "whp", {"path": path if path is None else str(path), "alpha": alpha}, force_add=True)
+    OmegaConf.update(cfg, "reinforced", {"path": path if path is None else str(path), "alpha": alpha}, force_add=True)
     return cfg
 
 
@@ -314,11 +314,13 @@ def test_what_cannot_be_combined_is_refused_before_a_model_is_loaded(reinforced,
     check_combined(settings(None))
     check_combined(settings(reinforced))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ModelError, match=r"^whp.path=.*empty holds no model; give a run folder, a checkpoint folder or a Hub"):
+    with pytest.raises(
+        ModelError, match=r"^reinforced.path=.*empty holds no model; give a run folder, a checkpoint folder or a Hub"
+    ):
         check_combined(settings(tmp_path / "empty"))
-    with pytest.raises(ModelError, match=r"^whp.path=.*target is model.path itself, so nothing would be unlearned"):
+    with pytest.raises(ModelError, match=r"^reinforced.path=.*target is model.path itself, so nothing would be unlearned"):
         check_combined(settings(target()))
-    with pytest.raises(ModelError, match=r"^whp.path=\S+: set model.path to the target model"):
+    with pytest.raises(ModelError, match=r"^reinforced.path=\S+: set model.path to the target model"):
         check_combined(settings(reinforced, model="null"))
 
 
@@ -326,27 +328,29 @@ def test_another_tokenizer_is_refused(reinforced, tmp_path):
     other = copy.deepcopy(tokenizer())
     other.add_tokens(["<another>"])
     save_model(AutoModelForCausalLM.from_pretrained(reinforced), other, tmp_path / "other", "float32")
-    with pytest.raises(ModelError, match=r"^whp.path=.*other: its tokenizer is not that of model.path=.*target"):
+    with pytest.raises(ModelError, match=r"^reinforced.path=.*other: its tokenizer is not that of model.path=.*target"):
         load_combined(settings(tmp_path / "other"), tokenizer(), FLOAT32)
 
 
 def test_the_same_weights_under_another_name_are_refused(tmp_path):
     save_model(AutoModelForCausalLM.from_pretrained(target()), tokenizer(), tmp_path / "copy", "float32")
-    with pytest.raises(ModelError, match=r"^whp.path=.*copy holds the weights of model.path=.*target, so nothing would be"):
+    with pytest.raises(
+        ModelError, match=r"^reinforced.path=.*copy holds the weights of model.path=.*target, so nothing would be"
+    ):
         load_combined(settings(tmp_path / "copy"), tokenizer(), FLOAT32)
 
 
 def test_evaluate_scores_and_generates_with_the_combination(reinforced, tmp_path):
-    """whp.path on the command line; the oracle's own scores are not combined with anything."""
-    whp = (f"whp.path={reinforced}", "whp.alpha=0.5")
+    """reinforced.path on the command line; the oracle's own scores are not combined with anything."""
+    whp = (f"reinforced.path={reinforced}", "reinforced.alpha=0.5")
     for name, combination in (("whp", whp), ("plain", ())):
-        oracle = shutil.copytree(target(), tmp_path / f"oracle_of_{name}", ignore=shutil.ignore_patterns("reference"))
-        common = ("split=forget05", f"model.path={target()}", *QUICK_EVALUATION, f"reference_run={oracle}")
+        oracle = shutil.copytree(target(), tmp_path / f"oracle_of_{name}", ignore=shutil.ignore_patterns("oracle"))
+        common = ("split=forget05", f"model.path={target()}", *QUICK_EVALUATION, f"oracle={oracle}")
         run(tmp_path, "evaluate", *common, *combination, f"out={name}")
     slow = Slow(*(AutoModelForCausalLM.from_pretrained(path) for path in (target(), reinforced)), alpha=0.5)
     rows = read_rows(tmp_path / "whp" / "generations.jsonl")
     (row,) = [row for row in rows if (row["task"], row["index"]) == ("forget", 0)]
-    example = encoder().example(row["question"], row["reference"])
+    example = encoder().example(row["question"], row["truth"])
     scores = pd.read_parquet(tmp_path / "whp" / "scores.parquet")
     found = scores[(scores["task"] == "forget") & (scores["role"] == "answer") & (scores["index"] == 0)]["logp"].item()
     np.testing.assert_allclose(found, logp_of(slow, example), atol=1e-4)
@@ -357,7 +361,7 @@ def test_evaluate_scores_and_generates_with_the_combination(reinforced, tmp_path
 
     whp, plain = (read_json(tmp_path / name / "run.json") for name in ("whp", "plain"))
     assert whp["weights"] != plain["weights"] and whp["requests"] == plain["requests"]
-    of_oracle = [pd.read_parquet(tmp_path / name / "reference.parquet") for name in ("whp", "plain")]
+    of_oracle = [pd.read_parquet(tmp_path / name / "oracle.parquet") for name in ("whp", "plain")]
     pd.testing.assert_frame_equal(*of_oracle)
 
 
