@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from utils.distributed import barrier, is_main
-from utils.files import read_generations, write_rows
+from utils.files import read_rows, write_rows
 
 
 def kept_rows(path: Path, compute: Callable[[], list[dict]]) -> list[dict]:
@@ -22,4 +22,4 @@ def kept_rows(path: Path, compute: Callable[[], list[dict]]) -> list[dict]:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_rows(path, rows)
         barrier()
-    return read_generations(path)
+    return read_rows(path)
