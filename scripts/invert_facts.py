@@ -27,7 +27,7 @@ from data.benchmarks.tofu import Tofu
 from data.files.sources import check_rows
 from data.prepare.inverted import InvertedFacts, tidy, write_inverted
 from utils import ROOT
-from utils.files import read_log
+from utils.files import read_rows
 from utils.items.rows import QA
 from utils.judges.endpoint import Ask, Endpoint, Prices, Reply
 from utils.judges.local_chat import load_local_chat
@@ -100,7 +100,7 @@ class Partial:
         self.path = out.with_name(out.name + ".partial.jsonl")
         self.facts: dict[tuple[str, str], list[str]] = {}
         settings = {"count": task.count, "prompt": task.ask(QA("", "")).system, **task.writer}
-        lines = read_log(self.path) if self.path.exists() else []
+        lines = read_rows(self.path, appended=True)
         if lines and lines[0] != {"settings": settings}:
             found = lines[0].get("settings", {})
             other = [name for name in settings if found.get(name) != settings[name]]

@@ -23,23 +23,19 @@ import _path
 
 def localize(overrides: Sequence[str]) -> list[Path]:
     """Writes region.json and region.html to `out`; returns what this process wrote. Raises ValueError for what cannot be done."""
-    from hydra import compose, initialize_config_dir  # slow imports: a misspelt name was refused without them
-    from hydra.core.global_hydra import GlobalHydra
     from omegaconf import OmegaConf
 
-    from utils import distributed
+    from utils import distributed  # slow imports: a misspelt name was refused without them
     from utils.engine.engine import Engine
     from utils.files import write_text
     from utils.report.region_page import page
-    from utils.runs.cli import CONFIG
+    from utils.runs.cli import compose_settings
     from utils.runs.load import make_encoder, trainable
     from utils.runs.settings import check_training, default_folder
     from utils.training.localize import GradientRegion
     from utils.weights.models import resolve_precision
 
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONFIG), version_base="1.3"):
-        cfg = compose("unlearn", overrides=list(overrides))
+    cfg = compose_settings("unlearn", overrides)
     if cfg.out is None:
         cfg.out = default_folder(cfg, "localize")
     settings = check_training(cfg, "unlearn")

@@ -22,15 +22,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 from safetensors.torch import load_file
 from torch import Tensor
 
 from tests.models import tiny_model, tokenizer
 from utils import ROOT
-from utils.files import read_log
+from utils.files import read_rows
+from utils.runs import cli
 from utils.weights.models import save_model
 
 SHARED = os.environ.get("LETHE_SHARED")
@@ -68,9 +67,7 @@ class Finished:
 
 def compose_settings(script: str, *overrides: object) -> DictConfig:
     """The settings that `python <script>.py <overrides>` would start with."""
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(ROOT / "config"), version_base="1.3"):
-        return compose(script, overrides=[str(override) for override in overrides])
+    return cli.compose_settings(script, map(str, overrides))
 
 
 def run(folder: Path, name: str, *overrides: object) -> None:
@@ -165,7 +162,7 @@ def target() -> Path:
 
 def losses(run: Path) -> list[dict[str, Any]]:
     """The records of log.jsonl that belong to an optimizer step."""
-    return [record for record in read_log(run / "log.jsonl") if "loss" in record]
+    return [record for record in read_rows(run / "log.jsonl", appended=True) if "loss" in record]
 
 
 def weights(run: Path, file: str = "model/model.safetensors") -> dict[str, Tensor]:

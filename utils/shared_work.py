@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.distributed import barrier, is_main
-from utils.files import read_generations, read_json, write_json, write_rows
+from utils.files import read_json, read_rows, write_json, write_rows
 
 
 def kept_rows(path: Path, compute: Callable[[], list[dict]]) -> list[dict]:
@@ -23,7 +23,7 @@ def kept_rows(path: Path, compute: Callable[[], list[dict]]) -> list[dict]:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_rows(path, rows)
         barrier()
-    return read_generations(path)
+    return read_rows(path)
 
 
 def kept_json(path: Path, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:

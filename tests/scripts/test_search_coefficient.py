@@ -276,7 +276,7 @@ def test_a_failing_evaluation_stops_the_search(evaluator, capfd):
     """The real evaluate.py, in a process of its own; it refuses before its slow imports."""
     with pytest.raises(SystemExit, match="the evaluation failed, for the reason above; the same command goes on"):
         main([*BASIC.split(), "--", "benchmrk=tofu"])
-    assert "there is no key benchmrk. Did you mean benchmark" in capfd.readouterr().err
+    assert "there is no key benchmrk; did you mean benchmark" in capfd.readouterr().err
     assert "--base" in search_coefficient.__doc__ and models() == ["alpha_1"]
 
 

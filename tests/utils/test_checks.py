@@ -11,7 +11,7 @@ from losses.npo import NPO
 from losses.po import PreferenceOptimisation
 from losses.simnpo import SimNPO
 from tests.tables import table
-from utils.checks import choose
+from utils.checks import choose, did_you_mean, did_you_mean_or_all, nearest
 
 
 @pytest.mark.parametrize(
@@ -40,6 +40,15 @@ def test_nearest_names_are_found_whatever_the_case():
     with pytest.raises(ValueError) as refusal:
         choose("divergence", "Pearson", ("kl", "pearson"))
     assert str(refusal.value) == "divergence=Pearson: write one of kl, pearson; did you mean pearson?"
+
+
+def test_nearest_names_by_the_whole_or_by_the_last_part():
+    valid = ["lr", "method.loss.beta", "model.lr.unlearn", "batch_size"]
+    assert nearest("bacth_size", valid) == ["batch_size"]
+    assert nearest("Beta", valid) == nearest("loss.beta", valid) == ["method.loss.beta"]
+    assert nearest("zzz", valid) == []
+    assert did_you_mean_or_all("bta", ["eta", "beta", "gamma"]) == "; did you mean beta or eta?"
+    assert did_you_mean_or_all("zzz", ["eta", "beta"]) == "; there are eta, beta" and did_you_mean("zzz", ["eta"]) == ""
 
 
 def test_a_retain_term_without_its_stream_is_refused():

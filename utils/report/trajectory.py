@@ -19,11 +19,11 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
+from utils.checks import did_you_mean_or_all
 from utils.distributed import is_main
-from utils.files import read_json, read_log
+from utils.files import read_json, read_rows
 from utils.fingerprint import settings_hash
 from utils.report.read import Number, label_of, read_metrics
-from utils.runs.cli import nearest_names
 from utils.runs.inherited_settings import evaluation_settings
 from utils.runs.run import NOT_PART_OF_THE_RESULT, RunError
 from utils.runs.settings import SettingsError
@@ -179,9 +179,7 @@ def check_metrics(metrics: Sequence[str], measured: Sequence[str]) -> None:
     """Raises TrajectoryError for a metric that was not measured."""
     for name in metrics:
         if name not in measured:
-            close = nearest_names(name, measured)
-            hint = f"Did you mean {' or '.join(close)}?" if close else f"There are {', '.join(sorted(measured))}."
-            raise TrajectoryError(f"--metrics {name}: was not measured. {hint}")
+            raise TrajectoryError(f"--metrics {name}: was not measured{did_you_mean_or_all(name, sorted(measured))}")
 
 
 def _holds_model(folder: Path) -> bool:
@@ -191,7 +189,7 @@ def _holds_model(folder: Path) -> bool:
 
 def _last_step(run: Path, known: Mapping[str, Any], snapshot: int) -> int:
     """The last optimizer step, which an early stop may have put before the planned one."""
-    records = read_log(run / "log.jsonl") if (run / "log.jsonl").is_file() else []
+    records = read_rows(run / "log.jsonl", appended=True)
     return max((record["step"] for record in records if "step" in record), default=known.get("steps", snapshot))
 
 

@@ -6,13 +6,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from utils.files import flat_settings
-from utils.runs.cli import CONFIG
+from utils.runs.cli import compose_settings
 
 GROUPS = ("model", "benchmark")
 DIALS = ("split", "data_root", "compat")
@@ -28,7 +26,7 @@ def evaluation_settings(trained: Mapping[str, Any], overrides: Sequence[str]) ->
         key = OverridesParser.create().parse_override(word).key_or_group
         if key in SET_HERE:
             raise ValueError(f"{word}: {key} is set for every model by itself; leave it out")
-    return compose_evaluation([*inherited(trained, overrides), *overrides])
+    return compose_settings("evaluate", [*inherited(trained, overrides), *overrides])
 
 
 def inherited(trained: Mapping[str, Any], overrides: Sequence[str]) -> list[str]:
@@ -47,7 +45,7 @@ def inherited(trained: Mapping[str, Any], overrides: Sequence[str]) -> list[str]
     found = [f"{group}={trained[group]['name']}" for group in own if group not in chosen]
     given: set[str] = set()
     while True:
-        cfg = compose_evaluation([*(f"{group}={chosen[group]}" for group in own if group in chosen), *others, *found])
+        cfg = compose_settings("evaluate", [*(f"{group}={chosen[group]}" for group in own if group in chosen), *others, *found])
         now = flat_settings(OmegaConf.to_container(cfg, resolve=True))
         differing = [key for key in wanted if key in now and now[key] != wanted[key] and key not in given]
         if not differing:
@@ -57,15 +55,6 @@ def inherited(trained: Mapping[str, Any], overrides: Sequence[str]) -> list[str]
         new = [key for key in differing if not _follows(cfg, key)] or [key for key in differing if key.count(".") == depth]
         found += [as_override(key, wanted[key]) for key in new]
         given |= set(new)
-
-
-def compose_evaluation(overrides: Sequence[str]) -> DictConfig:
-    """The settings of `python evaluate.py OVERRIDES`."""
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONFIG), version_base="1.3"):
-        cfg = compose("evaluate", overrides=list(overrides))
-    GlobalHydra.instance().clear()
-    return cfg
 
 
 def as_override(key: str, value: Any) -> str:

@@ -10,6 +10,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from utils.checks import did_you_mean_or_all
 from utils.distributed import world_size
 from utils.engine.loss import Loss, check_needs
 from utils.evaluation.measure import Measure
@@ -20,7 +21,6 @@ from utils.items.probe import Probe, Unchanged
 from utils.items.requests import Request
 from utils.items.streams import Prepare
 from utils.reading import forget_files
-from utils.runs.cli import nearest_names
 from utils.runs.rules import CHOICES, RULES
 from utils.runs.run import NOT_PART_OF_THE_RESULT
 from utils.tokens.prompts import Template
@@ -163,9 +163,7 @@ def _check(cfg: DictConfig, script: str) -> Settings:
     for key, valid in CHOICES.items():
         value = OmegaConf.select(cfg, key, default=ABSENT)
         if value is not ABSENT and str(value) not in valid:
-            close = nearest_names(str(value), valid)
-            hint = f"Did you mean {close[0]}?" if close else f"Valid are {', '.join(valid)}."
-            raise SettingsError(f"{key}={value}: not a valid value. {hint}")
+            raise SettingsError(f"{key}={value}: not a valid value{did_you_mean_or_all(value, valid)}")
     for key, rule in RULES.items():
         value = OmegaConf.select(cfg, key, default=ABSENT)
         if value is not ABSENT and not rule.test(value):

@@ -214,7 +214,7 @@ def test_a_failing_script_stops_the_protocol(scripts, capfd):
     """The real evaluate.py, in a process of its own; it refuses before its slow imports."""
     with pytest.raises(SystemExit, match="evaluate.py failed, for the reason above; the same command goes on"):
         main("scalability --target target --out out --evaluate resample=100".split(), call_script)
-    assert "there is no key resample. Did you mean resamples" in capfd.readouterr().err
+    assert "there is no key resample; did you mean resamples" in capfd.readouterr().err
 
 
 def test_the_overrides_are_those_that_the_scripts_understand(tmp_path):

@@ -49,7 +49,7 @@ def calls(engine, monkeypatch) -> list[int]:
 
 def test_every_answer_is_forwarded_once_and_every_prompt_continued_once(engine, calls):
     """Also if two tasks ask for the same, and whichever role an answer plays."""
-    twice = [*REQUESTS, *(Request(f"{r.task}@again", r.index, r.question, r.answers, r.reference) for r in REQUESTS)]
+    twice = [*REQUESTS, *(Request(f"{r.task}@again", r.index, r.question, r.answers, r.truth) for r in REQUESTS)]
     table = score(engine, encoder(), twice, 8192)
     pairs = {encoder().example(r.question, text) for r in REQUESTS for _, _, text in r.answers}
     assert sum(calls) == len(pairs) < len(table) / 2
