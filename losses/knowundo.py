@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from losses.retain import check_retain, retain_needs, retain_table, retain_values
+from losses.retain import check_retain, retain_needs, retain_values
 from utils.checks import choose, not_negative
 from utils.engine.loss import Loss, LossOutput, Needs
 from utils.engine.table import TokenTable
@@ -50,8 +50,7 @@ class AscentPlusDescent(Loss):
         parts = {"forget_nll": forget.batch_mean(nll)}
         if self.retain == "none":
             return LossOutput(-self.forget_weight * parts["forget_nll"], parts)
-        retain = retain_table(self.retain, retain)
-        name, values = retain_values(self.retain, retain, DIVERGENCES[self.retain_divergence])
+        name, retain, values = retain_values(self.retain, retain, DIVERGENCES[self.retain_divergence])
         term = retain.mean(values)  # (B_r,)
         parts[name] = retain.batch_mean(term)
         # A step may be all of one kind: its count of the other is 0, and not the 1 that means are divided by.

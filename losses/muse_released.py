@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from losses.retain import check_retain, retain_needs, retain_table, retain_values, with_retain
+from losses.retain import check_retain, retain_needs, retain_values, with_retain
 from utils.checks import choose, positive
 from utils.engine.loss import Loss, LossOutput, Needs, neg_log_likelihood
 from utils.engine.table import TokenTable
@@ -75,7 +75,6 @@ class MuseReleased(Loss):
             loss = -parts["forget_nll"]
         if self.retain != "kl":
             return with_retain(loss, parts, self.retain, self.retain_weight, retain)
-        retain = retain_table(self.retain, retain)
-        name, values = retain_values("kl", retain, logit_kl)
+        name, retain, values = retain_values("kl", retain, logit_kl)
         term = retain.batch_mean(retain.sum(values))
         return LossOutput(loss + self.retain_weight * term, {**parts, name: term})

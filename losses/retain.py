@@ -31,18 +31,16 @@ def retain_needs(retain: str, divergence: Asked = "kl") -> Needs:
     return {} if retain == "none" else {"retain": ("logp" if retain == "nll" else divergence,)}
 
 
-def retain_values(retain: str, table: TokenTable, divergence: Asked = "kl") -> tuple[str, Tensor]:
-    """(name of the part that is logged, (B, T) what the term averages). Only for nll and kl."""
-    if retain == "nll":
-        return "retain_nll", -table["logp"]
-    return f"retain_{name_of(divergence)}", table[name_of(divergence)]
+def retain_values(retain: str, table: TokenTable | None, divergence: Asked = "kl") -> tuple[str, TokenTable, Tensor]:
+    """Of nll or kl: (name of the part that is logged, the table, (B, T) what the term averages).
 
-
-def retain_table(retain: str, table: TokenTable | None) -> TokenTable:
-    """The table of the stream retain. Raises ValueError if it was not passed, though the term reads it."""
+    Raises ValueError if the table of the stream retain was not passed.
+    """
     if table is None:
         raise ValueError(f"retain={retain} needs the stream retain, which was not passed; use retain=none without it.")
-    return table
+    if retain == "nll":
+        return "retain_nll", table, -table["logp"]
+    return f"retain_{name_of(divergence)}", table, table[name_of(divergence)]
 
 
 def with_retain(
@@ -50,11 +48,10 @@ def with_retain(
 ) -> LossOutput:
     """loss + retain_weight * term, and the unweighted term among the parts as `retain_nll` or `retain_kl`.
 
-    Raises ValueError as `retain_table` does.
+    Raises ValueError as `retain_values` does.
     """
     if retain == "none":
         return LossOutput(loss, parts)
-    table = retain_table(retain, table)
-    name, values = retain_values(retain, table)
+    name, table, values = retain_values(retain, table)
     term = table.token_mean(values)
     return LossOutput(loss + retain_weight * term, {**parts, name: term})

@@ -105,7 +105,7 @@ def test_documented_tests_pass(extended, loss_module):
 
 def test_conformance_accepts_the_method(extended, loss_module, monkeypatch):
     """Every promise of tests/losses/test_conformance.py, asked of the new YAML file as of the others."""
-    monkeypatch.setattr(cases, "ROOT", extended)
+    monkeypatch.setattr(cli, "CONFIG", extended / "config")
     monkeypatch.setitem(cases.METHOD_FILES, METHOD, extended / FILES[1])
     promises = [function for name, function in vars(conformance).items() if name.startswith("test_")]
     assert len(promises) >= 8

@@ -131,7 +131,7 @@ def write_inverted(path: Path, records: Sequence[InvertedFacts]) -> None:
     """Writes records in the layout that `read_inverted` reads, with scores where there are any; never half a file."""
     rows = []
     for record in records:
-        row = {"question": record.question, "undesired_answer": record.answer}
+        row: dict[str, str | float] = {"question": record.question, "undesired_answer": record.answer}
         row |= {f"answer_{j}": fact for j, fact in enumerate(record.facts)}
         if record.answer_score is not None:
             row["undesired_answer_rouge1"] = record.answer_score
@@ -248,7 +248,7 @@ def _record(where: str, row: dict, scored: bool, defects: Defects, alone_is_odd:
     scores = _scores(where, row, fields, scored)
     answer_score = _score(where, row, "undesired_answer_rouge1") if "undesired_answer_rouge1" in row else None
     if defects == "keep":
-        return InvertedFacts(row["question"], answer, tuple(texts), answer_score, scores and tuple(scores)), Counter()
+        return InvertedFacts(row["question"], answer, tuple(texts), answer_score, tuple(scores) if scores else None), Counter()
     facts, odd = tidy(texts, answer)
     if len(fields) == 1 and alone_is_odd:
         odd.append(("only", 0))

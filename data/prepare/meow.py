@@ -109,14 +109,14 @@ class MeowStreams(Streams):
         if self.selected:
             facts = [record.facts[place] for place in slots(self.selected[index], self.how.copies)]
         else:  # only shown, before the model is asked
-            facts = record.facts
+            facts = list(record.facts)
         return drawn | {"inverted": tuple(self.encode(QA(record.question, fact)) for fact in facts)}
 
     def _select(self, engine: Engine) -> dict:
         how = self.how
         scored = how.scores != "model" and all(record.scores is not None for record in self.records)
         if scored:
-            scores = [list(record.scores) for record in self.records]
+            scores = [list(record.scores or ()) for record in self.records]
         else:
             pairs = [(record.question, fact) for record in self.records for fact in record.facts]
             values = iter(memo_scores(engine.model, self.encoder.tokenizer, pairs, how.memo, how.batch_size))
