@@ -65,19 +65,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("settings", nargs="+", metavar="KEY=VALUE", help="settings of unlearn.py, and out=DIR")
     overrides = ["method=memflex", *parser.parse_args(arguments).settings]
 
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-
-    from utils.runs.cli import check_command_line
+    from utils.runs.cli import check_command_line, errors_in_one_sentence
 
     check_command_line("unlearn", overrides)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    try:
-        paths = localize(overrides)
-    except (ValueError, ArithmeticError, HydraException, OmegaConfBaseException) as error:
-        sys.exit(str(error).splitlines()[0])
-    for path in paths:
-        print(path)
+    with errors_in_one_sentence():
+        for path in localize(overrides):
+            print(path)
 
 
 if __name__ == "__main__":

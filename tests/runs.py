@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from functools import cache
@@ -30,6 +30,7 @@ from tests.models import tiny_model, tokenizer
 from utils import ROOT
 from utils.files import read_rows
 from utils.runs import cli
+from utils.runs.series import script_main
 from utils.weights.models import save_model
 
 SHARED = os.environ.get("LETHE_SHARED")
@@ -47,6 +48,8 @@ SMALL = tuple(
     }.items()
 )
 QUICK_EVALUATION = ("benchmark.rows=3", "benchmark.max_new_tokens=8", "resamples=100")
+
+_main = cache(script_main)
 
 gc.freeze()  # every training collects garbage, and need not look at the modules
 
@@ -75,12 +78,6 @@ def run(folder: Path, name: str, *overrides: object) -> None:
     cfg = compose_settings(name, *overrides)
     with chdir(folder):
         _main(name)(cfg)
-
-
-@cache
-def _main(name: str) -> Callable[[DictConfig], None]:
-    decorated = runpy.run_path(str(ROOT / f"{name}.py"), run_name=f"{name}_script")["main"]
-    return decorated.__wrapped__.__wrapped__  # below Hydra and below `one_sentence`
 
 
 def script(folder: Path, name: str, *arguments: object) -> Finished:

@@ -26,6 +26,7 @@ from utils.fingerprint import settings_hash
 from utils.report.read import Number, label_of, read_metrics
 from utils.runs.inherited_settings import evaluation_settings
 from utils.runs.run import NOT_PART_OF_THE_RESULT, RunError
+from utils.runs.series import finished_run, snapshots
 from utils.runs.settings import SettingsError
 
 Evaluate = Callable[[DictConfig], None]
@@ -138,15 +139,15 @@ def points_of(run: Path) -> list[Point]:
     for a run without snapshots.
     """
     known = read_capsule(run)
-    steps = sorted(int(path.name) for path in (run / "snapshots").glob("*") if path.name.isdigit() and path.is_dir())
-    if not steps:
+    kept = snapshots(run)
+    if not kept:
         raise TrajectoryError(f"{run} holds no snapshots; train it with snapshots=N (evaluate.py evaluates its model alone)")
-    points = {step: Point(step, str(run / "snapshots" / str(step))) for step in steps}
+    points = {step: Point(step, str(folder)) for step, folder in kept.items()}
     start = known["settings"]["model"].get("path")
     if start is not None and _holds_model(Path(start).expanduser()):
         points[0] = Point(0, start)
     ended = _holds_model(run) and known["status"] == "finished"
-    last = _last_step(run, known, steps[-1])
+    last = _last_step(run, known, max(kept))
     made = known["settings"].get("method", {}).get("finish") is not None
     if ended and not made:
         points[last] = Point(last, str(run))
@@ -194,8 +195,8 @@ def _last_step(run: Path, known: Mapping[str, Any], snapshot: int) -> int:
 
 
 def _is_finished(cfg: DictConfig) -> bool:
-    known = read_json(Path(cfg.out) / "run.json") or {}
-    return known.get("status") == "finished" and known.get("settings_hash") == _hash(cfg)
+    known = finished_run(Path(cfg.out))
+    return known is not None and known.get("settings_hash") == _hash(cfg)
 
 
 def _hash(cfg: DictConfig) -> str:

@@ -6,7 +6,8 @@ import functools
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -22,6 +23,7 @@ from utils import ROOT
 from utils.checks import did_you_mean, did_you_mean_or_all
 
 CONFIG = ROOT / "config"
+BAD_INPUT = (ValueError, ArithmeticError, OmegaConfBaseException)
 # Hydra's own flags whose next word is their value, not an override.
 FLAGS_WITH_VALUE = tuple(
     "-c --cfg -p --package -i --info -cp --config-path -cn --config-name -cd --config-dir --experimental-rerun".split()
@@ -41,12 +43,10 @@ def check_command_line(config_name: str, arguments: Sequence[str] | None = None)
 
 def find_problem(config_name: str, overrides: Sequence[str]) -> str | None:
     """What is wrong with the overrides, in one sentence; None if nothing is."""
-    parser, parsed = OverridesParser.create(), []
-    for word in overrides:
-        try:
-            parsed += parser.parse_overrides([word])
-        except HydraException:
-            return f"{word}: not understood; write key=value, with quotes around a value that holds brackets or commas"
+    try:
+        parsed = parse_overrides(overrides)
+    except ValueError as error:
+        return str(error)
     choices = [o for o in parsed if _is_group(o.key_or_group)]
     for override in choices:
         problem = _choice_problem(override)
@@ -76,6 +76,26 @@ def find_problem(config_name: str, overrides: Sequence[str]) -> str | None:
     return None
 
 
+def parse_overrides(words: Sequence[str]) -> list[Override]:
+    """Raises ValueError for a word that is no override."""
+    parser, parsed = OverridesParser.create(), []
+    for word in words:
+        try:
+            parsed += parser.parse_overrides([word])
+        except HydraException as error:
+            how = "write key=value, with quotes around a value that holds brackets or commas"
+            raise ValueError(f"{word}: not understood; {how}") from error
+    return parsed
+
+
+def refuse_overrides(words: Sequence[str], fixed: Collection[str]) -> None:
+    """Raises ValueError for an override of one of the `fixed` keys, which every run gets by itself, and as `parse_overrides`."""
+    for override in parse_overrides(words):
+        key = override.key_or_group
+        if key in fixed:
+            raise ValueError(f"{override.input_line}: {key} is set for every run by itself; leave it out")
+
+
 def compose_settings(script: str | None, overrides: Iterable[str] = ()) -> DictConfig:
     """The settings that `python <script>.py OVERRIDES` would start with; without a script, groups alone (+method=npo).
 
@@ -99,7 +119,7 @@ def one_sentence(main: Callable[[DictConfig], None]) -> Callable[[DictConfig], N
         try:
             main(cfg)
             return
-        except (ValueError, ArithmeticError, OmegaConfBaseException) as error:
+        except BAD_INPUT as error:
             if os.environ.get("LETHE_TRACEBACK") == "1":
                 raise
             problem = str(error)
@@ -110,6 +130,17 @@ def one_sentence(main: Callable[[DictConfig], None]) -> Callable[[DictConfig], N
         sys.exit(problem)
 
     return wrapped
+
+
+@contextmanager
+def errors_in_one_sentence() -> Iterator[None]:
+    """Within the block, errors that mean bad input end the program with their first line. LETHE_TRACEBACK=1 shows all."""
+    try:
+        yield
+    except (*BAD_INPUT, OSError, HydraException) as error:
+        if os.environ.get("LETHE_TRACEBACK") == "1":
+            raise
+        sys.exit(_first_line(error))
 
 
 def _overrides(arguments: Sequence[str]) -> list[str]:
@@ -158,4 +189,5 @@ def _keys(cfg: DictConfig, prefix: str = "") -> set[str]:
 
 
 def _first_line(error: Exception) -> str:
-    return re.sub(r"\s+", " ", str(error).strip().splitlines()[0])
+    lines = str(error).strip().splitlines()
+    return re.sub(r"\s+", " ", lines[0]) if lines else type(error).__name__

@@ -6,11 +6,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from utils.files import flat_settings
-from utils.runs.cli import compose_settings
+from utils.runs.cli import compose_settings, parse_overrides, refuse_overrides
 
 GROUPS = ("model", "benchmark")
 DIALS = ("split", "data_root", "compat")
@@ -22,10 +21,7 @@ def evaluation_settings(trained: Mapping[str, Any], overrides: Sequence[str]) ->
 
     Raises ValueError for an override of what is different for every model, HydraException for one that Hydra refuses.
     """
-    for word in overrides:
-        key = OverridesParser.create().parse_override(word).key_or_group
-        if key in SET_HERE:
-            raise ValueError(f"{word}: {key} is set for every model by itself; leave it out")
+    refuse_overrides(overrides, SET_HERE)
     return compose_settings("evaluate", [*inherited(trained, overrides), *overrides])
 
 
@@ -35,7 +31,7 @@ def inherited(trained: Mapping[str, Any], overrides: Sequence[str]) -> list[str]
     Options that a benchmark or model chosen in `overrides` does not share with the run's own are left alone, and so are those
     that evaluate.py does not have any more.
     """
-    chosen = {o.key_or_group: str(o.value()) for o in OverridesParser.create().parse_overrides(list(overrides))}
+    chosen = {o.key_or_group: str(o.value()) for o in parse_overrides(overrides)}
     own = [group for group in GROUPS if chosen.get(group, trained[group]["name"]) == trained[group]["name"]]
     others = [f"{group}={chosen[group]}" for group in GROUPS if group not in own]
     flat = flat_settings(trained)

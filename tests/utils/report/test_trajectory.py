@@ -178,7 +178,7 @@ def test_any_value_is_an_override(value):
 
 @pytest.mark.parametrize("word", ["model.path=x", "out=x", "reinforced.path=x", "from_logs=x"])
 def test_what_differs_from_model_to_model_cannot_be_set(evaluator, word):
-    with pytest.raises(ValueError, match="is set for every model by itself; leave it out"):
+    with pytest.raises(ValueError, match="is set for every run by itself; leave it out"):
         plan([write_run(Path("run"))], [word])
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from tests.runs import script, target
-from utils.runs.cli import find_problem
+from utils.runs.cli import errors_in_one_sentence, find_problem, refuse_overrides
 
 FINE = [
     ("unlearn", ["method=npo", "method.loss.beta=0.2", "lr=1e-5", "benchmark.rows=10"]),
@@ -82,6 +83,27 @@ def test_the_traceback_can_be_had(tmp_path, monkeypatch):
     monkeypatch.setenv("LETHE_TRACEBACK", "1")
     refused = script(tmp_path, "unlearn", f"model.path={target()}", "split=forget7", "out=run")
     assert refused.code == 1 and "Traceback" in refused.err and "split=forget7: TOFU has forget01" in refused.err
+
+
+def test_what_every_run_gets_by_itself_is_refused():
+    refuse_overrides(["seed=1", "+model.other=x"], ("model.path", "out"))
+    for word in ("out=x", "+out=x", "~out", "++model.path=y"):
+        with pytest.raises(ValueError, match="is set for every run by itself; leave it out"):
+            refuse_overrides(["seed=1", word], ("model.path", "out"))
+    with pytest.raises(ValueError, match="split: not understood; write key=value"):
+        refuse_overrides(["split"], ())
+
+
+def test_a_script_ends_with_the_first_line_of_what_is_wrong(monkeypatch):
+    for error in (ValueError("one\ntwo"), FileNotFoundError("one"), ZeroDivisionError("one"), HydraException("one\ntwo")):
+        with pytest.raises(SystemExit) as end, errors_in_one_sentence():
+            raise error
+        assert str(end.value) == "one"
+    with pytest.raises(TypeError), errors_in_one_sentence():
+        raise TypeError("a mistake of ours")
+    monkeypatch.setenv("LETHE_TRACEBACK", "1")
+    with pytest.raises(ValueError), errors_in_one_sentence():
+        raise ValueError("one")
 
 
 def test_a_sweep_goes_on_past_a_job_that_fails(tmp_path):
