@@ -13,14 +13,14 @@ OUT/comparison.json     the same with all digits
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import _path
 
 from utils.files import write_json, write_text
-from utils.report.comparison import Comparison, ComparisonError, compare
+from utils.report.comparison import Comparison, compare
+from utils.runs.cli import errors_in_one_sentence
 
 
 def write(comparison: Comparison, out: Path) -> None:
@@ -38,14 +38,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the resamples (default: 0)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where the two files go (default: nothing is written)")
     options = parser.parse_args(arguments)
-    try:
+    with errors_in_one_sentence():
         if options.out is not None and options.out.exists() and not options.out.is_dir():
-            raise ComparisonError(f"--out {options.out} is a file; name a folder")
+            raise ValueError(f"--out {options.out} is a file; name a folder")
         comparison = compare(*options.runs, options.metrics, options.resamples, options.seed)
         if options.out is not None:
             write(comparison, options.out)
-    except (ValueError, OSError) as error:
-        sys.exit(str(error))
     print(comparison.to_markdown(), end="")
 
 

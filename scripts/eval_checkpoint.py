@@ -46,16 +46,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="settings of evaluate.py")
     options = parser.parse_intermixed_args(arguments)
 
-    from utils.runs.cli import check_command_line
+    from utils.runs.cli import check_command_line, errors_in_one_sentence
 
     settings = list(options.settings)
     if options.measure and not any(word.startswith("measure=") for word in settings):
         settings.append(f"measure=[{options.measure}]")
     check_command_line("evaluate", [f"benchmark={options.benchmark}", *settings])
-    try:
+    with errors_in_one_sentence():
         words = command_of(options.benchmark, options.model, settings)
-    except ValueError as error:
-        sys.exit(str(error))
     os.execv(sys.executable, [sys.executable, str(ROOT / "evaluate.py"), *words])
 
 

@@ -25,9 +25,9 @@ from tqdm import tqdm
 
 from data.benchmarks.tofu import Tofu
 from data.files.sources import check_rows
-from data.prepare.inverted import Inverted, tidy, write_inverted
+from data.prepare.inverted import InvertedFacts, tidy, write_inverted
 from utils import ROOT
-from utils.files import read_log
+from utils.files import read_rows
 from utils.items.rows import QA
 from utils.judges.endpoint import Ask, Endpoint, Prices, Reply
 from utils.judges.local_chat import load_local_chat
@@ -100,7 +100,7 @@ class Partial:
         self.path = out.with_name(out.name + ".partial.jsonl")
         self.facts: dict[tuple[str, str], list[str]] = {}
         settings = {"count": task.count, "prompt": task.ask(QA("", "")).system, **task.writer}
-        lines = read_log(self.path) if self.path.exists() else []
+        lines = read_rows(self.path, appended=True)
         if lines and lines[0] != {"settings": settings}:
             found = lines[0].get("settings", {})
             other = [name for name in settings if found.get(name) != settings[name]]
@@ -150,7 +150,7 @@ def write_facts(pairs: Sequence[QA], writer: Writer, out: Path, task: Task, tall
             f"{len(lacking)} of {len(pairs)} records got no usable reply in {task.attempts} attempts, the first is {first!r} "
             f"({problems[first]} in its last reply); the others are kept: run again with more --attempts, or another model"
         )
-    write_inverted(out, [Inverted(p.question, p.answer, tuple(partial.facts[(p.question, p.answer)])) for p in pairs])
+    write_inverted(out, [InvertedFacts(p.question, p.answer, tuple(partial.facts[(p.question, p.answer)])) for p in pairs])
     partial.path.unlink()
 
 

@@ -23,23 +23,19 @@ import _path
 
 def localize(overrides: Sequence[str]) -> list[Path]:
     """Writes region.json and region.html to `out`; returns what this process wrote. Raises ValueError for what cannot be done."""
-    from hydra import compose, initialize_config_dir  # slow imports: a misspelt name was refused without them
-    from hydra.core.global_hydra import GlobalHydra
     from omegaconf import OmegaConf
 
-    from utils import distributed
+    from utils import distributed  # slow imports: a misspelt name was refused without them
     from utils.engine.engine import Engine
     from utils.files import write_text
     from utils.report.region_page import page
-    from utils.runs.cli import CONFIG
+    from utils.runs.cli import compose_settings
     from utils.runs.load import make_encoder, trainable
     from utils.runs.settings import check_training, default_folder
     from utils.training.localize import GradientRegion
     from utils.weights.models import resolve_precision
 
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONFIG), version_base="1.3"):
-        cfg = compose("unlearn", overrides=list(overrides))
+    cfg = compose_settings("unlearn", overrides)
     if cfg.out is None:
         cfg.out = default_folder(cfg, "localize")
     settings = check_training(cfg, "unlearn")
@@ -69,19 +65,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("settings", nargs="+", metavar="KEY=VALUE", help="settings of unlearn.py, and out=DIR")
     overrides = ["method=memflex", *parser.parse_args(arguments).settings]
 
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-
-    from utils.runs.cli import check_command_line
+    from utils.runs.cli import check_command_line, errors_in_one_sentence
 
     check_command_line("unlearn", overrides)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    try:
-        paths = localize(overrides)
-    except (ValueError, ArithmeticError, HydraException, OmegaConfBaseException) as error:
-        sys.exit(str(error).splitlines()[0])
-    for path in paths:
-        print(path)
+    with errors_in_one_sentence():
+        for path in localize(overrides):
+            print(path)
 
 
 if __name__ == "__main__":

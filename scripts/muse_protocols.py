@@ -22,12 +22,166 @@ OUT/selection.json, selection.md    a row for every snapshot that was looked at;
 from __future__ import annotations
 
 import argparse
-import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import _path
 
-from scripts.reproduce.protocols import KNOWLEDGE, Call, Requests, Selection, run_requests, select
+from utils.files import write_json, write_text
+from utils.report import markdown
+from utils.runs.cli import errors_in_one_sentence, refuse_overrides
+from utils.runs.inherited_settings import as_override
+from utils.runs.series import Call, Evaluation, Metrics, call_script, finished_run, named_models, open_series, snapshots
+
+UTILITY, KNOWLEDGE = "knowmem_retain", "knowmem_forget"
+SHOWN = (UTILITY, KNOWLEDGE, "verbmem", "privleak")
+FOLDS = (1, 2, 3, 4)
+PREFIX = {"scalability": "scal", "sustainability": "sust"}
+SET_HERE = ("benchmark", "model.path", "split", "out", "overwrite", "resume", "rescore", "from_logs")
+RESULTS = "*/"  # every folder within that of a protocol
+
+
+@dataclass(frozen=True)
+class Requests:
+    """Four requests to forget. kind: scalability | sustainability. target: the run or model folder that they start from.
+
+    out: a folder for each request, with its evaluation in eval/; protocol.json and protocol.md. unlearn, evaluate: overrides for
+    the two scripts. Raises ValueError for an override of what is set here, or one that is none.
+    """
+
+    kind: str
+    target: str
+    out: Path
+    unlearn: tuple[str, ...] = ()
+    evaluate: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        refuse_overrides((*self.unlearn, *self.evaluate), SET_HERE)
+
+    def split(self, k: int) -> str:
+        return f"{PREFIX[self.kind]}_{k}"
+
+    def start(self, k: int) -> str:
+        """The model that request k is made to."""
+        return self.target if self.kind == "scalability" or k == 1 else str(self.out / self.split(k - 1))
+
+    def settings(self) -> dict[str, Any]:
+        """What decides the numbers."""
+        model = named_models(target=self.target)
+        return {"kind": self.kind, **model, "unlearn": list(self.unlearn), "evaluate": list(self.evaluate)}
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which snapshot to take. run: the folder of an unlearning run with snapshots/<step>. oracle: evaluation of the retrained
+    model. evaluate: overrides for evaluate.py. every: evaluate also the snapshots after the chosen one.
+
+    Raises ValueError as `Requests` does.
+    """
+
+    run: Path
+    oracle: Path
+    out: Path
+    metric: str = KNOWLEDGE
+    evaluate: tuple[str, ...] = ()
+    every: bool = False
+
+    def __post_init__(self) -> None:
+        refuse_overrides(self.evaluate, SET_HERE)
+
+    def settings(self) -> dict[str, Any]:
+        """What decides the numbers."""
+        return {**named_models(run=self.run), "evaluate": list(self.evaluate)}
+
+
+@dataclass
+class Table:
+    """What was measured so far: name of a model -> metrics, in order; kept in a JSON and a Markdown file."""
+
+    path: Path
+    settings: Mapping[str, Any]
+    first: str
+    rows: dict[str, Metrics] = field(default_factory=dict)
+
+    def write(self, status: str, **facts: Any) -> None:
+        rows = [{self.first: name, "metrics": metrics} for name, metrics in self.rows.items()]
+        write_json(self.path, {"status": status, "settings": self.settings, **facts, "rows": rows})
+        write_text(self.path.with_suffix(".md"), self.markdown(facts.get("chosen")))
+
+    def markdown(self, chosen: str | None = None) -> str:
+        """A row for each model; utility first."""
+        rows = [
+            [markdown.bold(name) if name == chosen else name, *(_cell(metrics.get(metric)) for metric in SHOWN)]
+            for name, metrics in self.rows.items()
+        ]
+        return markdown.table([self.first, *SHOWN], rows) + "\n"
+
+
+def run_requests(requests: Requests, call: Call = call_script) -> Table:
+    """Runs the four requests, or goes on with what was interrupted. Raises ValueError."""
+    settings = requests.settings()
+    open_series(requests.out, "protocol.json", settings, RESULTS)
+    table = Table(requests.out / "protocol.json", settings, "split")
+    table.rows["target"] = evaluated(requests.out / "target", requests.target, requests.split(1), requests.evaluate, call)
+    for k in FOLDS:
+        split, folder = requests.split(k), requests.out / requests.split(k)
+        if finished_run(folder) is None:
+            call("unlearn", [*_words(requests.start(k), split, requests.unlearn), as_override("out", str(folder))])
+        table.rows[split] = evaluated(folder / "eval", str(folder), split, requests.evaluate, call)
+        table.write("finished" if k == FOLDS[-1] else "running")
+    return table
+
+
+def select(selection: Selection, call: Call = call_script) -> tuple[str, bool]:
+    """The step whose snapshot is taken, and whether it reaches the retrained model. Raises ValueError."""
+    steps, split = snapshots_of(selection.run)
+    oracle, settings = Evaluation.of_oracle(selection.oracle), selection.settings()
+    threshold = oracle.value(selection.metric)
+    open_series(selection.out, "selection.json", settings, RESULTS)
+    table = Table(selection.out / "selection.json", settings, "step", {"oracle": oracle.metrics})
+    chosen = None
+    for snapshot in steps:
+        words = _words(str(snapshot), split, selection.evaluate)
+        evaluation = Evaluation.made(selection.out / snapshot.name, words, call)
+        value = evaluation.compared(oracle, selection.metric)
+        table.rows[snapshot.name] = evaluation.metrics
+        table.write("running")
+        if chosen is None and value <= threshold:
+            chosen = snapshot.name
+        if chosen is not None and not selection.every:
+            break
+    step, reached = chosen or steps[-1].name, chosen is not None
+    rule = f"the first snapshot whose {selection.metric} is at most that of oracle, else the last"
+    table.write("finished", rule=rule, chosen=step, reached=reached, model=str(selection.run / "snapshots" / step))
+    return step, reached
+
+
+def snapshots_of(run: Path) -> tuple[list[Path], str]:
+    """The snapshots of a run in the order of their steps, and the split that it forgets. Raises ValueError."""
+    known = finished_run(run)
+    if known is None:
+        raise ValueError(f"--run {run} holds no finished run, so its last snapshot is not known; finish it first")
+    found = list(snapshots(run).values())
+    if not found:
+        raise ValueError(f"--run {run} has no snapshots; unlearn with snapshots=STEPS, as many as make an epoch")
+    return found, known["settings"]["split"]
+
+
+def evaluated(folder: Path, model: str, split: str, overrides: Sequence[str], call: Call) -> Metrics:
+    """Metrics of a model, evaluated into `folder` unless that is done. Raises ValueError if nothing finished comes of it."""
+    return Evaluation.made(folder, _words(model, split, overrides), call).metrics
+
+
+def _words(model: str, split: str, overrides: Sequence[str]) -> list[str]:
+    """Overrides of either script but for `out`."""
+    return ["benchmark=muse", *overrides, as_override("model.path", model), as_override("split", split)]
+
+
+def _cell(entry: Mapping[str, Any] | None) -> str:
+    number = None if entry is None else entry.get("value")
+    return markdown.MISSING if number is None else f"{number:.2f}"
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -53,22 +207,17 @@ def _common(command: argparse.ArgumentParser) -> None:
     command.add_argument("--evaluate", nargs="*", default=[], metavar="KEY=VALUE", help="settings of evaluate.py")
 
 
-def main(arguments: list[str] | None = None, call: Call | None = None) -> None:
+def main(arguments: list[str] | None = None, call: Call = call_script) -> None:
     options = parse(arguments)
     evaluate = (*options.both, *options.evaluate)
-    try:
-        if options.command == "select":
-            _select(Selection(options.run, options.oracle, options.out, options.metric, evaluate, options.every), call)
-        else:
+    with errors_in_one_sentence():
+        if options.command != "select":
             unlearn = (*options.both, *options.unlearn)
-            table = run_requests(Requests(options.command, options.target, options.out, unlearn, evaluate), call)
-            print(table.markdown(), end="")
-    except (ValueError, OSError) as error:
-        sys.exit(str(error))
-
-
-def _select(selection: Selection, call: Call | None) -> None:
-    step, reached = select(selection, call)
+            requests = Requests(options.command, options.target, options.out, unlearn, evaluate)
+            print(run_requests(requests, call).markdown(), end="")
+            return
+        selection = Selection(options.run, options.oracle, options.out, options.metric, evaluate, options.every)
+        step, reached = select(selection, call)
     if not reached:
         print(f"no snapshot brought {selection.metric} to the oracle; this is the last")
     print(f"model.path={selection.run / 'snapshots' / step}")

@@ -9,7 +9,6 @@ Every immediate sub-folder counts that is a finished run with an evaluation in e
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 import _path
@@ -18,6 +17,7 @@ from utils.files import write_text
 from utils.report.page import page
 from utils.report.read import read_report
 from utils.report.table import markdown_table
+from utils.runs.cli import errors_in_one_sentence
 
 
 def write_report(runs: Path, out: Path | None = None, title: str | None = None) -> list[Path]:
@@ -37,12 +37,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", help="where the two files go (default: RUNS_DIR)")
     parser.add_argument("--title", metavar="TEXT", help="title of the report (default: the folder's name)")
     options = parser.parse_args(arguments)
-    try:
-        paths = write_report(options.runs, options.out, options.title)
-    except ValueError as error:
-        sys.exit(str(error))
-    for path in paths:
-        print(path)
+    with errors_in_one_sentence():
+        for path in write_report(options.runs, options.out, options.title):
+            print(path)
 
 
 if __name__ == "__main__":

@@ -20,9 +20,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
@@ -30,27 +28,21 @@ from typing import Any
 
 import _path
 
-from utils import ROOT
-from utils.files import read_json, write_json, write_text
+from utils.files import write_json, write_text
+from utils.report import markdown
+from utils.runs.cli import errors_in_one_sentence, refuse_overrides
 from utils.runs.inherited_settings import as_override
+from utils.runs.series import Call, Evaluation, call_script, named_models, open_series
 
 GRID = "1,2,4,8,16"  # MUSE, released code
 SET_HERE = ("model.path", "reinforced.path", "reinforced.alpha", "out", "rescore", "from_logs", "overwrite", "resume")
-MISSING = "–"
-
-Metrics = dict[str, dict[str, Any]]
-Evaluate = Callable[[Sequence[str]], None]
-
-
-class SearchError(ValueError):
-    """The search cannot be done as asked; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
 class Search:
     """What is searched. base, reinforced: run folders, model folders or Hub names. overrides: for evaluate.py.
 
-    Raises SearchError for an empty or unordered grid, or an override of what the search itself sets.
+    Raises ValueError for an empty or unordered grid, or an override of what the search itself sets.
     """
 
     base: str
@@ -65,25 +57,13 @@ class Search:
 
     def __post_init__(self) -> None:
         if not self.grid or any(not (isfinite(c) and c > 0) for c in self.grid) or list(self.grid) != sorted(set(self.grid)):
-            raise SearchError(f"--grid {','.join(map(name, self.grid))}: write rising numbers above 0, such as {GRID}")
-        for word in self.overrides:
-            key, equals, _ = word.lstrip("+~").partition("=")
-            if not equals:
-                raise SearchError(f"{word}: not understood; write key=value, as for evaluate.py")
-            if key in SET_HERE:
-                raise SearchError(f"{word}: {key} is set by the search; leave it out")
+            raise ValueError(f"--grid {','.join(map(name, self.grid))}: write rising numbers above 0, such as {GRID}")
+        refuse_overrides(self.overrides, SET_HERE)
 
     def settings(self) -> dict[str, Any]:
         """What decides the numbers of a coefficient."""
-        made = {path: read_json(Path(path) / "run.json") or {} for path in (self.base, self.reinforced)}
-        return {
-            "base": self.base,
-            "weights of base": made[self.base].get("weights"),
-            "reinforced": self.reinforced,
-            "weights of reinforced": made[self.reinforced].get("weights"),
-            "combine": self.combine,
-            "overrides": list(self.overrides),
-        }
+        models = named_models(base=self.base, reinforced=self.reinforced)
+        return {**models, "combine": self.combine, "overrides": list(self.overrides)}
 
     def folder(self, coefficient: float) -> Path:
         return self.out / f"alpha_{name(coefficient)}"
@@ -93,44 +73,6 @@ class Search:
         if self.combine == "whp":
             return {"model.path": self.base, "reinforced.path": self.reinforced, "reinforced.alpha": coefficient}
         return {"model.path": str(self.folder(coefficient) / "model")}
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """A finished evaluation. requests: which forget questions and tokens it is about, None if it does not say."""
-
-    folder: Path
-    metrics: Metrics
-    requests: str | None = None
-
-    @classmethod
-    def read(cls, folder: Path) -> Evaluation | None:
-        """The evaluation in a folder; None if there is none that is finished."""
-        metrics, known = read_json(folder / "metrics.json"), read_json(folder / "run.json")
-        if not metrics or not known or known.get("status") != "finished":
-            return None
-        return cls(folder, metrics, known.get("requests"))
-
-    def value(self, metric: str) -> float:
-        """Raises SearchError if it was not measured, or is no number."""
-        if metric not in self.metrics:
-            raise SearchError(f"--metric {metric}: {self.folder} has only {', '.join(sorted(self.metrics))}")
-        value = self.metrics[metric].get("value")
-        if value is None or not isfinite(value):
-            raise SearchError(f"{self.folder}: {metric} is {value}, which nothing can be compared with; choose another --metric")
-        return value
-
-    def check_comparable(self, oracle: Evaluation, metric: str) -> None:
-        """Raises SearchError if the metric of the two is about different questions, or defined differently."""
-        ours, theirs = self.metrics[metric], oracle.metrics[metric]
-        differences = [key for key in ("n", "definition") if ours.get(key) != theirs.get(key)]
-        if None not in (self.requests, oracle.requests) and self.requests != oracle.requests:
-            differences.append("questions or tokens")
-        if differences:
-            raise SearchError(
-                f"{metric} of {self.folder} and {oracle.folder} cannot be compared: they differ in {', '.join(differences)}; "
-                "evaluate the retain oracle with the same settings"
-            )
 
 
 @dataclass
@@ -162,8 +104,8 @@ class Progress:
             "oracle": {"evaluation": str(self.oracle.folder), metric: self.oracle.metrics[metric]},
             "grid": list(self.search.grid),
             "tried": [
-                {"coefficient": coefficient, "evaluation": str(found.folder), metric: found.metrics[metric]}
-                for coefficient, found in self.tried.items()
+                {"coefficient": coefficient, "evaluation": str(evaluation.folder), metric: evaluation.metrics[metric]}
+                for coefficient, evaluation in self.tried.items()
             ],
         }
         if self.finished:
@@ -175,31 +117,26 @@ class Progress:
         """Markdown: a row per metric, a column for the oracle and for every coefficient."""
         heads = ["metric", "oracle", *map(name, self.tried)]
         if self.finished:
-            heads[-1] = f"**{heads[-1]}**"
-        columns = [self.oracle.metrics, *(found.metrics for found in self.tried.values())]
-        rows = [heads, ["---", *["---:"] * len(columns)]]
+            heads[-1] = markdown.bold(heads[-1])
+        columns = [self.oracle.metrics, *(evaluation.metrics for evaluation in self.tried.values())]
+        rows = []
         for metric in dict.fromkeys(key for column in reversed(columns) for key in column):
-            label = f"**{metric}**" if metric == self.search.metric else metric
+            label = markdown.bold(metric) if metric == self.search.metric else metric
             rows.append([label, *(_cell(column.get(metric)) for column in columns)])
-        return "".join("| " + " | ".join(row) + " |\n" for row in rows)
+        return markdown.table(heads, rows) + "\n"
 
 
-def search_coefficient(search: Search, evaluate: Evaluate | None = None) -> Progress:
-    """Runs the search, or goes on with one that was interrupted. Raises SearchError.
-
-    evaluate: does what `python evaluate.py OVERRIDES` does, given the overrides; that itself by default.
-    """
-    oracle = find_oracle(search.oracle)
-    threshold = oracle.value(search.metric)
+def search_coefficient(search: Search, call: Call = call_script) -> Progress:
+    """Runs the search, or goes on with one that was interrupted. Raises ValueError."""
+    oracle = Evaluation.of_oracle(search.oracle)
+    progress = Progress(search, oracle, oracle.value(search.metric))
     open_folder(search)
-    progress = Progress(search, oracle, threshold)
     for coefficient in search.grid:
-        found = measure(search, coefficient, evaluate or run_evaluation)
-        value = found.value(search.metric)
-        found.check_comparable(oracle, search.metric)
-        progress.tried[coefficient] = found
+        evaluation = measure(search, coefficient, call)
+        value = evaluation.compared(oracle, search.metric)
+        progress.tried[coefficient] = evaluation
         progress.write()
-        print(f"C = {name(coefficient)}: {search.metric} {value:.4g}, oracle {threshold:.4g}", flush=True)
+        print(f"C = {name(coefficient)}: {search.metric} {value:.4g}, oracle {progress.threshold:.4g}", flush=True)
         if progress.reached:
             break
     bring_weights(search, progress.chosen)  # after an earlier search with another rule they may be deleted
@@ -208,18 +145,13 @@ def search_coefficient(search: Search, evaluate: Evaluate | None = None) -> Prog
     return progress
 
 
-def measure(search: Search, coefficient: float, evaluate: Evaluate) -> Evaluation:
-    """The evaluation of a coefficient, run if it is not there. Raises SearchError if it fails."""
+def measure(search: Search, coefficient: float, call: Call) -> Evaluation:
+    """The evaluation of a coefficient, run if it is not there. Raises ValueError if it fails."""
     folder = search.folder(coefficient) / "eval"
-    found = Evaluation.read(folder)
-    if found is None:
+    if Evaluation.read(folder) is None:
         bring_weights(search, coefficient)
-        dials = {**search.model(coefficient), "out": str(folder)}
-        evaluate([*search.overrides, *(override(key, value) for key, value in dials.items())])
-        found = Evaluation.read(folder)
-    if found is None:
-        raise SearchError(f"C = {name(coefficient)}: the evaluation left no finished result in {folder}; see its output")
-    return found
+    model = [override(key, value) for key, value in search.model(coefficient).items()]
+    return Evaluation.made(folder, [*search.overrides, *model], call)
 
 
 def bring_weights(search: Search, coefficient: float) -> None:
@@ -242,46 +174,21 @@ def drop_weights(out: Path, but: Path | None = None) -> None:
             shutil.rmtree(model)
 
 
-def run_evaluation(overrides: Sequence[str]) -> None:
-    """`python evaluate.py OVERRIDES`, in a process of its own, so that its memory is free afterwards. Raises SearchError."""
-    if subprocess.run([sys.executable, str(ROOT / "evaluate.py"), *overrides]).returncode != 0:
-        raise SearchError("the evaluation failed, for the reason above; the same command goes on where it stopped")
-
-
-def find_oracle(folder: Path) -> Evaluation:
-    """An evaluation folder, or a run folder that holds one in eval/. Raises SearchError if it is not finished."""
-    found = Evaluation.read(folder) or Evaluation.read(folder / "eval")
-    if found is None:
-        raise SearchError(
-            f"--oracle {folder} holds no finished evaluation; make one with evaluate.py model.path=ORACLE out={folder}"
-        )
-    return found
-
-
 def open_folder(search: Search) -> None:
-    """Raises SearchError if --out holds something else, or a search whose numbers would not belong to this one."""
+    """Raises ValueError if --out holds something else, or a search whose numbers would not belong to this one."""
     for model in map(Path, (search.base, search.reinforced)):
         if search.out.resolve() in (model.resolve(), *model.resolve().parents):
-            raise SearchError(f"--out {search.out} holds {model}, which is read; choose another")
-    known, settings = read_json(search.out / "search.json"), search.settings()
-    if known is None and search.out.exists() and (not search.out.is_dir() or any(search.out.iterdir())):
-        raise SearchError(f"--out {search.out} exists and is no folder of a search; choose another")
-    before = known.get("settings", {}) if known else settings
-    changed = [f"{key}: {before.get(key)} -> {value}" for key, value in settings.items() if before.get(key) != value]
-    if changed and any(search.out.glob("alpha_*/eval")):
-        raise SearchError(f"--out {search.out} holds a search with other settings ({'; '.join(changed)}); choose another")
-    if changed or known is None:
-        drop_weights(search.out)
-        search.out.mkdir(parents=True, exist_ok=True)
-        write_json(search.out / "search.json", {"status": "running", "settings": settings})
+            raise ValueError(f"--out {search.out} holds {model}, which is read; choose another")
+    if open_series(search.out, "search.json", search.settings(), "alpha_*/eval"):
+        drop_weights(search.out)  # of a search that got no number
 
 
 def parse_grid(text: str) -> tuple[float, ...]:
-    """`1,2,0.5` as numbers. Raises SearchError."""
+    """`1,2,0.5` as numbers. Raises ValueError."""
     try:
         return tuple(float(word) for word in text.split(","))
     except ValueError:
-        raise SearchError(f"--grid {text}: write numbers with commas between them, such as {GRID}") from None
+        raise ValueError(f"--grid {text}: write numbers with commas between them, such as {GRID}") from None
 
 
 def name(coefficient: float) -> str:
@@ -294,12 +201,12 @@ def override(key: str, value: str | float) -> str:
     return f"{key}={name(value)}" if isinstance(value, float) else as_override(key, value)
 
 
-def _cell(entry: dict[str, Any] | None) -> str:
+def _cell(entry: Mapping[str, Any] | None) -> str:
     value = None if entry is None else entry.get("value")
-    return MISSING if value is None else f"{value:.4g}"
+    return markdown.MISSING if value is None else f"{value:.4g}"
 
 
-def main(arguments: list[str] | None = None, evaluate: Evaluate | None = None) -> None:
+def main(arguments: list[str] | None = None, call: Call = call_script) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", required=True, metavar="DIR", help="target model to unlearn from")
     parser.add_argument("--reinforced", required=True, metavar="DIR", help="the base finetuned on what is to be forgotten")
@@ -311,11 +218,9 @@ def main(arguments: list[str] | None = None, evaluate: Evaluate | None = None) -
     parser.add_argument("--keep", action="store_true", help="keep the weights of every coefficient")
     parser.add_argument("overrides", nargs="*", metavar="-- KEY=VALUE", help="settings of evaluate.py")
     options = vars(parser.parse_args(arguments))
-    try:
+    with errors_in_one_sentence():
         search = Search(**{**options, "grid": parse_grid(options["grid"]), "overrides": tuple(options["overrides"])})
-        progress = search_coefficient(search, evaluate)
-    except (ValueError, OSError) as error:
-        sys.exit(str(error))
+        progress = search_coefficient(search, call)
     if not progress.reached:
         print(f"no coefficient of --grid brought {search.metric} to the oracle; this is the last, and a longer grid goes on")
     chosen = search.model(progress.chosen)

@@ -15,39 +15,27 @@ DIR/trajectory.json, .md, .html         all of them; DIR is --out, or RUN/trajec
 from __future__ import annotations
 
 import argparse
-import inspect
 import logging
-import os
-import runpy
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import _path
 
-from utils import ROOT
-
 
 def write_trajectory(
-    runs: Sequence[Path],
-    overrides: Sequence[str],
-    metrics: Sequence[str],
-    out: Path | None,
-    command: str,
-    evaluate: Callable | None = None,
+    runs: Sequence[Path], overrides: Sequence[str], metrics: Sequence[str], out: Path | None, command: str
 ) -> tuple[list[Path], list[str]]:
-    """Evaluates what is missing and writes the three files to `out`; returns their paths, and which points failed.
-
-    evaluate: does what evaluate.py does with its settings; that itself by default. Raises ValueError.
-    """
+    """Evaluates what is missing and writes the three files to `out`; returns their paths, and what failed. Raises ValueError."""
     from utils.distributed import is_main  # slow imports: a misspelt name was refused without them
     from utils.files import write_json, write_text
     from utils.report.trajectory import follow, plan
     from utils.report.trajectory_page import columns, page, to_json, to_markdown
+    from utils.runs.series import script_main
 
     found = plan(runs, overrides)
-    follow(found, evaluate or the_evaluation(), metrics)
+    follow(found, script_main("evaluate"), metrics)
     folder = out or found[0].folder
     paths = [folder / f"trajectory.{ending}" for ending in ("json", "md", "html")]
     if is_main():
@@ -57,11 +45,6 @@ def write_trajectory(
         write_text(paths[1], to_markdown(found, shown, command))
         write_text(paths[2], page(found, shown, command))
     return paths, [f"{trajectory.run}, {words}" for trajectory in found for words in trajectory.failed]
-
-
-def the_evaluation() -> Callable:
-    """What evaluate.py does with its settings, below its command line."""
-    return inspect.unwrap(runpy.run_path(str(ROOT / "evaluate.py"), run_name="evaluate_script")["main"])
 
 
 def sorted_words(words: Sequence[str]) -> tuple[list[Path], list[str]]:
@@ -76,7 +59,7 @@ def sorted_words(words: Sequence[str]) -> tuple[list[Path], list[str]]:
     return runs, overrides
 
 
-def main(arguments: list[str] | None = None, evaluate: Callable | None = None) -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("words", nargs="+", metavar="RUN or KEY=VALUE", help="run folders, and settings of evaluate.py")
     parser.add_argument(
@@ -85,28 +68,18 @@ def main(arguments: list[str] | None = None, evaluate: Callable | None = None) -
     parser.add_argument("--out", type=Path, metavar="DIR", help="where the three files go; needed for several runs")
     arguments = sys.argv[1:] if arguments is None else arguments
     options = parser.parse_intermixed_args(arguments)
-    try:
+
+    from utils.runs.cli import check_command_line, errors_in_one_sentence
+
+    with errors_in_one_sentence():
         runs, overrides = sorted_words(options.words)
         if len(runs) > 1 and options.out is None:
             raise ValueError(f"{len(runs)} runs: say with --out DIR where the page that compares them goes")
-    except ValueError as error:
-        sys.exit(str(error))
-
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-
-    from utils.runs.cli import check_command_line
-
-    check_command_line("evaluate", overrides)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    metrics = [name for name in options.metrics.split(",") if name]
-    command = shlex.join(["python", "scripts/trajectory.py", *arguments])
-    try:
-        paths, failed = write_trajectory(runs, overrides, metrics, options.out, command, evaluate)
-    except (ValueError, HydraException, OmegaConfBaseException) as error:
-        if os.environ.get("LETHE_TRACEBACK") == "1":
-            raise
-        sys.exit(str(error).splitlines()[0])
+        check_command_line("evaluate", overrides)
+        logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+        metrics = [name for name in options.metrics.split(",") if name]
+        command = shlex.join(["python", "scripts/trajectory.py", *arguments])
+        paths, failed = write_trajectory(runs, overrides, metrics, options.out, command)
     for path in paths:
         print(path)
     if failed:

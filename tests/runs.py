@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from functools import cache
@@ -22,15 +22,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 from safetensors.torch import load_file
 from torch import Tensor
 
 from tests.models import tiny_model, tokenizer
 from utils import ROOT
-from utils.files import read_log
+from utils.files import read_rows
+from utils.runs import cli
+from utils.runs.series import script_main
 from utils.weights.models import save_model
 
 SHARED = os.environ.get("LETHE_SHARED")
@@ -48,6 +48,8 @@ SMALL = tuple(
     }.items()
 )
 QUICK_EVALUATION = ("benchmark.rows=3", "benchmark.max_new_tokens=8", "resamples=100")
+
+_main = cache(script_main)
 
 gc.freeze()  # every training collects garbage, and need not look at the modules
 
@@ -68,9 +70,7 @@ class Finished:
 
 def compose_settings(script: str, *overrides: object) -> DictConfig:
     """The settings that `python <script>.py <overrides>` would start with."""
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(ROOT / "config"), version_base="1.3"):
-        return compose(script, overrides=[str(override) for override in overrides])
+    return cli.compose_settings(script, map(str, overrides))
 
 
 def run(folder: Path, name: str, *overrides: object) -> None:
@@ -78,12 +78,6 @@ def run(folder: Path, name: str, *overrides: object) -> None:
     cfg = compose_settings(name, *overrides)
     with chdir(folder):
         _main(name)(cfg)
-
-
-@cache
-def _main(name: str) -> Callable[[DictConfig], None]:
-    decorated = runpy.run_path(str(ROOT / f"{name}.py"), run_name=f"{name}_script")["main"]
-    return decorated.__wrapped__.__wrapped__  # below Hydra and below `one_sentence`
 
 
 def script(folder: Path, name: str, *arguments: object) -> Finished:
@@ -165,7 +159,7 @@ def target() -> Path:
 
 def losses(run: Path) -> list[dict[str, Any]]:
     """The records of log.jsonl that belong to an optimizer step."""
-    return [record for record in read_log(run / "log.jsonl") if "loss" in record]
+    return [record for record in read_rows(run / "log.jsonl", appended=True) if "loss" in record]
 
 
 def weights(run: Path, file: str = "model/model.safetensors") -> dict[str, Tensor]:

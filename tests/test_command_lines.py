@@ -134,9 +134,9 @@ def test_logs_of_the_original_code_give_its_numbers(tmp_path, overrides, key):
 
 # The settings themselves are tested in tests/utils/runs/test_settings.py and test_cli.py; here, what a user sees.
 REFUSED = [
-    ("unlearn", ["lerning_rate=1"], "lerning_rate=1: there is no key lerning_rate. Valid are"),
-    ("unlearn", ["method=flta"], "method=flta: there is no such method. Did you mean flat?"),
-    ("unlearn", ["reference=cachd"], "reference=cachd: not a valid value. Did you mean cached?"),
+    ("unlearn", ["lerning_rate=1"], "lerning_rate=1: there is no key lerning_rate; there are"),
+    ("unlearn", ["method=flta"], "method=flta: there is no such method; did you mean flat?"),
+    ("unlearn", ["reference=cachd"], "reference=cachd: not a valid value; did you mean cached?"),
     ("unlearn", ["model.path=null"], "model.path=null: unlearning starts from a trained model; make one with: python"),
     ("finetune", ["split=retain9"], "split=retain9: TOFU has full, forget01"),
     ("evaluate", [], "oracle=null: forget quality compares with a retain oracle. Make one with: python finetune.py"),

@@ -23,7 +23,7 @@ from tests.losses import cases
 from tests.losses import test_conformance as conformance
 from tests.models import tiny_model, tokenizer
 from utils import ROOT
-from utils.files import read_json, read_log
+from utils.files import read_json, read_rows
 from utils.runs import cli
 from utils.runs.load import make_encoder
 from utils.runs.run import Run
@@ -105,7 +105,7 @@ def test_documented_tests_pass(extended, loss_module):
 
 def test_conformance_accepts_the_method(extended, loss_module, monkeypatch):
     """Every promise of tests/losses/test_conformance.py, asked of the new YAML file as of the others."""
-    monkeypatch.setattr(cases, "ROOT", extended)
+    monkeypatch.setattr(cli, "CONFIG", extended / "config")
     monkeypatch.setitem(cases.METHOD_FILES, METHOD, extended / FILES[1])
     promises = [function for name, function in vars(conformance).items() if name.startswith("test_")]
     assert len(promises) >= 8
@@ -141,7 +141,7 @@ def test_one_step_through_the_engine(config):
     streams = make_streams(settings, encoder, forget, (), ["I do not know.", "Nobody told me."])
     run = Run.open(config, "unlearn")
     train(settings, run, encoder, streams)
-    step = read_log(run.folder / "log.jsonl")[0]
+    step = read_rows(run.folder / "log.jsonl")[0]
     assert step["step"] == 1
     assert step["loss"] == pytest.approx(math.log1p(math.exp(1 - step["lead"])), abs=0.05)
     assert read_json(run.folder / "run.json")["status"] == "finished"

@@ -9,7 +9,6 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from data.benchmarks.tofu import Tofu
@@ -99,7 +98,7 @@ COMMANDS = all_commands()
 @pytest.fixture(scope="module", autouse=True)
 def composed_once() -> Iterator[None]:
     """Many commands choose the same groups: the same choices are composed once in this module."""
-    plain, known = cli._compose, {}
+    plain, known = cli.compose_settings, {}
 
     def compose_once(config_name, overrides):
         key = (config_name, *overrides)
@@ -108,14 +107,13 @@ def composed_once() -> Iterator[None]:
         return known[key]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cli, "_compose", compose_once)
+        patch.setattr(cli, "compose_settings", compose_once)
         yield
 
 
 @cache
 def config(script: str, *overrides: str) -> DictConfig:
-    with initialize_config_dir(str(ROOT / "config"), version_base="1.3"):
-        return compose(script, list(overrides))
+    return cli.compose_settings(script, overrides)
 
 
 def flat(node: DictConfig, prefix: str = "") -> Iterator[str]:

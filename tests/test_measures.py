@@ -69,7 +69,7 @@ def test_a_measure_that_does_not_fit_is_refused_at_once(tmp_path):
     with pytest.raises(ValueError, match="knowundo"):
         run(tmp_path, "evaluate", "benchmark=knowundo", f"model.path={target()}", "measure=[membership]")
     assert cli.find_problem("evaluate", ["measure=[membership,memorisation]"]) == (
-        "measure=memorisation: there is no such measure. Did you mean memorization?"
+        "measure=memorisation: there is no such measure; did you mean memorization?"
     )
     assert cli.find_problem("evaluate", ["measure=[membership,memorization]", "measure.membership.k=0.2"]) is None
     assert cli.find_problem("evaluate", ["measure=membership"]) is None

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from transformers import LlamaConfig
 
 from utils import ROOT
+from utils.runs.cli import compose_settings
 from utils.tokens.prompts import Template
 
 FOLDER = ROOT / "config" / "model"
@@ -67,8 +67,7 @@ def test_header_is_a_launch_line_and_rates_name_their_source(file):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_hydra_puts_the_group_under_model(name):
-    with initialize_config_dir(str(ROOT / "config"), version_base="1.3"):
-        cfg = compose(overrides=[f"+model={name}", "model.path=some/folder", "model.template.eos=false"])
+    cfg = compose_settings(None, [f"+model={name}", "model.path=some/folder", "model.template.eos=false"])
     assert cfg.model.name == name and cfg.model.path == "some/folder" and not cfg.model.template.eos
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from difflib import get_close_matches
 
 
@@ -55,13 +55,24 @@ def is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def nearest(word: object, valid: Collection[str], most: int = 2) -> list[str]:
-    """Up to `most` valid names that look like `word`; capitals do not matter."""
-    lower = {name.lower(): name for name in valid}
-    return [lower[name] for name in get_close_matches(str(word).lower(), lower, most)]
+def nearest(word: object, valid: Iterable[str], most: int = 3) -> list[str]:
+    """Up to `most` valid names that look like `word`, then those whose last dotted part does; capitals do not matter."""
+    lower = {name.lower(): name for name in sorted(valid)}
+    tails = {name: name.rpartition(".")[2] for name in lower}
+    wanted = str(word).lower()
+    close = get_close_matches(wanted, lower, most)
+    by_tail = get_close_matches(wanted.rpartition(".")[2], tails.values(), most, 0.75)
+    close += [name for name, tail in tails.items() if tail in by_tail and name not in close]
+    return [lower[name] for name in close[:most]]
 
 
-def did_you_mean(word: object, valid: Collection[str], most: int = 2) -> str:
+def did_you_mean(word: object, valid: Iterable[str]) -> str:
     """`; did you mean ...?` for the end of a sentence; nothing where no valid name looks like `word`."""
-    close = nearest(word, valid, most)
+    close = nearest(word, valid)
     return f"; did you mean {' or '.join(close)}?" if close else ""
+
+
+def did_you_mean_or_all(word: object, valid: Iterable[str]) -> str:
+    """The same, but where no valid name looks like `word` all that there are, in their order."""
+    names = tuple(valid)
+    return did_you_mean(word, names) or f"; there are {', '.join(names)}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +20,23 @@ def read_json(path: Path) -> dict[str, Any] | None:
         return None
 
 
-def read_log(path: Path) -> list[dict[str, Any]]:
-    """Records of a log.jsonl; a last line that was cut off is left out."""
-    records = []
-    for line in path.read_text(encoding="utf-8").split("\n"):
-        with suppress(json.JSONDecodeError):
-            records.append(json.loads(line))
-    return records
+def read_rows(path: Path, appended: bool = False) -> list[dict[str, Any]]:
+    """The objects of a JSON-lines file that this project wrote; utils/reading.py reads those of users.
+
+    appended: the file grows line by line, as log.jsonl. It may not have been begun, and who was stopped while writing left half a
+    line: neither is an error. Raises OSError if there is no file, ValueError naming it and the line that is damaged.
+    """
+    if appended and not path.is_file():
+        return []
+    text = path.read_text(encoding="utf-8", errors="replace" if appended else "strict")
+    rows = []
+    for number, line in enumerate(text.split("\n"), start=1):  # at newlines only: a text may hold U+2028
+        try:
+            rows += [json.loads(line)] if line else []
+        except ValueError as error:
+            if not appended:
+                raise ValueError(f"{path}, line {number}: damaged ({error}); make the file again") from error
+    return rows
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -64,11 +73,6 @@ def write_parquet(table: pd.DataFrame, path: Path) -> None:
     partial = path.with_name(path.name + ".partial")
     table.to_parquet(partial, index=False)
     partial.replace(path)
-
-
-def read_generations(path: Path) -> list[dict]:
-    """The rows of generations.jsonl."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
 def resolve(path: str) -> Path:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from utils.distributed import barrier, is_main
-from utils.files import read_generations, write_rows
+from utils.files import read_json, read_rows, write_json, write_rows
 
 
 def kept_rows(path: Path, compute: Callable[[], list[dict]]) -> list[dict]:
@@ -22,4 +23,17 @@ def kept_rows(path: Path, compute: Callable[[], list[dict]]) -> list[dict]:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_rows(path, rows)
         barrier()
-    return read_generations(path)
+    return read_rows(path)
+
+
+def kept_json(path: Path, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What the JSON file `path` holds; without such a file, what `compute` gives on every process, written there."""
+    kept = read_json(path)
+    if kept is not None:
+        return kept
+    made = compute()
+    barrier()  # no process may look after another has begun to write
+    if is_main():
+        write_json(path, made)
+    barrier()
+    return made

@@ -24,7 +24,7 @@ from data.files.truthfulqa import FORMS, PARTS, MultipleChoice, Question, normal
 from metrics.benchmarks.safety import SafetyMetrics
 from utils.distributed import is_main
 from utils.engine.engine import Engine
-from utils.files import read_generations, write_json
+from utils.files import read_rows, write_json
 from utils.items.benchmark import Benchmark, Metrics
 from utils.items.requests import Request
 from utils.items.rows import QA
@@ -250,7 +250,7 @@ class Safety(Benchmark):
 
     def _base_outputs(self) -> dict[str, str]:
         """question -> the original model's output."""
-        rows = read_generations(Path(self.base_run) / "generations.jsonl")
+        rows = read_rows(Path(self.base_run) / "generations.jsonl")
         return {row["question"]: first_answer(row["generation"]) for row in rows if row["task"] == NORMAL}
 
     def _harmful_pairs(self) -> list[QA]:

@@ -18,7 +18,7 @@ from tests.models import encoder
 from tests.runs import QUICK_EVALUATION, compose_settings, metrics, run, target
 from tests.utils.tokens.made_tokenizers import LLAMA3, QWEN, TAGS, bpe, decode, sentencepiece
 from utils.engine.sampling import Sampling
-from utils.files import read_generations
+from utils.files import read_rows
 from utils.items.probe import Probe, Unchanged
 from utils.items.requests import Request, as_example, beginning, expected, start
 from utils.runs.settings import SettingsError, build, check_evaluation
@@ -265,7 +265,7 @@ def test_an_evaluation_under_a_probe_has_the_same_numbers_and_an_oracle_asked_al
     for request in (request for request in TOFU.requests("forget05") if request.index < 3):
         for role, number, text in request.answers:
             assert rows[request.task, request.index, role, number] == expected(replace(request, truth=text, given=2))
-    generated = {(row["task"], row["index"]): row["truth"] for row in read_generations(made / "generations.jsonl")}
+    generated = {(row["task"], row["index"]): row["truth"] for row in read_rows(made / "generations.jsonl")}
     assert generated["forget", 0] == expected(replace(ASKED[0], given=2)) != ASKED[0].truth
 
 
@@ -276,7 +276,7 @@ def test_sampled_answers_are_evaluated_as_others_are(tmp_path):
         evaluate(folder, f"probe={probe}", "oracle=none")
     before, after = metrics(plain / "eval"), metrics(drawn / "eval")
     assert before.keys() == after.keys() and before["forget_prob"] == after["forget_prob"]
-    texts = [[row["generation"] for row in read_generations(folder / "eval" / "generations.jsonl")] for folder in (plain, drawn)]
+    texts = [[row["generation"] for row in read_rows(folder / "eval" / "generations.jsonl")] for folder in (plain, drawn)]
     assert len(texts[0]) == len(texts[1]) and texts[0] != texts[1]
 
 

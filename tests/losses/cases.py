@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from functools import cache
 
 import torch
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import Tensor
@@ -16,6 +15,8 @@ from tests.tables import table
 from utils import ROOT
 from utils.engine.loss import Loss
 from utils.engine.table import TokenTable
+from utils.engine.token_statistics import name_of
+from utils.runs.cli import compose_settings
 
 METHOD_FILES = {path.stem: path for path in sorted((ROOT / "config" / "method").glob("*.yaml"))}
 METHODS = list(METHOD_FILES)
@@ -27,8 +28,7 @@ TEMPLATE, FORGET = [0.5, 0.25, 0.75], [0.9, 0.6, 0.8, 0.7]
 @cache
 def method_config(name: str, *overrides: str) -> DictConfig:
     """config/method/<name>.yaml with its defaults list resolved."""
-    with initialize_config_dir(config_dir=str(ROOT / "config"), version_base="1.3"):
-        return compose(overrides=[f"+method={name}", *overrides]).method
+    return compose_settings(None, [f"+method={name}", *overrides]).method
 
 
 def method_loss(name: str, *overrides: str) -> Loss:
@@ -63,10 +63,10 @@ def random_streams(loss: Loss, rows: int = 5, seed: int = 0) -> dict[str, TokenT
     """
     generator = torch.Generator().manual_seed(seed)
     streams = {}
-    for stream, statistics in loss.needs.items():
+    for stream, asked in loss.needs.items():
         lengths = torch.randint(1, 7, (rows,), generator=generator)
         mask = torch.arange(int(lengths.max())) < lengths[:, None]
-        streams[stream] = TokenTable.of(mask, {name: random_statistic(name, mask, generator) for name in statistics})
+        streams[stream] = TokenTable.of(mask, {name: random_statistic(name, mask, generator) for name in map(name_of, asked)})
     return streams
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +15,7 @@ import utils.report.comparison
 from scripts.compare import main
 from tests.models import tiny_model, tokenizer
 from tests.runs import QUICK_EVALUATION, metrics, run, target
-from utils.files import read_json, write_json, write_parquet, write_rows
+from utils.files import read_json, read_rows, write_json, write_parquet, write_rows
 from utils.report.comparison import ComparisonError, compare
 from utils.weights.models import save_model
 
@@ -55,7 +54,7 @@ def edit(folder: Path, change: Callable[[dict], None]) -> None:
 
 
 def rows_of(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "generations.jsonl").read_text("utf-8").splitlines()]
+    return read_rows(folder / "generations.jsonl")
 
 
 def probabilities(folder: Path, task: str) -> np.ndarray:
@@ -227,7 +226,7 @@ def test_what_is_no_pair_of_evaluations_is_refused(pair, tmp_path, no_recomputin
     a, b = pair
     for second, options, sentence in (
         (a, {}, "are the same evaluation; name two"),
-        (b, {"names": ["forget_prop"]}, "--metrics forget_prop: .*/a has no such metric. Did you mean forget_prob?"),
+        (b, {"names": ["forget_prop"]}, "--metrics forget_prop: .*/a has no such metric; did you mean forget_prob?"),
         (b, {"resamples": 0}, "--resamples 0: "),
         (tmp_path / "nowhere", {}, "nowhere: it has no run.json"),
     ):

@@ -63,7 +63,7 @@ def test_what_is_no_finished_run_is_refused(tmp_path):
     (tmp_path / "run.json").write_text('{"script": "evaluate", "status": "finished", "settings": {}}')
     with pytest.raises(SystemExit, match="holds no finished run of finetune.py or unlearn.py"):
         eval_checkpoint.main(["tofu", str(tmp_path)])
-    with pytest.raises(SystemExit, match="there is no such benchmark. Did you mean tofu"):
+    with pytest.raises(SystemExit, match="there is no such benchmark; did you mean tofu"):
         eval_checkpoint.main(["tofo", str(tmp_path)])
 
 

@@ -59,7 +59,7 @@ def test_two_processes_measure_the_same(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "words, message",
     [
-        (("model.pth=x",), "model.pth=x: there is no key model.pth. Did you mean model.path"),
+        (("model.pth=x",), "model.pth=x: there is no key model.pth; did you mean model.path"),
         (("model.path=runs/nowhere", *SPLIT), "model.path=runs/nowhere does not exist"),
         (SPLIT, "model.path=null: unlearning starts from a trained model"),
         (("model.path=x", "seed=0,1"), "Ambiguous value for argument 'seed=0,1'"),

@@ -39,7 +39,7 @@ class Evaluator:
     def __init__(self):
         self.asked: list[dict[str, Any]] = []
 
-    def __call__(self, overrides: Sequence[str]) -> None:
+    def __call__(self, script: str, overrides: Sequence[str]) -> None:
         parsed = OverridesParser.create().parse_overrides(list(overrides))
         dials = {o.key_or_group: o.value() for o in parsed}
         dials = {key: str(value) if key.endswith(("path", "out")) else value for key, value in dials.items()}
@@ -99,10 +99,10 @@ def test_without_any_that_will_do_the_last_is_taken_and_told(evaluator, capsys):
 def test_table(evaluator):
     call(evaluator)
     assert Path("out/search.md").read_text() == (
-        "| metric | oracle | 1 | **2** |\n"
-        "| --- | ---: | ---: | ---: |\n"
-        "| **forget** | 0.6 | 0.8 | 0.6 |\n"
-        "| utility | 0.5 | 0.5 | 0.3333 |\n"
+        "| metric     |   oracle |   1 |   **2** |\n"
+        "|:-----------|---------:|----:|--------:|\n"
+        "| **forget** |      0.6 | 0.8 |     0.6 |\n"
+        "| utility    |      0.5 | 0.5 |  0.3333 |\n"
     )
 
 
@@ -122,9 +122,9 @@ def test_two_models_need_no_weights(evaluator):
 def test_weights_of_a_rejected_coefficient_are_gone_before_the_next_is_written(evaluator):
     there: list[list[str]] = []
 
-    def evaluate(overrides):
+    def evaluate(script, overrides):
         there.append(models())
-        evaluator(overrides)
+        evaluator(script, overrides)
 
     call(evaluate)
     assert there == [["alpha_1"], ["alpha_2"]]
@@ -146,10 +146,10 @@ def test_finished_evaluations_are_not_run_again(evaluator):
 
 
 def test_an_interrupted_search_goes_on(evaluator):
-    def stop(overrides):
+    def stop(script, overrides):
         if "alpha_2" in str(overrides):
             raise KeyboardInterrupt
-        evaluator(overrides)
+        evaluator(script, overrides)
 
     with pytest.raises(KeyboardInterrupt):
         call(stop)
@@ -190,14 +190,14 @@ def test_a_longer_grid_and_another_reference_go_on(evaluator):
         ("--grid 1,1", "--grid 1,1: write rising numbers above 0"),
         ("--grid 0,1", "--grid 0,1: write rising numbers above 0"),
         ("--grid 1,inf", "--grid 1,inf: write rising numbers above 0"),
-        ("-- split", "split: not understood; write key=value, as for evaluate.py"),
-        ("-- model.path=other", "model.path=other: model.path is set by the search; leave it out"),
-        ("-- +reinforced.alpha=2", r"\+reinforced.alpha=2: reinforced.alpha is set by the search"),
+        ("-- split", "split: not understood; write key=value"),
+        ("-- model.path=other", "model.path=other: model.path is set for every run by itself; leave it out"),
+        ("-- +reinforced.alpha=2", r"\+reinforced.alpha=2: reinforced.alpha is set for every run by itself"),
         ("--oracle nowhere", "--oracle nowhere holds no finished evaluation; make one with evaluate.py"),
-        ("--metric rouge", "--metric rouge: oracle/eval has only forget, utility"),
+        ("--metric rouge", "--metric rouge: oracle/eval has no such metric; there are forget, utility"),
         ("--out base", "--out base holds base, which is read; choose another"),
         ("--out .", "--out . holds base, which is read; choose another"),
-        ("--out oracle", "--out oracle exists and is no folder of a search; choose another"),
+        ("--out oracle", "--out oracle exists and holds no search.json; choose another"),
         ("--reinforced base", "hold the same weights, so their task vector is zero"),
         ("--reinforced runs/no", "runs/no holds no model; give a run folder, a model folder or a Hub name"),
     ],
@@ -212,7 +212,7 @@ def test_errors_are_one_sentence(evaluator, line, reason):
 @pytest.mark.parametrize("line", ["--reinforced other", "--combine whp", "-- split=forget05"])
 def test_a_folder_with_numbers_of_other_settings_is_refused(evaluator, line):
     call(evaluator)
-    with pytest.raises(SystemExit, match="--out out holds a search with other settings"):
+    with pytest.raises(SystemExit, match="--out out holds results with other settings"):
         call(evaluator, line)
     assert len(evaluator.asked) == 2
 
@@ -221,7 +221,7 @@ def test_a_wrong_start_is_not_held_against_the_user(evaluator):
     """The first evaluation failed: nothing of it counts, also not the weights that were written for it."""
     folder(Path("other/model"), w=torch.tensor([7.0]))
 
-    def fail(overrides):
+    def fail(script, overrides):
         raise ValueError("there is no key nonsense")
 
     with pytest.raises(SystemExit, match="there is no key nonsense"):
@@ -243,8 +243,8 @@ def test_a_base_that_was_trained_anew_is_noticed(evaluator):
     [
         ({"n": 5}, "they differ in n;"),
         ({"definition": "another"}, "they differ in definition;"),
-        ({"value": None}, "forget is None, which nothing can be compared with"),
-        ({"value": float("nan")}, "forget is nan, which nothing can be compared with"),
+        ({"value": None}, "it is None in oracle/eval, which nothing can be compared with"),
+        ({"value": float("nan")}, "it is nan in oracle/eval, which nothing can be compared with"),
     ],
 )
 def test_only_like_is_compared_with_like(evaluator, change, reason):
@@ -261,8 +261,8 @@ def test_other_questions_are_not_compared(evaluator):
 
 
 def test_an_evaluator_that_leaves_nothing_is_an_error(evaluator):
-    with pytest.raises(SystemExit, match="C = 1: the evaluation left no finished result in out/alpha_1/eval"):
-        call(lambda _: None)
+    with pytest.raises(SystemExit, match="the evaluation left no finished result in out/alpha_1/eval"):
+        call(lambda *_: None)
 
 
 def test_any_path_reaches_the_evaluation(evaluator):
@@ -274,9 +274,9 @@ def test_any_path_reaches_the_evaluation(evaluator):
 
 def test_a_failing_evaluation_stops_the_search(evaluator, capfd):
     """The real evaluate.py, in a process of its own; it refuses before its slow imports."""
-    with pytest.raises(SystemExit, match="the evaluation failed, for the reason above; the same command goes on"):
+    with pytest.raises(SystemExit, match="evaluate.py failed, for the reason above; the same command goes on"):
         main([*BASIC.split(), "--", "benchmrk=tofu"])
-    assert "there is no key benchmrk. Did you mean benchmark" in capfd.readouterr().err
+    assert "there is no key benchmrk; did you mean benchmark" in capfd.readouterr().err
     assert "--base" in search_coefficient.__doc__ and models() == ["alpha_1"]
 
 
@@ -298,7 +298,7 @@ def test_with_the_real_evaluation(trained, tmp_path, combine):
     out = tmp_path / "out"
     line = f"--base {target()} --reinforced {trained}/reinforced --combine {combine} --grid 1,16 --metric forget_prob"
     words = [*line.split(), "--oracle", str(trained / "oracle"), "--out", str(out), "--", *EVALUATION]
-    main(words, lambda overrides: run(tmp_path, "evaluate", *overrides))
+    main(words, lambda script, overrides: run(tmp_path, script, *overrides))
     found = json.loads((out / "search.json").read_text())
     threshold = read_json(trained / "oracle" / "metrics.json")["forget_prob"]["value"]
     values = [read_json(Path(t["evaluation"]) / "metrics.json")["forget_prob"]["value"] for t in found["tried"]]

@@ -80,8 +80,8 @@ def test_two_processes_measure_the_same(here):
         (["nowhere"], "nowhere: there is no such run folder; give run folders, and settings of evaluate.py as key=value"),
         (["split=forget05"], "there is no run to follow; give the folder of a run that was trained with snapshots=N"),
         (["npo", "npo"], "2 runs: say with --out DIR where the page that compares them goes"),
-        (["npo", "splt=forget05"], "splt=forget05: there is no key splt. Did you mean split"),
-        (["npo", "model.path=x"], "model.path=x: model.path is set for every model by itself; leave it out"),
+        (["npo", "splt=forget05"], "splt=forget05: there is no key splt; did you mean split"),
+        (["npo", "model.path=x"], "model.path=x: model.path is set for every run by itself; leave it out"),
         (["npo", "resamples=100,200"], "Ambiguous value for argument 'resamples=100,200'"),
         (["npo"], "npo, step 0 ("),  # no retain oracle is named
         (["npo/model"], "npo/model is no run of unlearn.py or finetune.py"),

@@ -11,7 +11,7 @@ from losses.npo import NPO
 from losses.po import PreferenceOptimisation
 from losses.simnpo import SimNPO
 from tests.tables import table
-from utils.checks import choose
+from utils.checks import choose, did_you_mean, did_you_mean_or_all, nearest
 
 
 @pytest.mark.parametrize(
@@ -20,11 +20,11 @@ from utils.checks import choose
         (GradientAscent, {"retain": "KLL"}, "retain=KLL: write one of none, nll, kl; did you mean kl"),
         (GradientAscent, {"retain_weight": -1.0}, "retain_weight=-1.0: write a number from 0"),
         (GradientAscent, {"forget_weight": float("nan")}, "forget_weight=nan: write"),
-        (PreferenceOptimisation, {"weighting": "pool"}, "weighting=pool: .*did you mean pooled"),
+        (PreferenceOptimisation, {"weighting": "tofus"}, "weighting=tofus: .*did you mean tofu"),
         (DPO, {"beta": 0}, "beta=0: write a number above 0"),
         (DPO, {"factor": "2/beta"}, "factor=2/beta: write one of two_over_beta, one"),
-        (DPO, {"reference": "none"}, "reference=none: write one of model, zero"),
-        (DPO, {"length_normalised": "false"}, "length_normalised=false: write one of true, false"),
+        (DPO, {"reference_free": "no"}, "reference_free=no: write true or false"),
+        (DPO, {"length_normalised": "false"}, "length_normalised=false: write true or false"),
         (NPO, {"beta": "0.1x"}, "beta=0.1x: write a number above 0"),
         (NPO, {"retain": "gd"}, "retain=gd: write one of none, nll, kl"),
         (SimNPO, {"delta": -0.5}, "delta=-0.5: write"),
@@ -40,6 +40,15 @@ def test_nearest_names_are_found_whatever_the_case():
     with pytest.raises(ValueError) as refusal:
         choose("divergence", "Pearson", ("kl", "pearson"))
     assert str(refusal.value) == "divergence=Pearson: write one of kl, pearson; did you mean pearson?"
+
+
+def test_nearest_names_by_the_whole_or_by_the_last_part():
+    valid = ["lr", "method.loss.beta", "model.lr.unlearn", "batch_size"]
+    assert nearest("bacth_size", valid) == ["batch_size"]
+    assert nearest("Beta", valid) == nearest("loss.beta", valid) == ["method.loss.beta"]
+    assert nearest("zzz", valid) == []
+    assert did_you_mean_or_all("bta", ["eta", "beta", "gamma"]) == "; did you mean beta or eta?"
+    assert did_you_mean_or_all("zzz", ["eta", "beta"]) == "; there are eta, beta" and did_you_mean("zzz", ["eta"]) == ""
 
 
 def test_a_retain_term_without_its_stream_is_refused():

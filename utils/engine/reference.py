@@ -22,10 +22,11 @@ from tqdm import tqdm
 
 from utils.distributed import rank, world_size
 from utils.engine.batches import batches_of
-from utils.engine.engine import Engine, Needs, Project, ReferenceValues, evaluating
+from utils.engine.engine import Engine, Project, ReferenceValues, evaluating
+from utils.engine.loss import Needs
 from utils.engine.packing import Packed
 from utils.engine.token_cache import HIDDEN, TokenCache
-from utils.engine.token_statistics import NEEDS_REFERENCE_LOGITS
+from utils.engine.token_statistics import REFERENCE_LOGP, need_reference_logits
 from utils.tokens.example import Example, digest
 
 GIBIBYTE = 2**30
@@ -47,13 +48,12 @@ def needs_reference(needs: Needs) -> bool:
 
 def reference_streams(needs: Needs) -> frozenset[str]:
     """Streams of which anything at all is asked of the reference; the others are not forwarded through it."""
-    asked = {"reference_logp"} | NEEDS_REFERENCE_LOGITS
-    return frozenset(stream for stream, names in needs.items() if not asked.isdisjoint(names))
+    return hidden_streams(needs) | {stream for stream, asked in needs.items() if REFERENCE_LOGP in asked}
 
 
 def hidden_streams(needs: Needs) -> frozenset[str]:
     """Streams whose full reference distribution is needed."""
-    return frozenset(stream for stream, names in needs.items() if not NEEDS_REFERENCE_LOGITS.isdisjoint(names))
+    return frozenset(stream for stream, asked in needs.items() if need_reference_logits(asked))
 
 
 class AdapterReference:

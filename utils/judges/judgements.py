@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,7 +26,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from utils.engine.batches import by_length
 from utils.engine.continuations import pad_id
 from utils.engine.engine import Engine, evaluating
-from utils.files import read_log, write_text
+from utils.files import read_rows, write_rows
 from utils.fingerprint import text_hash
 from utils.judges.judges import Judge, JudgeError, Verdict, device
 from utils.tokens.example import Example
@@ -164,12 +163,12 @@ def _asked(
     size: int,
 ) -> list[dict]:
     """The record of each row, from the file at `path` if its `field` is known there, else from `ask`, `size` rows at a time."""
-    known = {record["key"]: record for record in read_log(path)} if path.is_file() else {}
+    known = {record["key"]: record for record in read_rows(path, appended=True)}
     missing = {key: row for key, row in zip(keys, rows, strict=True) if known.get(key, {}).get(field) is None}
     starts = range(0, len(missing), size)
     for start in tqdm(starts, desc=what, unit="chunk", disable=not missing):
         chunk = list(missing)[start : start + size]
         for key, record in zip(chunk, ask([missing[key] for key in chunk]), strict=True):
             known[key] = {"key": key, **record}
-        write_text(path, "".join(json.dumps(record) + "\n" for record in known.values()))
+        write_rows(path, list(known.values()))
     return [known[key] for key in keys]

@@ -15,13 +15,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from omegaconf import OmegaConf
 
+from utils.checks import did_you_mean_or_all
 from utils.evaluation.measure import OWN
 from utils.evaluation.paired import Difference, paired_difference
-from utils.files import flat_settings, read_json, read_log
+from utils.files import flat_settings, read_json, read_rows
 from utils.items.metric import Metric
 from utils.report.read import ReportError, ReportRun, read_run
-from utils.runs.cli import CONFIG, nearest_names
+from utils.runs.cli import compose_settings
 
 KEYS = ["task", "index", "role", "number"]
 AGREE = ("benchmark.name", "split", "compat")  # what makes two evaluations the same measurement
@@ -72,7 +74,7 @@ class Evaluation:
     @cached_property
     def answers(self) -> dict[tuple[str, int], dict[str, Any]]:
         """Task and index -> the row of generations.jsonl."""
-        return {(row["task"], row["index"]): row for row in read_log(self.folder / "generations.jsonl")}
+        return {(row["task"], row["index"]): row for row in read_rows(self.folder / "generations.jsonl")}
 
 
 Pair = tuple[Evaluation, Evaluation]
@@ -154,16 +156,10 @@ def compare(first: Path, second: Path, names: Sequence[str] = (), resamples: int
 
 def recomputed(evaluation: Evaluation) -> dict[str, Metric]:
     """The metrics of an evaluation from its files and settings, each with what it was computed from."""
-    from hydra import compose, initialize_config_dir  # slow imports: what can be refused without them was refused above
-    from hydra.core.global_hydra import GlobalHydra
-    from omegaconf import OmegaConf
-
-    from utils.runs.score import metrics_from_files
+    from utils.runs.score import metrics_from_files  # slow imports: what can be refused without them was refused above
     from utils.runs.settings import check_evaluation
 
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONFIG), version_base="1.3"):
-        now = OmegaConf.to_container(compose("evaluate"))  # an older evaluation does not know every key
+    now = OmegaConf.to_container(compose_settings("evaluate"))  # an older evaluation does not know every key
     here = {"out": str(evaluation.folder), "rescore": True, "resamples": FEWEST}
     settings = check_evaluation(OmegaConf.create({**now, **evaluation.run.evaluation["settings"], **here}))
     return metrics_from_files(settings, evaluation.folder)
@@ -173,9 +169,8 @@ def _check_names(names: Sequence[str], runs: Pair) -> None:
     for name in names:
         for run in runs:
             if name not in run.run.metrics:
-                close = nearest_names(name, run.run.metrics)
-                hint = f"Did you mean {close[0]}?" if close else f"It has {', '.join(sorted(run.run.metrics))}."
-                raise ComparisonError(f"--metrics {name}: {run.path} has no such metric. {hint}")
+                hint = did_you_mean_or_all(name, sorted(run.run.metrics))
+                raise ComparisonError(f"--metrics {name}: {run.path} has no such metric{hint}")
 
 
 def _check_settings(runs: Pair) -> None:

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from natsort import natsorted
 
-from utils.files import flat_settings
+from utils.files import flat_settings, read_rows
 from utils.report.columns import Column, columns_of, read_shown
 
 Role = Literal["target", "oracle", "method"]
@@ -144,7 +144,7 @@ def read_run(folder: Path) -> ReportRun:
         training,
         evaluation,
         read_metrics(at / "metrics.json"),
-        _read_lines(folder / "log.jsonl"),
+        read_rows(folder / "log.jsonl", appended=True),
         _read_generations(at / "generations.jsonl"),
     )
 
@@ -194,28 +194,10 @@ def read_metrics(path: Path) -> dict[str, Number]:
     return numbers
 
 
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    """Objects of a file with one per line, without lines that were cut off.
-
-    Splits at newlines only, since texts may hold U+2028.
-    """
-    if not path.is_file():
-        return []
-    found = []
-    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
-        try:
-            entry = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if isinstance(entry, dict):
-            found.append(entry)
-    return found
-
-
 def _read_generations(path: Path) -> dict[tuple[str, int], dict[str, Any]]:
     """Task and index -> the row of a question that the model answered in words; other rows are a benchmark's own."""
     needed = {"task", "index", "question", "generation"}
-    return {(row["task"], row["index"]): row for row in _read_lines(path) if needed <= row.keys()}
+    return {(row["task"], row["index"]): row for row in read_rows(path, appended=True) if needed <= row.keys()}
 
 
 def _trained(settings: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -19,13 +19,14 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
+from utils.checks import did_you_mean_or_all
 from utils.distributed import is_main
-from utils.files import read_json, read_log
+from utils.files import read_json, read_rows
 from utils.fingerprint import settings_hash
 from utils.report.read import Number, label_of, read_metrics
-from utils.runs.cli import nearest_names
 from utils.runs.inherited_settings import evaluation_settings
 from utils.runs.run import NOT_PART_OF_THE_RESULT, RunError
+from utils.runs.series import finished_run, snapshots
 from utils.runs.settings import SettingsError
 
 Evaluate = Callable[[DictConfig], None]
@@ -138,15 +139,15 @@ def points_of(run: Path) -> list[Point]:
     for a run without snapshots.
     """
     known = read_capsule(run)
-    steps = sorted(int(path.name) for path in (run / "snapshots").glob("*") if path.name.isdigit() and path.is_dir())
-    if not steps:
+    kept = snapshots(run)
+    if not kept:
         raise TrajectoryError(f"{run} holds no snapshots; train it with snapshots=N (evaluate.py evaluates its model alone)")
-    points = {step: Point(step, str(run / "snapshots" / str(step))) for step in steps}
+    points = {step: Point(step, str(folder)) for step, folder in kept.items()}
     start = known["settings"]["model"].get("path")
     if start is not None and _holds_model(Path(start).expanduser()):
         points[0] = Point(0, start)
     ended = _holds_model(run) and known["status"] == "finished"
-    last = _last_step(run, known, steps[-1])
+    last = _last_step(run, known, max(kept))
     made = known["settings"].get("method", {}).get("finish") is not None
     if ended and not made:
         points[last] = Point(last, str(run))
@@ -179,9 +180,7 @@ def check_metrics(metrics: Sequence[str], measured: Sequence[str]) -> None:
     """Raises TrajectoryError for a metric that was not measured."""
     for name in metrics:
         if name not in measured:
-            close = nearest_names(name, measured)
-            hint = f"Did you mean {' or '.join(close)}?" if close else f"There are {', '.join(sorted(measured))}."
-            raise TrajectoryError(f"--metrics {name}: was not measured. {hint}")
+            raise TrajectoryError(f"--metrics {name}: was not measured{did_you_mean_or_all(name, sorted(measured))}")
 
 
 def _holds_model(folder: Path) -> bool:
@@ -191,13 +190,13 @@ def _holds_model(folder: Path) -> bool:
 
 def _last_step(run: Path, known: Mapping[str, Any], snapshot: int) -> int:
     """The last optimizer step, which an early stop may have put before the planned one."""
-    records = read_log(run / "log.jsonl") if (run / "log.jsonl").is_file() else []
+    records = read_rows(run / "log.jsonl", appended=True)
     return max((record["step"] for record in records if "step" in record), default=known.get("steps", snapshot))
 
 
 def _is_finished(cfg: DictConfig) -> bool:
-    known = read_json(Path(cfg.out) / "run.json") or {}
-    return known.get("status") == "finished" and known.get("settings_hash") == _hash(cfg)
+    known = finished_run(Path(cfg.out))
+    return known is not None and known.get("settings_hash") == _hash(cfg)
 
 
 def _hash(cfg: DictConfig) -> str:

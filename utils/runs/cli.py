@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -20,8 +20,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from utils import ROOT
+from utils.checks import did_you_mean, did_you_mean_or_all
 
 CONFIG = ROOT / "config"
+BAD_INPUT = (ValueError, ArithmeticError, OmegaConfBaseException)
 # Hydra's own flags whose next word is their value, not an override.
 FLAGS_WITH_VALUE = tuple(
     "-c --cfg -p --package -i --info -cp --config-path -cn --config-name -cd --config-dir --experimental-rerun".split()
@@ -41,25 +43,23 @@ def check_command_line(config_name: str, arguments: Sequence[str] | None = None)
 
 def find_problem(config_name: str, overrides: Sequence[str]) -> str | None:
     """What is wrong with the overrides, in one sentence; None if nothing is."""
-    parser, parsed = OverridesParser.create(), []
-    for word in overrides:
-        try:
-            parsed += parser.parse_overrides([word])
-        except HydraException:
-            return f"{word}: not understood; write key=value, with quotes around a value that holds brackets or commas"
+    try:
+        parsed = parse_overrides(overrides)
+    except ValueError as error:
+        return str(error)
     choices = [o for o in parsed if _is_group(o.key_or_group)]
     for override in choices:
         problem = _choice_problem(override)
         if problem:
             return problem
     try:
-        keys = _keys(_compose(config_name, [o.input_line for o in choices if not o.is_sweep_override()]))
+        keys = _keys(compose_settings(config_name, [o.input_line for o in choices if not o.is_sweep_override()]))
         everywhere = frozenset(keys)
         if any(o.is_sweep_override() for o in choices):
             # A sweep over choices: a key is fine if any of the swept choices has it.
             swept = [f"{o.key_or_group}={value}" for o in choices if o.is_sweep_override() for value in _chosen(o)]
             for choice in swept:
-                keys |= _keys(_compose(config_name, [choice]))
+                keys |= _keys(compose_settings(config_name, [choice]))
     except (HydraException, OmegaConfBaseException) as error:
         return f"command line: {_first_line(error)}"
     for override in parsed:
@@ -67,12 +67,45 @@ def find_problem(config_name: str, overrides: Sequence[str]) -> str | None:
         added = override.is_add() or override.is_force_add()
         free = added or override.is_delete() or override.is_hydra_override()
         if not free and not _is_group(name) and name not in keys:
-            groups = {path.name for path in CONFIG.iterdir() if path.is_dir()}
-            return f"{override.input_line}: there is no key {name}. {_nearest(name, keys | groups)}"
+            names = keys | {path.name for path in CONFIG.iterdir() if path.is_dir()}
+            hint = did_you_mean(name, names) or f"; there are {', '.join(sorted(n for n in names if '.' not in n))}"
+            return f"{override.input_line}: there is no key {name}{hint}"
         if not free and not _is_group(name) and name not in everywhere and not override.is_sweep_override():
             # Hydra composes once without the swept choices, where the key is unknown.
             return f"{override.input_line}: only some of the choices swept over have this key; write ++{override.input_line}"
     return None
+
+
+def parse_overrides(words: Sequence[str]) -> list[Override]:
+    """Raises ValueError for a word that is no override."""
+    parser, parsed = OverridesParser.create(), []
+    for word in words:
+        try:
+            parsed += parser.parse_overrides([word])
+        except HydraException as error:
+            how = "write key=value, with quotes around a value that holds brackets or commas"
+            raise ValueError(f"{word}: not understood; {how}") from error
+    return parsed
+
+
+def refuse_overrides(words: Sequence[str], fixed: Collection[str]) -> None:
+    """Raises ValueError for an override of one of the `fixed` keys, which every run gets by itself, and as `parse_overrides`."""
+    for override in parse_overrides(words):
+        key = override.key_or_group
+        if key in fixed:
+            raise ValueError(f"{override.input_line}: {key} is set for every run by itself; leave it out")
+
+
+def compose_settings(script: str | None, overrides: Iterable[str] = ()) -> DictConfig:
+    """The settings that `python <script>.py OVERRIDES` would start with; without a script, groups alone (+method=npo).
+
+    Raises HydraException for an override that it refuses.
+    """
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONFIG), version_base="1.3"):
+        cfg = compose(script, overrides=list(overrides))
+    GlobalHydra.instance().clear()
+    return cfg
 
 
 def one_sentence(main: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
@@ -86,7 +119,7 @@ def one_sentence(main: Callable[[DictConfig], None]) -> Callable[[DictConfig], N
         try:
             main(cfg)
             return
-        except (ValueError, ArithmeticError, OmegaConfBaseException) as error:
+        except BAD_INPUT as error:
             if os.environ.get("LETHE_TRACEBACK") == "1":
                 raise
             problem = str(error)
@@ -99,14 +132,15 @@ def one_sentence(main: Callable[[DictConfig], None]) -> Callable[[DictConfig], N
     return wrapped
 
 
-def nearest_names(word: str, valid: Iterable[str]) -> list[str]:
-    """Up to three valid names that look like `word`; names whose last part fits come first."""
-    valid = sorted(valid)
-    tails = {name: name.rsplit(".", 1)[-1] for name in valid}
-    close = difflib.get_close_matches(word, valid, 3, 0.6)
-    by_tail = difflib.get_close_matches(word.rsplit(".", 1)[-1], list(tails.values()), 3, 0.75)
-    close += [name for name in valid if tails[name] in by_tail and name not in close]
-    return close[:3]
+@contextmanager
+def errors_in_one_sentence() -> Iterator[None]:
+    """Within the block, errors that mean bad input end the program with their first line. LETHE_TRACEBACK=1 shows all."""
+    try:
+        yield
+    except (*BAD_INPUT, OSError, HydraException) as error:
+        if os.environ.get("LETHE_TRACEBACK") == "1":
+            raise
+        sys.exit(_first_line(error))
 
 
 def _overrides(arguments: Sequence[str]) -> list[str]:
@@ -122,7 +156,7 @@ def _choice_problem(override: Override) -> str | None:
     group, valid = override.key_or_group, _choices(override.key_or_group)
     for value in _chosen(override):
         if value not in valid:
-            return f"{group}={value}: there is no such {group}. {_nearest(value, valid)}"
+            return f"{group}={value}: there is no such {group}{did_you_mean_or_all(value, valid)}"
     return None
 
 
@@ -140,23 +174,8 @@ def _chosen(override: Override) -> list[str]:
     return [str(choice) for choice in value] if isinstance(value, list) else [str(value)]
 
 
-def _nearest(word: str, valid: Iterable[str]) -> str:
-    close = nearest_names(word, valid)
-    if close:
-        return f"Did you mean {' or '.join(close)}?"
-    return f"Valid are {', '.join(sorted(name for name in valid if '.' not in name))}."
-
-
 def _is_group(name: str) -> bool:
     return name != "" and (CONFIG / name).is_dir()
-
-
-def _compose(config_name: str, overrides: Sequence[str]) -> DictConfig:
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONFIG), version_base="1.3"):
-        cfg = compose(config_name, overrides=list(overrides))
-    GlobalHydra.instance().clear()
-    return cfg
 
 
 def _keys(cfg: DictConfig, prefix: str = "") -> set[str]:
@@ -170,4 +189,5 @@ def _keys(cfg: DictConfig, prefix: str = "") -> set[str]:
 
 
 def _first_line(error: Exception) -> str:
-    return re.sub(r"\s+", " ", str(error).strip().splitlines()[0])
+    lines = str(error).strip().splitlines()
+    return re.sub(r"\s+", " ", lines[0]) if lines else type(error).__name__

@@ -6,13 +6,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from utils.files import flat_settings
-from utils.runs.cli import CONFIG
+from utils.runs.cli import compose_settings, parse_overrides, refuse_overrides
 
 GROUPS = ("model", "benchmark")
 DIALS = ("split", "data_root", "compat")
@@ -24,11 +21,8 @@ def evaluation_settings(trained: Mapping[str, Any], overrides: Sequence[str]) ->
 
     Raises ValueError for an override of what is different for every model, HydraException for one that Hydra refuses.
     """
-    for word in overrides:
-        key = OverridesParser.create().parse_override(word).key_or_group
-        if key in SET_HERE:
-            raise ValueError(f"{word}: {key} is set for every model by itself; leave it out")
-    return compose_evaluation([*inherited(trained, overrides), *overrides])
+    refuse_overrides(overrides, SET_HERE)
+    return compose_settings("evaluate", [*inherited(trained, overrides), *overrides])
 
 
 def inherited(trained: Mapping[str, Any], overrides: Sequence[str]) -> list[str]:
@@ -37,7 +31,7 @@ def inherited(trained: Mapping[str, Any], overrides: Sequence[str]) -> list[str]
     Options that a benchmark or model chosen in `overrides` does not share with the run's own are left alone, and so are those
     that evaluate.py does not have any more.
     """
-    chosen = {o.key_or_group: str(o.value()) for o in OverridesParser.create().parse_overrides(list(overrides))}
+    chosen = {o.key_or_group: str(o.value()) for o in parse_overrides(overrides)}
     own = [group for group in GROUPS if chosen.get(group, trained[group]["name"]) == trained[group]["name"]]
     others = [f"{group}={chosen[group]}" for group in GROUPS if group not in own]
     flat = flat_settings(trained)
@@ -47,7 +41,7 @@ def inherited(trained: Mapping[str, Any], overrides: Sequence[str]) -> list[str]
     found = [f"{group}={trained[group]['name']}" for group in own if group not in chosen]
     given: set[str] = set()
     while True:
-        cfg = compose_evaluation([*(f"{group}={chosen[group]}" for group in own if group in chosen), *others, *found])
+        cfg = compose_settings("evaluate", [*(f"{group}={chosen[group]}" for group in own if group in chosen), *others, *found])
         now = flat_settings(OmegaConf.to_container(cfg, resolve=True))
         differing = [key for key in wanted if key in now and now[key] != wanted[key] and key not in given]
         if not differing:
@@ -57,15 +51,6 @@ def inherited(trained: Mapping[str, Any], overrides: Sequence[str]) -> list[str]
         new = [key for key in differing if not _follows(cfg, key)] or [key for key in differing if key.count(".") == depth]
         found += [as_override(key, wanted[key]) for key in new]
         given |= set(new)
-
-
-def compose_evaluation(overrides: Sequence[str]) -> DictConfig:
-    """The settings of `python evaluate.py OVERRIDES`."""
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONFIG), version_base="1.3"):
-        cfg = compose("evaluate", overrides=list(overrides))
-    GlobalHydra.instance().clear()
-    return cfg
 
 
 def as_override(key: str, value: Any) -> str:

@@ -21,7 +21,7 @@ from omegaconf import open_dict
 from utils.distributed import barrier, is_main
 from utils.engine.token_cache import TokenCache
 from utils.evaluation.scoring import continue_prompts, requests_hash, score
-from utils.files import read_generations, read_json, write_parquet
+from utils.files import read_json, read_rows, write_parquet
 from utils.runs.load import load_engine
 from utils.runs.run import Run
 from utils.runs.settings import Settings, SettingsError
@@ -66,7 +66,7 @@ def bring_oracle(settings: Settings, run: Run, encoder: Encoder) -> None:
     for target, source in sources.items() if is_main() else ():
         table = pd.read_parquet(source)
         if "generation" not in table:
-            table = with_generations(table, read_generations(source.with_name("generations.jsonl")))
+            table = with_generations(table, read_rows(source.with_name("generations.jsonl")))
         tasks = {request.task for request in settings.oracle_requests}
         target.parent.mkdir(exist_ok=True)
         write_parquet(table[table["task"].isin(tasks)], target)

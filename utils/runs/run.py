@@ -28,7 +28,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from utils import ROOT
 from utils.distributed import barrier, is_main, world_size
-from utils.files import flat_settings, read_json, read_log, write_json, write_text
+from utils.files import flat_settings, read_json, read_rows, write_json, write_rows, write_text
 from utils.fingerprint import settings_hash
 from utils.reading import files_read
 from utils.training.callbacks import last_checkpoint
@@ -190,7 +190,7 @@ class Run:
         if not path.exists():
             return
         reached = int(self.checkpoint.name.split("-")[1]) if self.checkpoint else 0
-        write_text(path, "".join(json.dumps(r) + "\n" for r in read_log(path) if r.get("step", 0) <= reached))
+        write_rows(path, [record for record in read_rows(path, appended=True) if record.get("step", 0) <= reached])
 
 
 def sources(settings: Mapping[str, Any]) -> dict[str, str | None]:

@@ -11,7 +11,7 @@ from utils.distributed import barrier, is_main
 from utils.engine.token_cache import TokenCache
 from utils.evaluation.measure import Evaluated, of_benchmark, rows_of_benchmark
 from utils.evaluation.scoring import check_requests, continue_prompts, score
-from utils.files import read_generations, write_json, write_parquet, write_rows
+from utils.files import read_rows, write_json, write_parquet, write_rows
 from utils.items.metric import Metric
 from utils.runs.load import load_engine
 from utils.runs.oracles import NULLS, oracle_key
@@ -37,7 +37,7 @@ def score_run(settings: Settings, run: Run, encoder: Encoder) -> None:
         write_rows(run.folder / "generations.jsonl", rows)
     barrier()
     own = run.folder / "generations.jsonl"
-    rows = read_generations(own)
+    rows = read_rows(own)
     enriched = [dict(row) for row in rows]
     for part in (benchmark, *settings.measures):
         enriched = part.enrich(enriched, engine, encoder, run.folder, cfg)
@@ -52,7 +52,7 @@ def metrics_from_files(settings: Settings, folder: Path) -> dict[str, Metric]:
     if not (folder / "scores.parquet").is_file():
         raise SettingsError(f"rescore=true: out={folder} holds no scores.parquet; run the evaluation first, without rescore")
     path = folder / "oracle.parquet"
-    scores, rows = pd.read_parquet(folder / "scores.parquet"), read_generations(folder / "generations.jsonl")
+    scores, rows = pd.read_parquet(folder / "scores.parquet"), read_rows(folder / "generations.jsonl")
     oracle = pd.read_parquet(path) if path.is_file() else None
     own = of_benchmark(scores), rows_of_benchmark(rows), oracle
     metrics = settings.benchmark.metrics.from_tables(*own, cfg.compat, cfg.resamples)

@@ -10,8 +10,9 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from utils.checks import did_you_mean_or_all
 from utils.distributed import world_size
-from utils.engine.loss import STATISTICS, STREAMS, Loss
+from utils.engine.loss import Loss, check_needs
 from utils.evaluation.measure import Measure
 from utils.files import resolve
 from utils.fingerprint import settings_hash
@@ -20,7 +21,6 @@ from utils.items.probe import Probe, Unchanged
 from utils.items.requests import Request
 from utils.items.streams import Prepare
 from utils.reading import forget_files
-from utils.runs.cli import nearest_names
 from utils.runs.rules import CHOICES, RULES
 from utils.runs.run import NOT_PART_OF_THE_RESULT
 from utils.tokens.prompts import Template
@@ -163,9 +163,7 @@ def _check(cfg: DictConfig, script: str) -> Settings:
     for key, valid in CHOICES.items():
         value = OmegaConf.select(cfg, key, default=ABSENT)
         if value is not ABSENT and str(value) not in valid:
-            close = nearest_names(str(value), valid)
-            hint = f"Did you mean {close[0]}?" if close else f"Valid are {', '.join(valid)}."
-            raise SettingsError(f"{key}={value}: not a valid value. {hint}")
+            raise SettingsError(f"{key}={value}: not a valid value{did_you_mean_or_all(value, valid)}")
     for key, rule in RULES.items():
         value = OmegaConf.select(cfg, key, default=ABSENT)
         if value is not ABSENT and not rule.test(value):
@@ -201,12 +199,10 @@ def _check_adapter(cfg: DictConfig) -> None:
 
 
 def _check_needs(cfg: DictConfig, loss: Loss) -> None:
-    for stream, names in loss.needs.items():
-        if stream not in STREAMS:
-            raise SettingsError(f"method={cfg.method.name}: unknown stream {stream}; streams are {', '.join(STREAMS)}")
-        for name in names:
-            if name not in STATISTICS:
-                raise SettingsError(f"method={cfg.method.name}: unknown statistic {name}; statistics are {', '.join(STATISTICS)}")
+    try:
+        check_needs(loss.needs)
+    except ValueError as error:
+        raise SettingsError(f"method={cfg.method.name}: {error}") from error
     if "template" in loss.needs:
         for key, valid in {"template": ("refusal", "normal"), "template_policy": ("per_access", "fixed")}.items():
             value = cfg.method.get(key)

@@ -20,7 +20,7 @@ from utils.engine.reference import make_reference, needs_reference
 from utils.fingerprint import folder_hash
 from utils.items.requests import as_example
 from utils.items.rows import QA
-from utils.items.streams import Material, StepDataset, Streams
+from utils.items.streams import StepDataset, Streams, TrainingData
 from utils.runs.load import trainable
 from utils.runs.run import Run
 from utils.runs.settings import Settings
@@ -47,8 +47,8 @@ def make_streams(
     cfg, names = settings.cfg, tuple(settings.loss.needs)
     items, retain = (settings.benchmark.pieces(list(pairs), encoder) for pairs in (items, retain))
     policy = cfg.method.get("template_policy", "fixed")
-    material = Material(names, settings.benchmark, cfg.split, encoder, cfg.seed, items, retain, templates, policy)
-    streams = (settings.prepare or Streams.of)(material)
+    data = TrainingData(names, settings.benchmark, cfg.split, encoder, cfg.seed, items, retain, templates, policy)
+    streams = (settings.prepare or Streams.of)(data)
     if streams.dropped:
         left_out = "%d of %d items left out: their prompts fill max_length=%d"
         log.warning(left_out, streams.dropped, len(items), encoder.max_length)

@@ -18,7 +18,7 @@ from tests.models import tiny_model, tokenizer
 from tests.runs import REAL, launch, metrics, run, target
 from utils.engine.continuations import continue_ids, end_ids
 from utils.engine.engine import Engine
-from utils.files import read_generations
+from utils.files import read_rows
 from utils.reading import DataError
 from utils.tokens.prompts import Encoder, Template
 
@@ -84,7 +84,7 @@ def test_numbers_and_rows(evaluated):
     found = metrics(evaluated)
     assert set(found) == {"bleu", "rep3"} and found["bleu"]["n"] == 12
     assert "of wikitext test + cc_news train continued greedily from their first 32 tokens" in found["bleu"]["definition"]
-    rows = read_generations(evaluated / "generations.jsonl")
+    rows = read_rows(evaluated / "generations.jsonl")
     assert [row["index"] for row in rows] == list(range(12)) and {row["task"] for row in rows} == {"continued"}
 
 
@@ -95,7 +95,7 @@ def test_parts_are_not_continued_again(evaluated, tmp_path, monkeypatch):
     engine = Engine(tiny_model(), ENCODER.pad_id)
     shutil.copy(evaluated / "parts" / "continued.jsonl", parts)
     rows = nlg().enrich([], engine, ENCODER, tmp_path / "eval", OmegaConf.create({"generation_batch_size": 4}))
-    assert rows == read_generations(evaluated / "generations.jsonl")
+    assert rows == read_rows(evaluated / "generations.jsonl")
 
 
 def test_the_whole_text_is_scored_on_request_even_afterwards(evaluated, tmp_path, monkeypatch):
@@ -121,7 +121,7 @@ def test_mauve_is_asked_with_the_released_settings(tmp_path, monkeypatch):
     monkeypatch.setattr(data.benchmarks.nlg.importlib.util, "find_spec", lambda name: package)
     monkeypatch.setitem(sys.modules, "mauve", package)
     folder = evaluate(tmp_path, "benchmark.mauve=true")
-    rows = [row for row in read_generations(folder / "generations.jsonl") if row["task"] == "continued"]
+    rows = [row for row in read_rows(folder / "generations.jsonl") if row["task"] == "continued"]
     told = [row for row in rows if row["generation"].strip() and row["truth"].strip()]
     assert asked["q_text"] == [row["generation"] for row in told] and asked["p_text"] == [row["truth"] for row in told]
     assert (asked["mauve_scaling_factor"], asked["max_text_length"]) == (2, 256)
@@ -134,7 +134,7 @@ def test_two_processes_give_the_same_texts(evaluated, tmp_path):
     overrides = ("benchmark=nlg", f"model.path={target()}", "resamples=100", "out=eval")
     finished = launch(tmp_path, "evaluate.py", *overrides, processes=2)
     assert finished.code == 0, finished.err
-    assert read_generations(tmp_path / "eval" / "generations.jsonl") == read_generations(evaluated / "generations.jsonl")
+    assert read_rows(tmp_path / "eval" / "generations.jsonl") == read_rows(evaluated / "generations.jsonl")
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from tests.models import tiny_model, tokenizer
 from tests.runs import REAL, compose_settings, launch, metrics, run, target
 from utils.engine.continuations import continue_ids, end_ids
 from utils.engine.engine import Engine
-from utils.files import read_generations
+from utils.files import read_rows
 from utils.items.requests import Request
 from utils.reading import DataError
 from utils.runs.settings import SettingsError, check_evaluation
@@ -100,7 +100,7 @@ def test_examples_come_from_the_training_file_if_there_is_one(copied):
 
 
 def test_a_validation_file_goes_before_a_test_file(copied):
-    rows = read_generations(copied / "arc" / "ARC-Challenge_test.jsonl")
+    rows = read_rows(copied / "arc" / "ARC-Challenge_test.jsonl")
     path = copied / "arc" / "ARC-Challenge_validation.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows[:6]), encoding="utf-8")
     material = nlu(copied)._material["arc_challenge"]
@@ -122,7 +122,7 @@ def test_accuracies_and_what_they_were_asked_of(evaluated):
     assert "test split, 4 examples from the evaluated questions but the one asked, drawn for each" in said["arc_challenge"]
     assert "test split, 4 examples from the training split, drawn for each question" in said["arc_easy"]
     assert "validation split, 4 examples from the evaluated questions but the one asked, the first" in said["piqa"]
-    rows = read_generations(evaluated / "generations.jsonl")
+    rows = read_rows(evaluated / "generations.jsonl")
     assert {tuple(row["labels"]) for row in rows} == {tuple("ABCD"), tuple("1234"), tuple("01")}
 
 
@@ -141,7 +141,7 @@ def test_a_model_that_names_every_right_label_is_always_right(tmp_path):
 def test_the_released_form_reads_prompt_and_answer_decoded_together(tmp_path):
     folder = evaluate(tmp_path, "benchmark.form=released", "benchmark.rows=3")
     assert set(metrics(folder)) == {f"{task}_acc" for task in TASKS}
-    rows = read_generations(folder / "generations.jsonl")
+    rows = read_rows(folder / "generations.jsonl")
     bos = tokenizer().bos_token
     assert len(rows) == 9 and all(row["output"].startswith(bos) and row["question"] not in row["output"] for row in rows)
     assert all(row["generation"] in row["output"] for row in rows) and any(row["generation"] for row in rows)
@@ -199,7 +199,7 @@ def test_two_processes_give_the_same_outputs(tmp_path):
     common = ("benchmark=nlu", f"model.path={target()}", "resamples=100", "benchmark.max_new_tokens=6", "out=together")
     finished = launch(tmp_path, "evaluate.py", *common, *overrides, processes=2)
     assert finished.code == 0, finished.err
-    assert read_generations(tmp_path / "together" / "generations.jsonl") == read_generations(alone / "generations.jsonl")
+    assert read_rows(tmp_path / "together" / "generations.jsonl") == read_rows(alone / "generations.jsonl")
 
 
 @pytest.mark.parametrize(
@@ -259,7 +259,7 @@ def test_the_hub_is_asked_for_validation_and_training_splits(monkeypatch):
 
     def rows(hub, configuration, split, revision, local):
         asked.append((hub, configuration, split))
-        return read_generations(FIXTURES / "utility" / "arc" / "ARC-Easy_test.jsonl")
+        return read_rows(FIXTURES / "utility" / "arc" / "ARC-Easy_test.jsonl")
 
     monkeypatch.setattr(data.benchmarks.nlu, "hub_rows", rows)
     assert len(nlu("hub", tasks=["arc_easy"]).requests("all")) == 8

@@ -16,7 +16,7 @@ from data.files.utility import TASK_FILES
 from tests.models import tiny_model, tokenizer
 from tests.runs import REAL, compose_settings, launch, metrics, run, target
 from utils.engine.engine import Engine
-from utils.files import read_generations, read_json
+from utils.files import read_json, read_rows
 from utils.reading import DataError, files_read, forget_files
 from utils.runs.settings import SettingsError, check_evaluation, check_training
 from utils.tokens.prompts import Template
@@ -70,7 +70,7 @@ def test_every_task_and_both_averages_are_reported(evaluated):
 
 
 def test_documents_are_kept_with_what_the_model_said(evaluated):
-    rows = read_generations(evaluated / "generations.jsonl")
+    rows = read_rows(evaluated / "generations.jsonl")
     assert list(dict.fromkeys(row["task"] for row in rows)) == list(TASKS)
     assert {path.stem for path in (evaluated / "parts").iterdir()} == set(TASKS)
     choices = [row for row in rows if row["task"] == "hellaswag"]
@@ -186,7 +186,7 @@ def test_the_scripts_say_so_too(tmp_path):
 )
 def test_bad_rows_are_refused_by_file_and_row_before_a_model_is_loaded(copied, task, change, words):
     path = copied / TASK_FILES[task].file
-    rows = read_generations(path)
+    rows = read_rows(path)
     rows[1] |= change
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     with pytest.raises(DataError) as refusal:

@@ -16,7 +16,7 @@ from tests.runs import QUICK_EVALUATION, compose_settings, run, target
 from tests.runs import metrics as saved_metrics
 from tests.utils.judges.test_judges import classifier, slow_logits
 from utils.evaluation.measure import Evaluated
-from utils.files import read_generations
+from utils.files import read_rows
 from utils.runs.settings import build
 
 TOFU = Tofu("tofu", "owner/data", "0123", "fixture", rows=2)
@@ -118,7 +118,7 @@ def test_the_settings_are_those_of_open_unlearning():
 def test_an_evaluation_reports_it_beside_its_own_numbers(gibberish, tmp_path):
     dials = ("measure=[fluency]", f"measure.fluency.classifier={gibberish}", "oracle=none")
     run(tmp_path, "evaluate", "split=forget05", f"model.path={target()}", *QUICK_EVALUATION, *dials, "out=eval")
-    found, kept = saved_metrics(tmp_path / "eval"), read_generations(tmp_path / "eval" / "generations.jsonl")
+    found, kept = saved_metrics(tmp_path / "eval"), read_rows(tmp_path / "eval" / "generations.jsonl")
     assert {"model_utility", "fluency_empty_forget", "fluency_clean"} <= set(found)
     assert found["fluency_clean"]["n"] == len(kept) == 12
     assert found["fluency_clean"]["value"] == approx(sum(row["clean"] for row in kept) / 12)

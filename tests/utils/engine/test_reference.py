@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.models import moved, tiny_model, toy_streams, with_lora
-from tests.naive import slow_tables
+from tests.naive import naive_tables
 from utils.engine import reference as reference_module
 from utils.engine import token_cache
 from utils.engine.engine import Engine
@@ -45,7 +45,7 @@ def statistics(engine: Engine, reference, needs=NEEDS) -> dict[str, Tensor]:
 
 
 def expected(model: nn.Module, original: nn.Module) -> dict[str, Tensor]:
-    return flat(slow_tables(model, original, NEEDS, STREAMS, PAD))
+    return flat(naive_tables(model, original, NEEDS, STREAMS, PAD))
 
 
 def flat(tables: Mapping[str, TokenTable]) -> dict[str, Tensor]:
@@ -115,7 +115,7 @@ def test_gradient_of_full_kl(kind, tmp_path):
     packed = engine.pack(STREAMS)
     engine.tables(packed, NEEDS, reference.values(packed))["retain"]["kl"].sum().backward()
     trained = {name: p for name, p in adapted.named_parameters() if p.requires_grad}
-    tables = slow_tables(adapted, original, NEEDS, STREAMS, PAD)
+    tables = naive_tables(adapted, original, NEEDS, STREAMS, PAD)
     kl = tables["retain"]["kl"][tables["retain"].mask].sum()
     for (name, parameter), gradient in zip(trained.items(), torch.autograd.grad(kl, list(trained.values())), strict=True):
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-3, atol=1e-5, msg=lambda text, n=name: f"{n}: {text}")
@@ -155,7 +155,7 @@ def test_values_are_of_the_moment_the_reference_was_made(tmp_path):
     assert model.training
     packed = engine.pack(STREAMS)
     values = reference.values(packed)
-    logp = slow_tables(model.eval(), model, {"forget": ("logp",)}, STREAMS, PAD)["forget"]
+    logp = naive_tables(model.eval(), model, {"forget": ("logp",)}, STREAMS, PAD)["forget"]
     torch.testing.assert_close(packed.tabulate("forget", values.logp)[0].sum(1).double(), logp.sum("logp"), rtol=0, atol=1e-4)
     assert not values.logp.requires_grad
 
@@ -325,5 +325,5 @@ def test_streams_that_ask_nothing_are_not_forwarded(tmp_path, kind):
     values = reference.values(packed)
     assert [shape[:2].numel() < packed.input_ids.numel() for shape in seen if len(shape) == 3] == [True]
     found = flat(engine.tables(packed, needs, values))
-    wanted = flat(slow_tables(engine.model, tiny_model(), needs, STREAMS, PAD))
+    wanted = flat(naive_tables(engine.model, tiny_model(), needs, STREAMS, PAD))
     assert_equal(found, {name: wanted[name] for name in found})

@@ -9,11 +9,12 @@ from data.benchmarks.tofu import Tofu
 from tests.models import encoder, moved_copy, tiny_model, tokenizer
 from utils.engine import token_cache
 from utils.engine.engine import Engine
-from utils.engine.token_cache import TokenCache
+from utils.engine.token_cache import TokenCache, cache_key
 from utils.evaluation import scoring
 from utils.evaluation.scoring import continue_prompts, score
 from utils.items.requests import Request
 from utils.tokens.example import Example
+from utils.weights.reinforced import CombinedModel
 
 REQUESTS = Tofu("tofu", "owner/data", "0123", "fixture", rows=3).requests("forget05")
 EXAMPLE = Example((0, 5, 6), (7, 8))
@@ -49,7 +50,7 @@ def calls(engine, monkeypatch) -> list[int]:
 
 def test_every_answer_is_forwarded_once_and_every_prompt_continued_once(engine, calls):
     """Also if two tasks ask for the same, and whichever role an answer plays."""
-    twice = [*REQUESTS, *(Request(f"{r.task}@again", r.index, r.question, r.answers, r.reference) for r in REQUESTS)]
+    twice = [*REQUESTS, *(Request(f"{r.task}@again", r.index, r.question, r.answers, r.truth) for r in REQUESTS)]
     table = score(engine, encoder(), twice, 8192)
     pairs = {encoder().example(r.question, text) for r in REQUESTS for _, _, text in r.answers}
     assert sum(calls) == len(pairs) < len(table) / 2
@@ -91,7 +92,7 @@ def test_other_weights_precision_or_code_know_nothing(engine, tmp_path, monkeypa
         next(changed.parameters()).view(-1)[0] += 1e-3
     for other in (changed, moved_copy(tiny_model()), tiny_model().bfloat16()):
         assert not TokenCache(tmp_path, engine_of(other)).knows(EXAMPLE, ("logp",))
-    monkeypatch.setattr(token_cache, "code_hash", lambda: "other")
+    monkeypatch.setattr(token_cache, "code_hash", lambda modules: "other")
     assert not TokenCache(tmp_path, engine).knows(EXAMPLE, ("logp",))
 
 
@@ -139,3 +140,33 @@ def test_without_a_folder_everything_stays_in_memory(engine, tmp_path):
     cache.add(EXAMPLE, ("logp", "hit"), VALUES)
     cache.write()
     assert cache.knows(EXAMPLE, ("logp",)) and not list(tmp_path.iterdir())
+
+
+def test_the_key_knows_configuration_kernel_precision_mask_rule_and_device(engine):
+    plain = cache_key(engine, adapters=True)
+    assert cache_key(engine_of(tiny_model()), adapters=True) == plain
+    renamed = engine_of(tiny_model())
+    renamed.model.config._name_or_path = "somewhere/else"
+    assert cache_key(renamed, adapters=True) == plain  # where it came from changes nothing that it says
+    for change in (
+        lambda other: setattr(other.model.config, "rope_scaling", {"rope_type": "linear", "factor": 2.0}),
+        lambda other: setattr(other.model.config, "sliding_window", 64),
+        lambda other: setattr(other.model.config, "_attn_implementation", "eager"),
+        lambda other: setattr(other, "autocast", True),
+        lambda other: setattr(other, "hide", 2),
+        lambda other: setattr(other, "device", torch.device("cuda")),
+        lambda other: setattr(other, "dtype", torch.bfloat16),
+    ):
+        other = engine_of(tiny_model())
+        change(other)
+        assert cache_key(other, adapters=True) != plain
+
+
+def test_the_code_that_combines_two_models_is_part_of_the_key(engine, monkeypatch):
+    asked: list[frozenset[str]] = []
+    monkeypatch.setattr(token_cache, "code_hash", lambda modules: asked.append(modules) or "")
+    cache_key(engine, adapters=True)
+    cache_key(engine_of(CombinedModel(tiny_model(), moved_copy(tiny_model()), 1.0)), adapters=True)
+    alone, combined = asked
+    assert "utils.engine.packing" in alone and "utils.weights.reinforced" not in alone
+    assert "utils.weights.reinforced" in combined

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import types
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ import pytest
 import torch
 
 from tests.models import tiny_model, tokenizer
+from utils.files import read_rows
 from utils.judges import judgements
 from utils.judges.judgements import (
     PerplexityModel,
@@ -48,10 +48,6 @@ def rows(texts: Sequence[str] = TEXTS) -> list[dict]:
     return [{"task": "harmful", "index": n, "question": f"Why {n}?", "output": text} for n, text in enumerate(texts)]
 
 
-def lines(path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
 def test_verdicts_are_added_in_order_and_silence_is_not_judged(tmp_path):
     judge = Counting()
     found = judge_generations(judge, rows(), tmp_path)
@@ -59,7 +55,9 @@ def test_verdicts_are_added_in_order_and_silence_is_not_judged(tmp_path):
     assert judge.asked == [text for text in TEXTS if text.strip()]
     assert [row["harmful_score"] for row in found] == [0.25, None, 0.25, 0.25, None, 0.25]
     assert all(row["judge"] == "long" for row in found) and [row["index"] for row in found] == list(range(6))
-    assert {frozenset(line) for line in lines(tmp_path / "judgements.jsonl")} == {frozenset({"key", "judge", "harmful", "score"})}
+    assert {frozenset(line) for line in read_rows(tmp_path / "judgements.jsonl")} == {
+        frozenset({"key", "judge", "harmful", "score"})
+    }
 
 
 def test_nothing_is_judged_twice_but_by_another_judge(tmp_path):
@@ -71,7 +69,7 @@ def test_nothing_is_judged_twice_but_by_another_judge(tmp_path):
     assert more.asked == ["Something quite new"]
     other = Counting("other")
     judge_generations(other, rows(), tmp_path)
-    assert len(other.asked) == 4 and len(lines(tmp_path / "judgements.jsonl")) == 6 + 1 + 6
+    assert len(other.asked) == 4 and len(read_rows(tmp_path / "judgements.jsonl")) == 6 + 1 + 6
 
 
 def test_what_was_judged_before_an_interruption_is_kept(tmp_path, monkeypatch):

@@ -47,9 +47,9 @@ def settings_of(*overrides: str) -> dict[str, Any]:
 @pytest.fixture(scope="module", autouse=True)
 def composed_once() -> Iterator[None]:
     """The same settings are composed once in this module."""
-    compose_once = cache(inherited_settings.compose_evaluation)
+    compose_once = cache(inherited_settings.compose_settings)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(inherited_settings, "compose_evaluation", lambda overrides: compose_once(tuple(overrides)).copy())
+        patch.setattr(inherited_settings, "compose_settings", lambda script, given: compose_once(script, tuple(given)).copy())
         yield
 
 
@@ -178,7 +178,7 @@ def test_any_value_is_an_override(value):
 
 @pytest.mark.parametrize("word", ["model.path=x", "out=x", "reinforced.path=x", "from_logs=x"])
 def test_what_differs_from_model_to_model_cannot_be_set(evaluator, word):
-    with pytest.raises(ValueError, match="is set for every model by itself; leave it out"):
+    with pytest.raises(ValueError, match="is set for every run by itself; leave it out"):
         plan([write_run(Path("run"))], [word])
 
 
@@ -255,7 +255,7 @@ def test_runs_of_two_benchmarks_are_refused_unless_one_is_chosen(evaluator):
 
 def test_a_misspelt_metric_is_told_after_the_first_model(evaluator):
     write_run(Path("run"))
-    with pytest.raises(TrajectoryError, match="--metrics forget_rob: was not measured. Did you mean forget_prob?"):
+    with pytest.raises(TrajectoryError, match="--metrics forget_rob: was not measured; did you mean forget_prob?"):
         follow(plan([Path("run")]), evaluator, ["forget_rob"])
     assert evaluator.asked == ["target"]
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from tests.runs import script, target
-from utils.runs.cli import find_problem, nearest_names
+from utils.runs.cli import errors_in_one_sentence, find_problem, refuse_overrides
 
 FINE = [
     ("unlearn", ["method=npo", "method.loss.beta=0.2", "lr=1e-5", "benchmark.rows=10"]),
@@ -27,20 +28,20 @@ def test_valid_overrides_pass(name, overrides):
 
 
 REFUSED = [
-    ("unlearn", "metod=flat", "metod=flat: there is no key metod. Did you mean method or"),
-    ("unlearn", "methods=flat", "methods=flat: there is no key methods. Did you mean method or"),
-    ("unlearn", "method.loss.divergense=kl", "there is no key method.loss.divergense. Did you mean method.loss.divergence"),
-    ("unlearn", "divergence=kl", "Did you mean reference or method.loss.divergence?"),
-    ("unlearn", "method.loss.beta=1", "method.loss.beta=1: there is no key method.loss.beta."),  # npo has it, flat has not
-    ("unlearn", "adapter.lora.r=4", "there is no key adapter.lora.r."),  # adapter=none has no lora
-    ("unlearn", "lerning_rate=1", "lerning_rate=1: there is no key lerning_rate. Valid are adapter, batch_size,"),
-    ("unlearn", "=3", "=3: there is no key ."),
-    ("evaluate", "epochs=3", "epochs=3: there is no key epochs."),
-    ("unlearn", "method=flta", "method=flta: there is no such method. Did you mean flat?"),
-    ("unlearn", "method=npo,flta", "method=flta: there is no such method. Did you mean flat?"),
-    ("unlearn", "method=null", "method=None: there is no such method. Valid are "),
-    ("unlearn", "model=tiy", "model=tiy: there is no such model. Did you mean tiny?"),
-    ("unlearn", "launcher=fsdp", "launcher=fsdp: there is no such launcher. Did you mean fsdp2?"),
+    ("unlearn", "metod=flat", "metod=flat: there is no key metod; did you mean method or"),
+    ("unlearn", "methods=flat", "methods=flat: there is no key methods; did you mean method or"),
+    ("unlearn", "method.loss.divergense=kl", "there is no key method.loss.divergense; did you mean method.loss.divergence"),
+    ("unlearn", "divergence=kl", "did you mean reference or method.loss.divergence?"),
+    ("unlearn", "method.loss.beta=1", "method.loss.beta=1: there is no key method.loss.beta;"),  # npo has it, flat has not
+    ("unlearn", "adapter.lora.r=4", "there is no key adapter.lora.r;"),  # adapter=none has no lora
+    ("unlearn", "lerning_rate=1", "lerning_rate=1: there is no key lerning_rate; there are adapter, batch_size,"),
+    ("unlearn", "=3", "=3: there is no key ;"),
+    ("evaluate", "epochs=3", "epochs=3: there is no key epochs;"),
+    ("unlearn", "method=flta", "method=flta: there is no such method; did you mean flat?"),
+    ("unlearn", "method=npo,flta", "method=flta: there is no such method; did you mean flat?"),
+    ("unlearn", "method=null", "method=None: there is no such method; there are "),
+    ("unlearn", "model=tiy", "model=tiy: there is no such model; did you mean tiny?"),
+    ("unlearn", "launcher=fsdp", "launcher=fsdp: there is no such launcher; did you mean fsdp2?"),
     ("unlearn", "method", "method: not understood; write key=value"),
     ("unlearn", "method flat", "method flat: not understood; write key=value"),
     ("unlearn", "out=a(b", "out=a(b: not understood; write key=value, with quotes around a value that holds brackets"),
@@ -51,13 +52,6 @@ REFUSED = [
 def test_refusals_name_what_was_meant(name, override, message):
     problem = find_problem(name, [override])
     assert message in problem and "\n" not in problem
-
-
-def test_nearest_names_by_the_whole_or_by_the_last_part():
-    valid = ["lr", "method.loss.beta", "model.lr.unlearn", "batch_size"]
-    assert nearest_names("bacth_size", valid) == ["batch_size"]
-    assert nearest_names("beta", valid) == ["method.loss.beta"]
-    assert nearest_names("zzz", valid) == []
 
 
 @pytest.mark.parametrize("name", ["finetune", "unlearn", "evaluate"])
@@ -89,6 +83,27 @@ def test_the_traceback_can_be_had(tmp_path, monkeypatch):
     monkeypatch.setenv("LETHE_TRACEBACK", "1")
     refused = script(tmp_path, "unlearn", f"model.path={target()}", "split=forget7", "out=run")
     assert refused.code == 1 and "Traceback" in refused.err and "split=forget7: TOFU has forget01" in refused.err
+
+
+def test_what_every_run_gets_by_itself_is_refused():
+    refuse_overrides(["seed=1", "+model.other=x"], ("model.path", "out"))
+    for word in ("out=x", "+out=x", "~out", "++model.path=y"):
+        with pytest.raises(ValueError, match="is set for every run by itself; leave it out"):
+            refuse_overrides(["seed=1", word], ("model.path", "out"))
+    with pytest.raises(ValueError, match="split: not understood; write key=value"):
+        refuse_overrides(["split"], ())
+
+
+def test_a_script_ends_with_the_first_line_of_what_is_wrong(monkeypatch):
+    for error in (ValueError("one\ntwo"), FileNotFoundError("one"), ZeroDivisionError("one"), HydraException("one\ntwo")):
+        with pytest.raises(SystemExit) as end, errors_in_one_sentence():
+            raise error
+        assert str(end.value) == "one"
+    with pytest.raises(TypeError), errors_in_one_sentence():
+        raise TypeError("a mistake of ours")
+    monkeypatch.setenv("LETHE_TRACEBACK", "1")
+    with pytest.raises(ValueError), errors_in_one_sentence():
+        raise ValueError("one")
 
 
 def test_a_sweep_goes_on_past_a_job_that_fails(tmp_path):

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import functools
-import json
-import shutil
 from pathlib import Path
 
 import pytest
 
 from tests.runs import assert_same_curve, assert_same_weights, compose_settings, losses, run, target, weights
-from utils.files import read_json, read_log, write_json
+from utils.files import read_json, read_rows, write_json
 from utils.runs import train as training
 from utils.runs.run import Run, RunError
 from utils.training.callbacks import MarkCheckpoints, SaveByTheClock, last_checkpoint
@@ -109,7 +107,7 @@ def test_the_log_is_cut_back_to_the_checkpoint(cut_off):
     with open(out / "log.jsonl", "a", encoding="utf-8") as file:
         file.write('{"step": 5, "loss": 1.0}\n{"step": 6, "lo')  # written by a process that died in the middle of a line
     unlearn(out)
-    steps = [json.loads(line).get("step") for line in (out / "log.jsonl").read_text().splitlines()]
+    steps = [record.get("step") for record in read_rows(out / "log.jsonl")]
     assert steps == [1, 2, 3, 4, 5, 6, 6]  # the last line sums up
 
 
@@ -191,7 +189,7 @@ def test_resume_can_be_forbidden(tmp_path):
     opened(tmp_path / "run").record({"step": 1})
     with pytest.raises(RunError, match="holds a half-written run; use resume=true to go on, overwrite=true to start"):
         opened(tmp_path / "run", "resume=false")
-    assert read_log(tmp_path / "run" / "log.jsonl") == [{"step": 1}]
+    assert read_rows(tmp_path / "run" / "log.jsonl", appended=True) == [{"step": 1}]
 
 
 def test_a_run_that_got_nowhere_is_in_nobodys_way(tmp_path):
@@ -252,16 +250,6 @@ def read_config(out: Path) -> dict:
     from omegaconf import OmegaConf
 
     return OmegaConf.to_container(OmegaConf.load(out / "config.yaml"))
-
-
-def test_files_are_whole_or_absent(tmp_path):
-    write_json(tmp_path / "a.json", {"answer": "ō", "path": Path("x")})
-    assert read_json(tmp_path / "a.json") == {"answer": "ō", "path": "x"}
-    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
-    assert read_json(tmp_path / "b.json") is None
-    shutil.copy(tmp_path / "a.json", tmp_path / "c.json")
-    (tmp_path / "c.json").write_bytes(b"\xff")
-    assert read_json(tmp_path / "c.json") is None
 
 
 def test_tensorboard_records_outlive_the_checkpoints(tmp_path):

@@ -18,7 +18,7 @@ from tests.models import tiny_model, tokenizer
 from tests.runs import QUICK_EVALUATION, compose_settings, metrics, run, target
 from utils.engine import token_cache
 from utils.evaluation import scoring
-from utils.files import read_generations, read_json
+from utils.files import read_json, read_rows
 from utils.runs.load import make_encoder
 from utils.runs.settings import SettingsError, check_evaluation
 from utils.weights.models import save_model
@@ -93,7 +93,7 @@ def test_the_numbers_follow_from_the_saved_files(evaluated):
     assert metrics(folder)["forget_prob"]["value"] == pytest.approx(np.mean([np.exp(x.mean()) for x in own["logp"]]))
     again = TofuMetrics("geometric").from_tables(
         scores,
-        read_generations(folder / "generations.jsonl"),
+        read_rows(folder / "generations.jsonl"),
         pd.read_parquet(folder / "oracle.parquet"),
         "none",
         100,

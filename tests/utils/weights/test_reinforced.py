@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from tests.models import ITEMS, SUPPORTED, encoder, moved, moved_copy, random_examples, tiny_model, tokenizer, with_lora
-from tests.naive import slow_tables
+from tests.naive import naive_tables
 from tests.runs import QUICK_EVALUATION, compose_settings, run, target
 from utils.engine.engine import Engine, output_head
 from utils.engine.generation import generate
-from utils.files import read_generations, read_json
+from utils.files import read_json, read_rows
 from utils.fingerprint import weights_hash
 from utils.tokens.example import Example
 from utils.weights.models import ModelError, Precision, save_model
@@ -102,7 +102,7 @@ def test_the_engine_scores_the_combination(family, shared):
     streams = {"x": random_examples(9, V, 5, prompts=2)}
     needs = {"x": ("logp", "entropy", "hit")}
     found = engine.tables(engine.pack(streams), needs)["x"]
-    wanted = slow_tables(slow, slow, needs, streams, PAD)["x"]
+    wanted = naive_tables(slow, slow, needs, streams, PAD)["x"]
     for name in needs["x"]:
         torch.testing.assert_close(found[name][found.mask].double(), wanted[name][wanted.mask].double(), atol=1e-4, rtol=1e-4)
 
@@ -348,7 +348,7 @@ def test_evaluate_scores_and_generates_with_the_combination(reinforced, tmp_path
         common = ("split=forget05", f"model.path={target()}", *QUICK_EVALUATION, f"oracle={oracle}")
         run(tmp_path, "evaluate", *common, *combination, f"out={name}")
     slow = Slow(*(AutoModelForCausalLM.from_pretrained(path) for path in (target(), reinforced)), alpha=0.5)
-    rows = read_generations(tmp_path / "whp" / "generations.jsonl")
+    rows = read_rows(tmp_path / "whp" / "generations.jsonl")
     (row,) = [row for row in rows if (row["task"], row["index"]) == ("forget", 0)]
     example = encoder().example(row["question"], row["truth"])
     scores = pd.read_parquet(tmp_path / "whp" / "scores.parquet")

@@ -11,7 +11,6 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from scripts.muse_protocols import main
-from scripts.reproduce.protocols import call_script
 from tests.runs import SMALL, run, target
 from utils.files import read_json, write_json
 
@@ -91,10 +90,10 @@ def test_sustainability_unlearns_every_fold_from_the_result_before(scripts, caps
     assert utilities(found) == {"target": 50, "sust_1": 49, "sust_2": 48, "sust_3": 47, "sust_4": 46}
     table = Path("out/protocol.md").read_text()
     assert table == capsys.readouterr().out and table.splitlines()[:4] == [
-        "| split | knowmem_retain | knowmem_forget | verbmem | privleak |",
-        "| --- | ---: | ---: | ---: | ---: |",
-        "| target | 50.00 | 60.00 | – | – |",
-        "| sust_1 | 49.00 | 50.00 | – | – |",
+        "| split   |   knowmem_retain |   knowmem_forget |   verbmem |   privleak |",
+        "|:--------|-----------------:|-----------------:|----------:|-----------:|",
+        "| target  |            50.00 |            60.00 |         – |          – |",
+        "| sust_1  |            49.00 |            50.00 |         – |          – |",
     ]
 
 
@@ -142,7 +141,7 @@ def test_selection_by_hand(scripts, capsys):
     assert [row["step"] for row in found["rows"]] == ["oracle", "9", "10"] and found["status"] == "finished"
     assert scripts.steps == ["evaluate run/snapshots/9", "evaluate run/snapshots/10"]
     assert capsys.readouterr().out == "model.path=run/snapshots/10\n"
-    assert "| **10** | 48.00 | 40.00 |" in Path("chosen/selection.md").read_text()
+    assert "| **10** |            48.00 |            40.00 |" in Path("chosen/selection.md").read_text()
 
 
 def test_every_snapshot_can_be_looked_at_and_the_choice_stays(scripts):
@@ -161,13 +160,16 @@ def test_without_any_that_will_do_the_last_is_taken_and_told(scripts, capsys):
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ("scalability --target target --out out --unlearn split=forget", "split=forget: split is set by the protocol"),
+        ("scalability --target target --out out --unlearn split=forget", "split=forget: split is set for every run by itself"),
         ("scalability --target target --out out --both model", "model: not understood; write key=value"),
         ("scalability --target target --out target", "--out target exists and holds no protocol.json; choose another"),
         ("select --run target --oracle retrained --out out", "--run target holds no finished run"),
         ("select --run run --oracle target --out out", "--oracle target holds no finished evaluation"),
-        ("select --run run --oracle retrained --out out --metric rouge", "retrained has no rouge, only knowmem_forget"),
-        ("select --run run --oracle retrained --out out --evaluate out=x", "out=x: out is set by the protocol"),
+        (
+            "select --run run --oracle retrained --out out --metric rouge",
+            "--metric rouge: retrained/eval has no such metric",
+        ),
+        ("select --run run --oracle retrained --out out --evaluate out=x", "out=x: out is set for every run by itself"),
     ],
 )
 def test_errors_are_one_sentence(scripts, line, reason):
@@ -196,7 +198,7 @@ def test_a_folder_with_numbers_of_other_settings_is_refused(scripts, line):
     [
         ({"n": 5}, "they differ in n;"),
         ({"definition": "another"}, "they differ in definition;"),
-        ({"value": float("nan")}, "knowmem_forget is nan, which nothing can be compared with"),
+        ({"value": float("nan")}, "it is nan in retrained/eval, which nothing can be compared with"),
     ],
 )
 def test_only_like_is_compared_with_like(scripts, change, reason):
@@ -213,8 +215,8 @@ def test_an_evaluation_that_leaves_nothing_is_an_error(scripts):
 def test_a_failing_script_stops_the_protocol(scripts, capfd):
     """The real evaluate.py, in a process of its own; it refuses before its slow imports."""
     with pytest.raises(SystemExit, match="evaluate.py failed, for the reason above; the same command goes on"):
-        main("scalability --target target --out out --evaluate resample=100".split(), call_script)
-    assert "there is no key resample. Did you mean resamples" in capfd.readouterr().err
+        main("scalability --target target --out out --evaluate resample=100".split())
+    assert "there is no key resample; did you mean resamples" in capfd.readouterr().err
 
 
 def test_the_overrides_are_those_that_the_scripts_understand(tmp_path):

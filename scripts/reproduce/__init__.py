@@ -1,1 +1,0 @@
-"""Whole experiments of the papers."""

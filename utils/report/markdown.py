@@ -1,0 +1,32 @@
+"""Tables in Markdown: every plain string is escaped, so that no label breaks a table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tabulate import tabulate
+
+MISSING = "–"
+_ESCAPES = {"\\": "\\\\", "&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "\\|", "*": "\\*", "`": "\\`"}
+
+
+class Markdown(str):
+    """Text that is Markdown already and stays as it is."""
+
+
+def escape(text: str) -> Markdown:
+    """Plain text that stays what it is in a line or in a cell; line breaks become spaces."""
+    if isinstance(text, Markdown):
+        return text
+    return Markdown("".join(_ESCAPES.get(letter, letter) for letter in " ".join(text.split())))
+
+
+def bold(text: str) -> Markdown:
+    return Markdown(f"**{escape(text)}**")
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Lines of a table, also to be read as text: the first column to the left, the others, numbers, to the right."""
+    align = ["left", *["right"] * (len(header) - 1)]
+    cells = [[escape(cell) for cell in row] for row in rows]
+    return tabulate(cells, map(escape, header), "pipe", colalign=align, disable_numparse=True)
