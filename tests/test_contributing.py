@@ -127,7 +127,7 @@ def test_documented_commands_are_understood(extended, page, monkeypatch):
 
 
 def test_settings_accept_the_loss_and_refuse_a_bad_option(config, loss_module):
-    assert check_training(config, "unlearn").loss == loss_module.Margin(margin=1.0)
+    assert check_training(config, "unlearn").method.loss == loss_module.Margin(margin=1.0)
     config.method.loss.margin = -1
     with pytest.raises(ValueError, match="margin=-1: write"):
         check_training(config, "unlearn")

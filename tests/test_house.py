@@ -21,21 +21,10 @@ MOST = 15  # Python files of a room besides its __init__.py
 PLUG_INS = ("losses", "scripts")  # as many as there are methods, and tools
 # Released code bases that the values of compat name, and what a value of compat is compared with.
 COMPATS = {"tofu_original", "open_unlearning", "flat_released", "muse_released"}
-# Plain words that are also the name of a benchmark, a measure or a file of metrics/.
-WORDS = {
-    "utility",
-    "safety",
-    "completion",
-    "fluency",
-    "membership",
-    "memorization",
-    "leak",
-    "tables",
-    "retain",
-    "verbatim",
-    "po",
-    "ga",
-}
+# Plain words and standard terms that are also the name of a benchmark, a method, a measure or a file of metrics/.
+WORDS = set(
+    "completion fluency leak membership memorization retain safety tables utility verbatim flat kl memorise nll po ga".split()
+)
 
 
 def sources(*tops: str) -> list[Path]:

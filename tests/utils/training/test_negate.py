@@ -71,7 +71,7 @@ def test_nothing_of_the_first_stage_stays_unless_asked_for(tmp_path, kept, caplo
 def test_kept_weights_come_with_a_warning(tmp_path, caplog):
     start, bad = folder(tmp_path / "base", w=torch.zeros(2)), folder(tmp_path / "trained", w=torch.ones(2))
     Negate(keep_trained=True)(start, bad, tmp_path / "model")
-    assert f"{bad} is the model before the negation" in caplog.text and "deliberately more harmful" in caplog.text
+    assert f"{bad} is the model before the negation" in caplog.text and "more harmful on purpose" in caplog.text
     assert bad.is_dir() and tensors(tmp_path / "model")["w"].tolist() == [-1.0, -1.0]
 
 
