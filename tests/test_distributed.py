@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.models import ITEMS, RETAIN, encoder, tiny_model
 from tests.runs import (
@@ -26,6 +28,7 @@ from utils.engine import reference
 from utils.engine.engine import Engine
 from utils.engine.token_cache import TokenCache
 from utils.files import read_json
+from utils.tokens.example import Example
 
 # 10 items in batches of 4: 5 steps. NPO-KL reads a reference, which both processes compute and cache together.
 STEPS = ("method=npo_kl", "split=forget05", "batch_size=4", "epochs=2", "warmup=1", "optimizer=sgd", "lr=0.05")
@@ -135,6 +138,50 @@ def test_every_process_gets_the_items_of_all_in_their_order(tmp_path):
     assert finished.code == 0, finished.err
     assert finished.out.count("['a', 'b', 'c']") == 2
     assert gathered([3, 1, 2]) == [3, 1, 2]  # a process alone
+
+
+SHARES = f"""
+import json, sys
+sys.path.insert(0, {str(ROOT)!r})
+import torch
+from tests.models import tiny_model
+from utils.distributed import rank, start
+from utils.engine import token_cache
+from utils.engine.engine import Engine
+from utils.tokens.example import Example
+
+start()
+hashed, original = [], token_cache.file_hash
+token_cache.file_hash = lambda path: hashed.append(path.name) or original(path)
+engine = Engine(tiny_model(), pad=0)
+cache = token_cache.TokenCache("cache", engine)
+token_cache.TokenCache("cache", engine)  # has nothing left to look at
+looked = list(hashed)
+cache.add(Example((0, 9), (rank(),)), ("logp",), torch.tensor([[1.0 + rank()]]))
+cache.share()
+known = [place for place in range(4) if cache.knows(Example((0, place), (7, 8)), ("logp",))]
+shared = [cache.values(Example((0, 9), (other,)), ("logp",)).item() for other in (0, 1)]
+print("said", json.dumps([rank(), looked, known, shared, len(hashed) - len(looked)]))
+"""
+
+
+def test_two_processes_share_the_checking_of_the_cache_and_what_they_add(tmp_path):
+    """Each hashes half of the files, besides the one that it writes; both leave out the damaged one, and read each other's."""
+    cache = TokenCache(tmp_path / "cache", Engine(tiny_model(), pad=0))
+    for place in range(4):
+        cache.add(Example((0, place), (7, 8)), ("logp",), torch.tensor([[-1.0 - place], [0.0]]))
+        cache.write()
+    names = {path.name for path in cache.folder.iterdir()}
+    damaged = next(path for path in cache.folder.iterdir() if torch.tensor(-3.0).numpy().tobytes() in path.read_bytes())
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
+    (tmp_path / "shares.py").write_text(SHARES)
+    finished = launch(tmp_path, tmp_path / "shares.py", processes=2)
+    assert finished.code == 0, finished.err
+    said = sorted(json.loads(found) for found in re.findall(r"said (.*?\], 1\])", finished.out))
+    assert [number for number, *_ in said] == [0, 1] and [len(looked) for _, looked, *_ in said] == [2, 2]
+    assert {name for _, looked, *_ in said for name in looked} == names and len(names) == 4
+    assert all(rest == [[0, 1, 3], [1.0, 2.0], 1] for _, _, *rest in said)
+    assert not damaged.exists() and finished.err.count("is damaged") == 1
 
 
 def oracle(folder: Path) -> None:
