@@ -171,8 +171,8 @@ def _row(encoder: Encoder, request: Request, role: str, number: int, example: Ex
     row["wanted"] = encoder.tokenizer.decode(list(example.answer), skip_special_tokens=True)
     for name, column in values.items():
         row[name] = column.to(DTYPES.get(name, torch.float32)).numpy()
-    if "argmax" in row:
-        row["said"] = encoder.tokenizer.decode(row["argmax"].tolist(), skip_special_tokens=True)
+    if "argmax" in values:
+        row["said"] = encoder.tokenizer.decode(values["argmax"].to(torch.int32).tolist(), skip_special_tokens=True)
     return row
 
 

@@ -65,7 +65,7 @@ def heat_map(found: LocatedRegion, part: str) -> Html | None:
     places = {name: place for name in found.tensors if (place := Place.of(name)).part == part and place.layer is not None}
     if not places:
         return None
-    layers = sorted({place.layer for place in places.values()})
+    layers = sorted({place.layer for place in places.values() if place.layer is not None})
     modules = list(dict.fromkeys(place.module for place in places.values()))
     longest = max(map(len, modules)) * FONT * LETTER
     top = math.ceil(longest * math.sin(math.radians(SLANT))) + 14
