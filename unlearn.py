@@ -16,8 +16,6 @@ from utils.runs.cli import check_command_line, one_sentence
 def main(cfg: DictConfig) -> None:
     # Slow imports: a misspelt name was refused without them.
     from utils import distributed
-    from utils.files import resolve
-    from utils.reading import read_lines
     from utils.runs.load import make_encoder
     from utils.runs.run import Run
     from utils.runs.settings import check_training
@@ -25,14 +23,11 @@ def main(cfg: DictConfig) -> None:
 
     settings = check_training(cfg, "unlearn")
     distributed.start()
-    benchmark, needs = settings.benchmark, settings.loss.needs
+    benchmark = settings.benchmark
 
     forget = benchmark.training(cfg.split)
     retain = benchmark.training(benchmark.retain_split(cfg.split))
-    templates = []
-    if "template" in needs:
-        # Normal answers are true answers to other questions: they sound right and say nothing about the forget set.
-        templates = read_lines(resolve(cfg.templates)) if cfg.method.template == "refusal" else [row.answer for row in retain]
+    templates = settings.method.template_answers(cfg.templates, retain)
     encoder = make_encoder(settings)
     streams = make_streams(settings, encoder, forget, retain, templates)
 

@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, get_args
 
+from utils.draws import draw
 from utils.engine.sampling import Sampling
 from utils.items.benchmark import Benchmark
-from utils.items.draws import draw
 from utils.items.probe import Probe
 from utils.items.requests import Request, beginning
 

@@ -5,7 +5,7 @@
 Supported (FLAT, arXiv 2410.11143): kl, tv, js, pearson. Experimental (FLAT's released code only): jeffrey, reverse_kl,
 hellinger, neyman. As released, reverse_kl and hellinger learn the forget answer and forget the template, and neyman
 forgets both: g was written for a network output of either sign, but a probability is fed to it. `RELEASED` keeps those
-three for comparison; with the forms in `DIVERGENCES` the loss falls as P_e rises and as P_f falls.
+three for comparison (`signs: flat`); with the forms in `DIVERGENCES` the loss falls as P_e rises and as P_f falls.
 """
 
 from __future__ import annotations
@@ -53,6 +53,6 @@ RELEASED = {
 }
 
 
-def divergence(name: str, variant: str = "correct") -> Divergence:
-    """The divergence `name`; variant "released" gives the wrong-signed form where one exists. KeyError if unknown."""
-    return RELEASED[name] if variant == "released" and name in RELEASED else DIVERGENCES[name]
+def divergence(name: str, signs: str = "paper") -> Divergence:
+    """The divergence `name`; signs "flat" gives the wrong-signed form where one exists. KeyError if unknown."""
+    return RELEASED[name] if signs == "flat" and name in RELEASED else DIVERGENCES[name]

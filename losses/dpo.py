@@ -4,8 +4,8 @@
     s(y) = sum over the answer tokens of log p;   c = 2 / beta or 1;   R: losses/retain.py
 
 c is 2 / beta where NPO and FLAT compare with DPO, 1 in DPO itself (arXiv 2305.18290) and in TOFU's released code.
-Source: NPO, arXiv 2404.05868; FLAT, arXiv 2410.11143. FLAT's released code overwrites the reference difference with 0
-(`reference: zero`), TOFU's own branch cannot run. Length-normalised and reference-free it is SimPO, arXiv 2405.14734.
+Source: NPO, arXiv 2404.05868; FLAT, arXiv 2410.11143. Length-normalised and reference-free it is SimPO, arXiv 2405.14734. FLAT's
+released code overwrites the reference difference with 0, so that it is reference-free too; TOFU's own branch cannot run.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from losses.retain import check_retain, retain_needs, with_retain
-from utils.checks import choose, positive
-from utils.engine.loss import Loss, LossOutput
+from utils.checks import choose, flag, positive
+from utils.engine.loss import Loss, LossOutput, Needs
 from utils.engine.table import TokenTable
 
 
@@ -27,7 +27,7 @@ class DPO(Loss):
 
     beta: float = 0.1
     factor: str = "two_over_beta"
-    reference: str = "model"
+    reference_free: bool = False
     length_normalised: bool = False
     retain: str = "none"
     retain_weight: float = 1.0
@@ -35,13 +35,13 @@ class DPO(Loss):
     def __post_init__(self) -> None:
         positive("beta", self.beta)
         choose("factor", self.factor, ("two_over_beta", "one"))
-        choose("reference", self.reference, ("model", "zero"))
-        choose("length_normalised", self.length_normalised, (True, False))
+        flag("reference_free", self.reference_free)
+        flag("length_normalised", self.length_normalised)
         check_retain(self.retain, self.retain_weight)
 
     @property
-    def needs(self) -> dict[str, tuple[str, ...]]:
-        statistics = ("logp", "reference_logp") if self.reference == "model" else ("logp",)
+    def needs(self) -> Needs:
+        statistics = ("logp",) if self.reference_free else ("logp", "reference_logp")
         return {"forget": statistics, "template": statistics, **retain_needs(self.retain)}
 
     def __call__(self, forget: TokenTable, template: TokenTable, retain: TokenTable | None = None) -> LossOutput:
@@ -53,4 +53,4 @@ class DPO(Loss):
 
     def _score(self, table: TokenTable) -> Tensor:
         reduce = table.mean if self.length_normalised else table.sum
-        return reduce("logp") - reduce("reference_logp") if self.reference == "model" else reduce("logp")
+        return reduce("logp") if self.reference_free else reduce("logp") - reduce("reference_logp")

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from losses.retain import check_retain, retain_needs, with_retain
 from utils.checks import not_negative
-from utils.engine.loss import Loss, LossOutput, neg_log_likelihood
+from utils.engine.loss import Loss, LossOutput, Needs, neg_log_likelihood
 from utils.engine.table import TokenTable
 
 
@@ -36,7 +36,7 @@ class GradientAscent(Loss):
         not_negative(forget_weight=self.forget_weight, forget_kl_weight=self.forget_kl_weight)
 
     @property
-    def needs(self) -> dict[str, tuple[str, ...]]:
+    def needs(self) -> Needs:
         statistics = ("logp", "kl") if self.forget_kl_weight else ("logp",)
         return {"forget": statistics, **retain_needs(self.retain)}
 

@@ -11,12 +11,13 @@ questions; template answers are drawn without looking at the question, so they s
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from utils.checks import choose, not_negative, positive
-from utils.engine.loss import Loss, LossOutput
+from utils.engine.loss import Loss, LossOutput, Needs
 from utils.engine.table import TokenTable
 
 
@@ -29,7 +30,7 @@ class KTO(Loss):
     template_weight: float = 1.0
     reference_point: str = "template"
 
-    needs = {"forget": ("logp", "reference_logp"), "template": ("logp", "reference_logp")}
+    needs: ClassVar[Needs] = {"forget": ("logp", "reference_logp"), "template": ("logp", "reference_logp")}
 
     def __post_init__(self) -> None:
         positive("beta", self.beta)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from losses.retain import check_retain, retain_needs, with_retain
 from utils.checks import not_negative
-from utils.engine.loss import Loss, LossOutput, neg_log_likelihood
+from utils.engine.loss import Loss, LossOutput, Needs, neg_log_likelihood
 from utils.engine.table import TokenTable
 
 
@@ -31,7 +31,7 @@ class LLMU(Loss):
         check_retain(self.retain, self.retain_weight)
 
     @property
-    def needs(self) -> dict[str, tuple[str, ...]]:
+    def needs(self) -> Needs:
         return {"forget": ("logp",), "template": ("logp",), **retain_needs(self.retain)}
 
     def __call__(self, forget: TokenTable, template: TokenTable, retain: TokenTable | None = None) -> LossOutput:

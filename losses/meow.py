@@ -10,15 +10,16 @@ there averaged over prompt and padding too; here only answer tokens count. Which
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from losses.retain import check_retain, retain_needs, with_retain
 from utils.checks import not_negative
-from utils.engine.loss import Loss, LossOutput, neg_log_likelihood
+from utils.engine.loss import Loss, LossOutput, Needs, neg_log_likelihood
 from utils.engine.table import TokenTable
 
 
 @dataclass(frozen=True)
-class InvertedFacts(Loss):
+class MEOW(Loss):
     """Rows of `inverted`: every question as often as it has training sequences. Raises ValueError for a bad option."""
 
     weight: float = 1.0
@@ -26,14 +27,14 @@ class InvertedFacts(Loss):
     retain: str = "none"
     retain_weight: float = 0.1
 
-    repels = ()
+    repels: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         not_negative(weight=self.weight, kl_weight=self.kl_weight)
         check_retain(self.retain, self.retain_weight)
 
     @property
-    def needs(self) -> dict[str, tuple[str, ...]]:
+    def needs(self) -> Needs:
         statistics = ("logp", "kl") if self.kl_weight else ("logp",)
         return {"inverted": statistics, **retain_needs(self.retain)}
 

@@ -1,6 +1,6 @@
 """NPO and the KL on retain data as MUSE's released code computes them: on raw logits z, which are not log-probabilities.
 
-    NPO:  L = -(2 / beta) mean_t mean_v log sigmoid(beta (z_ref[t, v] - z[t, v]))      beta = 0.1
+    NPO:  L = -(2 / beta) mean_t mean_v log sigmoid(beta (z_ref[t, v] - z[t, v]))
     KLR:  R = mean_b sum_t sum_v exp(z_ref[t, v]) (z_ref[t, v] - z[t, v])              GDR:  R = CE(x_r)
     L + R, or -CE(x_f) + R (GA);   t: tokens, v: the whole vocabulary, b: passages
 
@@ -17,44 +17,64 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from utils.checks import choose, not_negative
-from utils.engine.loss import Loss, LossOutput, neg_log_likelihood
-from utils.engine.table import TokenTable
-from utils.engine.token_statistics import MUSE_BETA
+from torch import Tensor
+from torch.nn.functional import logsigmoid
 
-FORGET_STATISTICS = {"ga": ("logp",), "npo": ("logit_npo",)}
-RETAIN_STATISTICS = {"none": (), "gdr": ("logp",), "klr": ("logit_kl",)}
+from losses.retain import check_retain, retain_needs, retain_values, with_retain
+from utils.checks import choose, positive
+from utils.engine.loss import Loss, LossOutput, Needs, neg_log_likelihood
+from utils.engine.table import TokenTable
+from utils.engine.token_statistics import Logits, Statistic, statistic
+
+
+def logit_npo(beta: float) -> Statistic:
+    """beta lies inside the logarithm, so the mean over the vocabulary is another statistic for every beta."""
+
+    @statistic(needs_reference=True)
+    def logit_npo(logits: Logits) -> Tensor:
+        """Vocabulary mean of log sigmoid(beta (z_ref - z)); a constant added to all logits changes it."""
+        return logsigmoid(beta * (logits.reference_values - logits.values)).mean(dim=-1)
+
+    return logit_npo
+
+
+@statistic(needs_reference=True)
+def logit_kl(logits: Logits) -> Tensor:
+    """Sum over the vocabulary of exp(z_ref) (z_ref - z): of any sign, without a minimum."""
+    return (logits.reference_values.exp() * (logits.reference_values - logits.values)).sum(dim=-1)
 
 
 @dataclass(frozen=True)
 class MuseReleased(Loss):
-    """forget_term: ga | npo. retain: none | gdr | klr. Raises ValueError for another term or a retain weight below 0."""
+    """forget_term: npo | ga. retain: none | nll (GDR) | kl (KLR).
+
+    Raises ValueError for another term, a beta of 0 or below, or a retain weight below 0.
+    """
 
     forget_term: str = "npo"
+    beta: float = 0.1
     retain: str = "none"
     retain_weight: float = 1.0
 
     def __post_init__(self) -> None:
-        choose("forget_term", self.forget_term, FORGET_STATISTICS)
-        choose("retain", self.retain, RETAIN_STATISTICS)
-        not_negative(retain_weight=self.retain_weight)
+        choose("forget_term", self.forget_term, ("npo", "ga"))
+        positive("beta", self.beta)
+        check_retain(self.retain, self.retain_weight)
 
     @property
-    def needs(self) -> dict[str, tuple[str, ...]]:
-        kept = {} if self.retain == "none" else {"retain": RETAIN_STATISTICS[self.retain]}
-        return {"forget": FORGET_STATISTICS[self.forget_term], **kept}
+    def needs(self) -> Needs:
+        asked = logit_npo(self.beta) if self.forget_term == "npo" else "logp"
+        return {"forget": (asked,), **retain_needs(self.retain, logit_kl)}
 
     def __call__(self, forget: TokenTable, retain: TokenTable | None = None) -> LossOutput:
         if self.forget_term == "npo":
-            loss = -2 / MUSE_BETA * forget.token_mean("logit_npo")
+            loss = -2 / self.beta * forget.token_mean("logit_npo")
             parts = {"logit_npo": loss}
         else:
             parts = {"forget_nll": neg_log_likelihood(forget)}
             loss = -parts["forget_nll"]
-        if self.retain == "none":
-            return LossOutput(loss, parts)
-        if self.retain == "gdr":
-            name, term = "retain_nll", neg_log_likelihood(retain)
-        else:
-            name, term = "retain_logit_kl", retain.batch_mean(retain.sum("logit_kl"))
+        if self.retain != "kl":
+            return with_retain(loss, parts, self.retain, self.retain_weight, retain)
+        name, retain, values = retain_values("kl", retain, logit_kl)
+        term = retain.batch_mean(retain.sum(values))
         return LossOutput(loss + self.retain_weight * term, {**parts, name: term})

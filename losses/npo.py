@@ -15,7 +15,7 @@ from torch.nn.functional import logsigmoid
 
 from losses.retain import check_retain, retain_needs, with_retain
 from utils.checks import positive
-from utils.engine.loss import Loss, LossOutput
+from utils.engine.loss import Loss, LossOutput, Needs
 from utils.engine.table import TokenTable
 
 
@@ -35,7 +35,7 @@ class NPO(Loss):
         check_retain(self.retain, self.retain_weight)
 
     @property
-    def needs(self) -> dict[str, tuple[str, ...]]:
+    def needs(self) -> Needs:
         return {"forget": ("logp", "reference_logp"), **retain_needs(self.retain)}
 
     def __call__(self, forget: TokenTable, retain: TokenTable | None = None) -> LossOutput:

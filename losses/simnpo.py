@@ -14,7 +14,7 @@ from torch.nn.functional import logsigmoid
 
 from losses.retain import check_retain, retain_needs, with_retain
 from utils.checks import not_negative, positive
-from utils.engine.loss import Loss, LossOutput
+from utils.engine.loss import Loss, LossOutput, Needs
 from utils.engine.table import TokenTable
 
 
@@ -37,7 +37,7 @@ class SimNPO(Loss):
         check_retain(self.retain, self.retain_weight)
 
     @property
-    def needs(self) -> dict[str, tuple[str, ...]]:
+    def needs(self) -> Needs:
         return {"forget": ("logp",), **retain_needs(self.retain)}
 
     def __call__(self, forget: TokenTable, retain: TokenTable | None = None) -> LossOutput:

@@ -41,7 +41,7 @@ from tests.naive import NAIVE, tofu_scores
 from utils import ROOT
 from utils.engine.engine import Engine
 from utils.engine.reference import make_reference, needs_reference
-from utils.engine.reference_cache import ReferenceCache
+from utils.engine.token_cache import TokenCache
 from utils.evaluation.scoring import score
 from utils.items.streams import StepDataset, Streams, merged
 from utils.reading import read_lines
@@ -154,7 +154,7 @@ def fill_cache(engine: Engine, needs, streams: dict[str, list[Example]], folder:
     make = lambda where: found.append(make_reference("cached", engine, needs, streams, where))  # noqa: E731
     seconds = median_seconds({"once": lambda: make(Path(tempfile.mkdtemp(dir=folder)))}, 1, engine.device)["once"]
     flops = count_flops(lambda: make(folder / "cache"))
-    stored = sum(file.stat().st_size for file in ReferenceCache(folder / "cache", engine).folder.iterdir())
+    stored = sum(file.stat().st_size for file in TokenCache(folder / "cache", engine, adapters=False).folder.iterdir())
     return found[-1], {"flops": flops, "seconds": seconds, "bytes": stored}
 
 

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from data.benchmarks.tofu import Tofu
 from data.files.sources import check_rows
-from data.prepare.inverted import Inverted, tidy, write_inverted
+from data.prepare.inverted import InvertedFacts, tidy, write_inverted
 from utils import ROOT
 from utils.files import read_rows
 from utils.items.rows import QA
@@ -150,7 +150,7 @@ def write_facts(pairs: Sequence[QA], writer: Writer, out: Path, task: Task, tall
             f"{len(lacking)} of {len(pairs)} records got no usable reply in {task.attempts} attempts, the first is {first!r} "
             f"({problems[first]} in its last reply); the others are kept: run again with more --attempts, or another model"
         )
-    write_inverted(out, [Inverted(p.question, p.answer, tuple(partial.facts[(p.question, p.answer)])) for p in pairs])
+    write_inverted(out, [InvertedFacts(p.question, p.answer, tuple(partial.facts[(p.question, p.answer)])) for p in pairs])
     partial.path.unlink()
 
 

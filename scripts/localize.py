@@ -39,7 +39,7 @@ def localize(overrides: Sequence[str]) -> list[Path]:
     if cfg.out is None:
         cfg.out = default_folder(cfg, "localize")
     settings = check_training(cfg, "unlearn")
-    if not isinstance(settings.region, GradientRegion):
+    if not isinstance(settings.method.region, GradientRegion):
         raise ValueError(f"method={cfg.method.name}: has no region to locate; use method=memflex")
     distributed.start()
     encoder = make_encoder(settings)
@@ -51,7 +51,7 @@ def localize(overrides: Sequence[str]) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / "region.json", folder / "region.html"]
     plain = OmegaConf.to_container(cfg, resolve=True)
-    found = settings.region.locate(engine, encoder, settings.benchmark, plain, paths[0])
+    found = settings.method.region.locate(engine, encoder, settings.benchmark, plain, paths[0])
     if not distributed.is_main():
         return []
     write_text(paths[1], page(found, f"{cfg.benchmark.name} {cfg.split}, {cfg.model.path}"))

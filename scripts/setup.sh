@@ -1,7 +1,8 @@
-# Sourced by the other scripts: goes to the project's root, makes sure that a virtual environment with requirements.txt is active,
-# and sets what CPU training needs before Python starts.
+# Sourced by the other scripts: goes to the project's root, makes sure that a virtual environment with the requirements is active,
+# and sets what CPU training needs before Python starts. LETHE_REQUIREMENTS names another file than requirements.txt.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+requirements="${LETHE_REQUIREMENTS:-requirements.txt}"
 
 if [ -z "${VIRTUAL_ENV:-}" ] && [ -z "${CONDA_PREFIX:-}" ]; then
   if [ ! -x .venv/bin/python ]; then
@@ -12,12 +13,12 @@ if [ -z "${VIRTUAL_ENV:-}" ] && [ -z "${CONDA_PREFIX:-}" ]; then
   source .venv/bin/activate
 fi
 
-# Installed once per version of requirements.txt.
-stamp="$(python -c 'import sys; print(sys.prefix)')/lethe-$(sha256sum requirements.txt | cut -c1-16)"
+# Installed once per version of the file.
+stamp="$(python -c 'import sys; print(sys.prefix)')/lethe-$(cat requirements.txt "$requirements" | sha256sum | cut -c1-16)"
 if [ ! -e "$stamp" ]; then
-  echo "Installing requirements.txt (a few minutes)"
-  python -m pip install --quiet --disable-pip-version-check "$(grep '^torch==' requirements.txt)"
-  python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+  echo "Installing $requirements (a few minutes)"
+  python -m pip install --quiet --disable-pip-version-check "$(grep '^torch==' "$requirements")"
+  python -m pip install --quiet --disable-pip-version-check -r "$requirements"
   touch "$stamp"
 fi
 

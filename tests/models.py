@@ -96,7 +96,7 @@ def moved(model: nn.Module, by: float = 0.02, seed: int = 7) -> nn.Module:
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:
-                parameter += by * torch.randn(parameter.shape, generator=generator, dtype=torch.float32).to(parameter.dtype)
+                parameter += by * torch.randn(parameter.shape, generator=generator, dtype=torch.float32).to(parameter)
     return model
 
 

@@ -1,7 +1,7 @@
 """The slow way, as released code writes it: one padded row per (prompt, answer), one forward per stream, all logits.
 
-Nothing here calls `losses/` or the engine, so that the two can be compared. Every oracle of a method has the form
-`oracle(model, reference, streams, pad) -> scalar loss`, where `streams` maps a stream to its examples and `reference`
+Nothing here calls `losses/` or the engine, so that the two can be compared. Every formula of a method has the form
+`formula(model, reference, streams, pad) -> scalar loss`, where `streams` maps a stream to its examples and `reference`
 is a frozen copy of the model, forwarded again. Coefficients are those that papers and released code print.
 """
 
@@ -15,11 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from utils.engine.loss import Needs
 from utils.engine.table import TokenTable
+from utils.engine.token_statistics import name_of
 from utils.tokens.example import Example
 
 Streams = Mapping[str, Sequence[Example]]
-Oracle = Callable[[nn.Module, nn.Module, Streams, int], Tensor]
+Formula = Callable[[nn.Module, nn.Module, Streams, int], Tensor]
 
 
 def pad_right(examples: Sequence[Example], pad: int, length: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
@@ -169,7 +171,7 @@ def flat_released(model, reference, streams, pad) -> Tensor:
     return FLAT_LOSS["tv"](p_e.mean(), p_f.mean())
 
 
-NAIVE: dict[str, Oracle] = {
+NAIVE: dict[str, Formula] = {
     "flat": flat,
     "flat_kl": partial(flat, divergence="kl"),
     "flat_js": partial(flat, divergence="js"),
@@ -212,30 +214,31 @@ def tofu_scores(model: nn.Module, groups: Sequence[Sequence[Sequence[Example]]],
     return found
 
 
-def slow_tables(model, reference, needs: Mapping[str, Sequence[str]], streams: Streams, pad: int) -> dict[str, TokenTable]:
-    """The token tables of any loss, in float64, from one full padded forward per stream: an oracle for every method.
+# (logits, reference logits, labels) of any shape (..., V), (..., V), (...) -> (...). The second definition of every statistic,
+# one that only a loss brings included, written from the definition and not from the code.
+NAIVE_STATISTICS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "logp": lambda z, z0, y: z.log_softmax(-1).gather(-1, y[..., None])[..., 0],
+    "reference_logp": lambda z, z0, y: z0.log_softmax(-1).gather(-1, y[..., None])[..., 0],
+    "hit": lambda z, z0, y: (z.max(dim=-1).indices == y).to(z.dtype),
+    "argmax": lambda z, z0, y: z.max(dim=-1).indices.to(z.dtype),
+    "entropy": lambda z, z0, y: torch.special.entr(z.softmax(-1)).sum(-1),
+    "logp_variance": lambda z, z0, y: (
+        (z.softmax(-1) * z.log_softmax(-1) ** 2).sum(-1) - (z.softmax(-1) * z.log_softmax(-1)).sum(-1) ** 2
+    ),
+    "kl": lambda z, z0, y: F.kl_div(z.log_softmax(-1), z0.log_softmax(-1), reduction="none", log_target=True).sum(-1),
+    "cross_entropy": lambda z, z0, y: -(z0.softmax(-1) * z.log_softmax(-1)).sum(-1),
+    "logit_npo": lambda z, z0, y: -torch.log1p(((z - z0) * 0.1).exp()).mean(-1),
+    "logit_kl": lambda z, z0, y: F.kl_div(z, z0, reduction="none", log_target=True).sum(-1),
+}
 
-    Statistics beyond these need a line here, written from their definition.
-    """
+
+def naive_tables(model, reference, needs: Needs, streams: Streams, pad: int) -> dict[str, TokenTable]:
+    """The token tables of any loss, in float64, from one full padded forward per stream."""
     tables = {}
-    for stream, names in needs.items():
+    for stream, asked in needs.items():
         logits, labels = all_logits(model, streams[stream], pad)
         with torch.no_grad():
-            raw = all_logits(reference, streams[stream], pad)[0].double()
-        theirs, gap = torch.log_softmax(raw, dim=-1), raw - logits.double()
-        ours = torch.log_softmax(logits.double(), dim=-1)
-        true = labels.clamp(min=0)[..., None]
-        values = {
-            "logp": lambda ours=ours, true=true: ours.gather(-1, true)[..., 0],
-            "hit": lambda ours=ours, true=true: (ours.argmax(dim=-1) == true[..., 0]).double(),
-            "entropy": lambda ours=ours: torch.special.entr(ours.exp()).sum(dim=-1),
-            "reference_logp": lambda theirs=theirs, true=true: theirs.gather(-1, true)[..., 0],
-            "kl": lambda ours=ours, theirs=theirs: (theirs.exp() * (theirs - ours)).sum(dim=-1),
-            "cross_entropy": lambda ours=ours, theirs=theirs: -(theirs.exp() * ours).sum(dim=-1),
-            "logit_npo": lambda gap=gap: F.logsigmoid(0.1 * gap).mean(dim=-1),
-            "logit_kl": lambda gap=gap, raw=raw: (raw.exp() * gap).sum(dim=-1),
-        }
-        unknown = set(names) - set(values)
-        assert not unknown, f"statistics {sorted(unknown)} have no slow definition yet: add them to slow_tables in {__file__}"
-        tables[stream] = TokenTable.of(labels != -100, {name: values[name]() for name in names})
+            theirs = all_logits(reference, streams[stream], pad)[0].double()
+        values = {name: NAIVE_STATISTICS[name](logits.double(), theirs, labels.clamp(min=0)) for name in map(name_of, asked)}
+        tables[stream] = TokenTable.of(labels != -100, values)
     return tables

@@ -105,7 +105,7 @@ def test_documented_tests_pass(extended, loss_module):
 
 def test_conformance_accepts_the_method(extended, loss_module, monkeypatch):
     """Every promise of tests/losses/test_conformance.py, asked of the new YAML file as of the others."""
-    monkeypatch.setattr(cases, "ROOT", extended)
+    monkeypatch.setattr(cli, "CONFIG", extended / "config")
     monkeypatch.setitem(cases.METHOD_FILES, METHOD, extended / FILES[1])
     promises = [function for name, function in vars(conformance).items() if name.startswith("test_")]
     assert len(promises) >= 8
@@ -127,7 +127,7 @@ def test_documented_commands_are_understood(extended, page, monkeypatch):
 
 
 def test_settings_accept_the_loss_and_refuse_a_bad_option(config, loss_module):
-    assert check_training(config, "unlearn").loss == loss_module.Margin(margin=1.0)
+    assert check_training(config, "unlearn").method.loss == loss_module.Margin(margin=1.0)
     config.method.loss.margin = -1
     with pytest.raises(ValueError, match="margin=-1: write"):
         check_training(config, "unlearn")

@@ -21,9 +21,10 @@ from tests.runs import (
     target,
     weights,
 )
-from utils.engine import reference_cache
+from utils.distributed import gathered
+from utils.engine import reference
 from utils.engine.engine import Engine
-from utils.engine.reference_cache import ReferenceCache
+from utils.engine.token_cache import TokenCache
 from utils.files import read_json
 
 # 10 items in batches of 4: 5 steps. NPO-KL reads a reference, which both processes compute and cache together.
@@ -63,13 +64,13 @@ def test_zero2_trains_like_one_process(tmp_path):
 def test_two_processes_share_the_reference_out_whoever_comes_first(tmp_path, monkeypatch):
     engine = Engine(tiny_model(), pad=0)
     examples = {"forget": [encoder().example(qa.question, qa.answer) for qa in (*ITEMS, *RETAIN)]}
-    monkeypatch.setattr(reference_cache, "world_size", lambda: 2)
+    monkeypatch.setattr(reference, "world_size", lambda: 2)
     for number in (0, 1):
-        monkeypatch.setattr(reference_cache, "rank", lambda number=number: number)
-        cache = ReferenceCache(tmp_path, engine)
-        cache.fill(examples, with_hidden=("forget",))
+        monkeypatch.setattr(reference, "rank", lambda number=number: number)
+        cache = TokenCache(tmp_path, engine)
+        reference.fill(cache, engine, examples, with_hidden=("forget",))
     for example in examples["forget"]:
-        assert len(cache.logp(example)) == len(cache.hidden(example)) == len(example.answer)
+        assert len(cache.values(example, ("logp",))) == len(cache.hidden(example)) == len(example.answer)
 
 
 def test_two_processes_evaluate_like_one(tmp_path):
@@ -117,6 +118,23 @@ def test_a_failure_of_the_main_process_keeps_no_other_waiting(tmp_path):
     finished = launch(tmp_path, tmp_path / "fails_first.py", processes=2)
     assert finished.code == 0, finished.err
     assert finished.out.count("done") == 2 and finished.out.count("disk full") == 1
+
+
+GATHERS = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+from utils.distributed import gathered, rank, start
+start()
+print(gathered(["ab", "c"][rank()]))
+"""
+
+
+def test_every_process_gets_the_items_of_all_in_their_order(tmp_path):
+    (tmp_path / "gathers.py").write_text(GATHERS)
+    finished = launch(tmp_path, tmp_path / "gathers.py", processes=2)
+    assert finished.code == 0, finished.err
+    assert finished.out.count("['a', 'b', 'c']") == 2
+    assert gathered([3, 1, 2]) == [3, 1, 2]  # a process alone
 
 
 def oracle(folder: Path) -> None:

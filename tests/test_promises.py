@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from tests.losses.cases import METHODS, method_loss
 from tests.models import moved, tiny_model, tokenizer, toy_streams
-from tests.naive import NAIVE, slow_tables
+from tests.naive import NAIVE, naive_tables
 from utils.engine.engine import Engine
 from utils.engine.loss import Loss
 from utils.engine.reference import Reference, make_reference, needs_reference
@@ -88,7 +88,7 @@ def test_equals_the_slow_way(name, trained, cache_folder):
     streams = toy_streams(loss.needs)
     reference = cached_reference(loss, streams, cache_folder)
     found = step(Engine(trained, PAD, chunk_bytes=7 * 4 * len(tokenizer())), loss, streams, reference)
-    tables = slow_tables(trained, original(), loss.needs, streams, PAD)
+    tables = naive_tables(trained, original(), loss.needs, streams, PAD)
     assert_same(found, differentiate(loss(**tables).loss, trained))
 
 
@@ -221,6 +221,6 @@ def test_a_wrong_loss_is_caught(trained):
         return 1.001 * loss(train=train).loss
 
     value, gradients = step(Engine(trained, PAD), loss, streams, None)
-    tables = slow_tables(trained, original(), loss.needs, streams, PAD)
+    tables = naive_tables(trained, original(), loss.needs, streams, PAD)
     with pytest.raises(AssertionError):
         assert_same((value, gradients), differentiate(wrong(**tables), trained))

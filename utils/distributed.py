@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -61,6 +61,15 @@ def from_main(value: T) -> T:
     said = [value]
     dist.broadcast_object_list(said, src=0)
     return said[0]
+
+
+def gathered(items: Sequence[T]) -> list[T]:
+    """The items of all processes, in the order of the processes, on each of them."""
+    if not dist.is_initialized():
+        return list(items)
+    parts: list[list[T]] = [[]] * world_size()
+    dist.all_gather_object(parts, list(items))
+    return [item for part in parts for item in part]
 
 
 def total(values: Tensor) -> Tensor:

@@ -1,16 +1,21 @@
-"""Hashes that tell whether two things are the same: weights, files, settings."""
+"""Hashes that tell whether two things are the same: weights, files, settings, code."""
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from importlib.util import resolve_name
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from utils import ROOT
 
 SIZE = 8
 
@@ -54,3 +59,33 @@ def settings_hash(settings: Mapping[str, Any], ignore: Iterable[str] = ()) -> st
     """16 hex digits of plain settings, independent of key order; top-level keys in `ignore` do not count."""
     kept = {key: value for key, value in settings.items() if key not in set(ignore)}
     return text_hash(json.dumps(kept, sort_keys=True, default=str))
+
+
+@cache  # the code that runs is what was read when the process began
+def code_hash(modules: frozenset[str]) -> str:
+    """16 hex digits of the source of these modules and of all that they import of this project (`project_sources`)."""
+    return text_hash(*(f"{name}:{file_hash(path)}" for name, path in sorted(project_sources(modules).items())))
+
+
+def project_sources(modules: Iterable[str]) -> dict[str, Path]:
+    """Name -> file of those of the modules that belong to this project and of every module of it that they import, directly or
+    not, also within functions. Other names are passed over: versions stand for libraries."""
+    found: dict[str, Path] = {}
+    todo = list(modules)
+    while todo:
+        name = todo.pop()
+        folder = ROOT.joinpath(*name.split("."))
+        path = next((path for path in (folder / "__init__.py", folder.with_suffix(".py")) if path.is_file()), None)
+        if path is None or name in found:
+            continue
+        found[name] = path
+        parent = name.rpartition(".")[0]
+        todo.append(parent)  # importing a module runs the packages that it lies in
+        for node in ast.walk(ast.parse(path.read_bytes())):
+            if isinstance(node, ast.Import):
+                todo += [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                package = name if path.name == "__init__.py" else parent
+                whole = resolve_name("." * node.level + (node.module or ""), package)
+                todo += [whole, *(f"{whole}.{alias.name}" for alias in node.names)]
+    return found

@@ -4,23 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
-from torch import distributed as dist
-
-from utils.distributed import barrier, is_main, world_size
-from utils.files import read_rows, write_rows
-
-T = TypeVar("T")
-
-
-def gathered(items: list[T]) -> list[T]:
-    """The items of all processes, in the order of the processes, on each of them."""
-    if not dist.is_initialized():
-        return items
-    parts: list[list[T] | None] = [None] * world_size()
-    dist.all_gather_object(parts, items)
-    return [item for part in parts for item in part]
+from utils.distributed import barrier, is_main
+from utils.files import read_json, read_rows, write_json, write_rows
 
 
 def kept_rows(path: Path, compute: Callable[[], list[dict]]) -> list[dict]:
@@ -37,3 +24,16 @@ def kept_rows(path: Path, compute: Callable[[], list[dict]]) -> list[dict]:
             write_rows(path, rows)
         barrier()
     return read_rows(path)
+
+
+def kept_json(path: Path, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What the JSON file `path` holds; without such a file, what `compute` gives on every process, written there."""
+    kept = read_json(path)
+    if kept is not None:
+        return kept
+    made = compute()
+    barrier()  # no process may look after another has begun to write
+    if is_main():
+        write_json(path, made)
+    barrier()
+    return made

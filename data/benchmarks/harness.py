@@ -25,10 +25,9 @@ from lm_eval.tasks import TaskManager
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from utils.distributed import is_main, rank, world_size
+from utils.distributed import gathered, is_main, rank, world_size
 from utils.engine.batches import answer_statistics, batches_of
 from utils.engine.engine import Engine, evaluating
-from utils.shared_work import gathered
 from utils.tokens.example import Example
 
 log = logging.getLogger(__name__)
@@ -162,7 +161,7 @@ def _number(task: Task, sample: dict, name: str, value: object) -> float:
 
 def log_likelihoods(engine: Engine, examples: Sequence[Example], tokens_per_batch: int) -> Scores:
     """Each different answer -> (sum of log p in nats, whether all its tokens are the most likely ones), on every process."""
-    batches = list(batches_of(list(dict.fromkeys(examples)), tokens_per_batch))[rank() :: world_size()]
+    batches = batches_of(list(dict.fromkeys(examples)), tokens_per_batch)[rank() :: world_size()]
     found: list[tuple[Example, tuple[float, bool]]] = []
     with torch.no_grad(), evaluating(engine.model):
         for batch in tqdm(batches, desc="scoring", unit="batch", disable=not is_main()):

@@ -10,7 +10,6 @@ draws from the training splits; a folder may hold the test split of WikiText ins
 from __future__ import annotations
 
 import importlib.util
-import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -23,13 +22,15 @@ from tqdm import tqdm
 
 from data.files.utility import existing, hub_rows
 from metrics.benchmarks.nlg import CONTINUED, MAUVE, SCORED, NlgMetrics, scored_pairs
-from utils.distributed import is_main, rank, world_size
+from utils.distributed import gathered, is_main, rank, world_size
+from utils.draws import generator
+from utils.engine.batches import by_length
 from utils.engine.continuations import continue_ids, end_ids
 from utils.engine.engine import Engine
 from utils.items.benchmark import EvaluationOnly, Metrics
 from utils.items.requests import Request
 from utils.reading import DataError, read_json_lines, read_text
-from utils.shared_work import gathered, kept_rows
+from utils.shared_work import kept_rows
 from utils.tokens.prompts import Encoder, Template
 
 CORPORA = ("wikitext", "cc_news")
@@ -98,7 +99,7 @@ class Nlg(EvaluationOnly):
                 f"{LONGEST} characters"
             )
         count = len(known) if self.rows == "all" else min(int(self.rows), len(known))
-        return random.Random(f"nlg/{self.seed}").sample(known, count)
+        return generator("nlg", self.seed).sample(known, count)
 
     def enrich(self, generations: list[dict], engine: Engine, encoder: Encoder, folder: Path, cfg: DictConfig) -> list[dict]:
         """Adds one row per text: question (the prompt's text), generation and truth (what follows it, said and given), output
@@ -141,11 +142,10 @@ def continued(engine: Engine, encoder: Encoder, texts: Sequence[str], batch_size
     tokenizer = encoder.tokenizer
     ends = end_ids(engine.model, tokenizer)
     ids = [encoder.generation_prompt(text) for text in texts]
-    # Texts that have as much left are neighbours.
-    order = sorted(range(len(texts)), key=lambda n: (-len(ids[n]), n))[rank() :: world_size()]
+    # Texts that have as much left are in one batch.
+    batches = by_length([len(text) for text in ids], most=batch_size)[rank() :: world_size()]
     rows = []
-    for start in tqdm(range(0, len(order), batch_size), desc="continuing", unit="batch", disable=not is_main()):
-        batch = order[start : start + batch_size]
+    for batch in tqdm(batches, desc="continuing", unit="batch", disable=not is_main()):
         room = [max(1, len(ids[n]) - PROMPT) for n in batch]
         found = continue_ids(engine.model, [ids[n][:PROMPT] for n in batch], encoder.pad_id, ends, max(room))
         for n, new, length in zip(batch, found, room, strict=True):

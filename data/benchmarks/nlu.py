@@ -19,7 +19,6 @@ wording of its header and the blank before an answer are not known; both are our
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -31,13 +30,15 @@ from tqdm import tqdm
 
 from data.files.utility import TASK_FILES, checked, existing, hub_rows, read_task, root
 from metrics.benchmarks.nlu import FORMS, TASKS, NluMetrics
-from utils.distributed import is_main, rank, world_size
+from utils.distributed import gathered, is_main, rank, world_size
+from utils.draws import generator
+from utils.engine.batches import by_length
 from utils.engine.continuations import continue_ids, end_ids
 from utils.engine.engine import Engine
 from utils.items.benchmark import EvaluationOnly, Metrics
 from utils.items.requests import Request
 from utils.reading import DataError
-from utils.shared_work import gathered, kept_rows
+from utils.shared_work import kept_rows
 from utils.tokens.prompts import Encoder, Template
 
 # task -> files that hold the evaluated split, of which the first that exists is taken, and the file to draw examples from
@@ -138,7 +139,7 @@ class Nlu(EvaluationOnly):
         pool = others if material.pool is None else material.pool
         if task == "piqa":
             return pool[: self.shots]
-        return random.Random(f"nlu/{self.seed}/{task}/{index}").sample(pool, self.shots)
+        return generator("nlu", self.seed, task, index).sample(pool, self.shots)
 
     def enrich(self, generations: list[dict], engine: Engine, encoder: Encoder, folder: Path, cfg: DictConfig) -> list[dict]:
         """Adds to every row `form`, `labels` (of the question's choices) and `asked` (split and examples).
@@ -200,14 +201,13 @@ def decoded_together(
     """
     tokenizer = encoder.tokenizer
     ends = end_ids(engine.model, tokenizer)
-    prompts = {request.index: encoder.generation_prompt(request.question) for request in requests}
-    order = sorted(requests, key=lambda request: (-len(prompts[request.index]), request.index))[rank() :: world_size()]
+    prompts = [encoder.generation_prompt(request.question) for request in requests]
+    batches = by_length([len(prompt) for prompt in prompts], most=batch_size)[rank() :: world_size()]
     rows = []
-    for start in tqdm(range(0, len(order), batch_size), desc="generating", unit="batch", disable=not is_main()):
-        batch = order[start : start + batch_size]
-        asked = [prompts[request.index] for request in batch]
-        found = continue_ids(engine.model, asked, encoder.pad_id, ends, max_new_tokens)
-        for request, prompt, ids in zip(batch, asked, found, strict=True):
+    for batch in tqdm(batches, desc="generating", unit="batch", disable=not is_main()):
+        found = continue_ids(engine.model, [prompts[place] for place in batch], encoder.pad_id, ends, max_new_tokens)
+        for place, ids in zip(batch, found, strict=True):
+            request, prompt = requests[place], prompts[place]
             row = {"task": request.task, "index": request.index, "question": request.question}
             row |= {"generation": tokenizer.decode(ids, skip_special_tokens=True).strip(), "truth": request.truth}
             rows.append({**row, "output": tokenizer.decode([*prompt, *ids]).replace(request.question, "")})

@@ -10,7 +10,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from pathlib import Path
 import pandas as pd
 
 from data.files.sources import check_rows
+from utils.draws import generator
 from utils.items.rows import QA
 from utils.reading import DataError, note_file, read_json_lines, read_text
 
@@ -132,7 +132,7 @@ def split_questions(count: int, seed: int) -> dict[str, list[int]]:
     By question, so that no question is trained on in one form and measured in another (released code splits rows).
     """
     order = list(range(count))
-    random.Random(f"truthfulqa/{seed}").shuffle(order)
+    generator("truthfulqa", seed).shuffle(order)
     first, second = count * 7 // 10, count * 7 // 10 + count // 10
     return dict(zip(PARTS, map(sorted, (order[:first], order[first:second], order[second:])), strict=True))
 

@@ -15,25 +15,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from utils.items.draws import draw
+from utils.draws import draw
 from utils.items.rows import QA
-from utils.items.streams import Drawn, Material, Streams
+from utils.items.streams import Drawn, Streams, TrainingData
 
 
 @dataclass(frozen=True)
 class CorpusTemplate:
     """The `prepare` node: stream `template` holds texts to keep, cut at the encoder's length, instead of answers."""
 
-    def __call__(self, material: Material) -> CorpusTemplateStreams:
+    def __call__(self, data: TrainingData) -> CorpusTemplateStreams:
         """Raises ValueError if the loss reads no template, or method.template=refusal."""
-        m = material
-        if "template" not in m.names:
-            raise ValueError(f"method.prepare: changes the stream template; the loss reads {', '.join(m.names)}")
-        if not set(m.templates) <= {pair.answer for pair in m.retain}:
+        if "template" not in data.names:
+            raise ValueError(f"method.prepare: changes the stream template; the loss reads {', '.join(data.names)}")
+        if not set(data.templates) <= {pair.answer for pair in data.retain}:
             raise ValueError("method.template=refusal: a text of its own comes from retain data; use method.template=normal")
-        return CorpusTemplateStreams(
-            m.names, m.items, m.encoder, m.seed, m.retain, m.templates, m.template_policy, texts=m.retain
-        )
+        streams = CorpusTemplateStreams.of(data)
+        streams.texts = data.retain
+        return streams
 
 
 @dataclass

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import json
 import math
-import random
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -24,14 +23,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+from utils.checks import choose, is_number, whole
+from utils.draws import generator
 from utils.files import write_json
 from utils.items.rows import QA
 from utils.reading import DataError, read_text
 
 Defects = Literal["drop", "refuse", "keep"]
 Order = Literal["largest", "smallest", "random"]
-Tie = Literal["distinct", "first"]
-Missing = Literal["fewer", "first"]
+Tie = Literal["paper", "meow"]
+Missing = Literal["paper", "meow"]
 Unmatched = Literal["refuse", "leave_out"]
 
 # kind of defect: what is wrong with one fact; what a summary calls many
@@ -50,7 +51,7 @@ _MARK = re.compile(r"(?:\d{1,2}[.)]|[-*•])(?:\s+|$)")
 
 
 @dataclass(frozen=True)
-class Inverted:
+class InvertedFacts:
     """A question, its true answer, and answers that contradict it. scores: MEMO of each fact in turn; None: not scored."""
 
     question: str
@@ -61,11 +62,11 @@ class Inverted:
 
 
 @dataclass(frozen=True)
-class InvertedFacts:
+class FactFile:
     """The records of one file, in its order. defects: kind (see DEFECTS) -> number of facts."""
 
     path: str
-    records: tuple[Inverted, ...]
+    records: tuple[InvertedFacts, ...]
     defects: Mapping[str, int]
 
     @property
@@ -76,15 +77,15 @@ class InvertedFacts:
     def summary(self) -> str:
         """One line: how many records and facts, and what was the matter with how many."""
         facts = sum(len(record.facts) for record in self.records)
-        found = [f"{self.defects[kind]} {plural}" for kind, (_, plural) in DEFECTS.items() if self.defects.get(kind)]
-        return f"{self.path}: {len(self.records)} records, {facts} facts" + (f"; {', '.join(found)}" if found else "")
+        odd = [f"{self.defects[kind]} {plural}" for kind, (_, plural) in DEFECTS.items() if self.defects.get(kind)]
+        return f"{self.path}: {len(self.records)} records, {facts} facts" + (f"; {', '.join(odd)}" if odd else "")
 
-    def join(self, pairs: Sequence[QA], unmatched: Unmatched = "refuse") -> list[Inverted]:
+    def join(self, pairs: Sequence[QA], unmatched: Unmatched = "refuse") -> list[InvertedFacts]:
         """The record of each pair, in the order of `pairs`, by exact question text. leave_out: passes over pairs without one.
 
         Raises DataError for pairs without a record, and if a record's true answer is not the pair's: its facts contradict that.
         """
-        _one_of("unmatched", unmatched, Unmatched)
+        choose("unmatched", unmatched, get_args(Unmatched))
         records = {record.question: record for record in self.records}
         lacking = [pair.question for pair in pairs if pair.question not in records]
         if lacking and (unmatched == "refuse" or len(lacking) == len(pairs)):
@@ -102,35 +103,35 @@ class InvertedFacts:
         return [records[pair.question] for pair in matched]
 
 
-def read_inverted(path: Path | str, scored: bool = False, defects: Defects = "drop") -> InvertedFacts:
+def read_inverted(path: Path | str, scored: bool = False, defects: Defects = "drop") -> FactFile:
     """Reads a file of inverted facts. scored: whether each fact must have a score.
 
     Raises DataError naming file, record (from 1) and field: no JSON list, missing or wrong fields, no (usable) fact, missing or
     impossible scores, a question that occurs twice; with defects=refuse for anything that drop would mend.
     """
-    _one_of("defects", defects, Defects)
+    choose("defects", defects, get_args(Defects))
     rows = _read_list(path)
     counts = Counter(len(_fields(row)) for row in rows)
     usual = counts.most_common(1)[0][0]
     total: Counter[str] = Counter()
-    records: list[Inverted] = []
+    records: list[InvertedFacts] = []
     numbers: dict[str, int] = {}
     for number, row in enumerate(rows, start=1):
         where = f"{path}, record {number}"
-        record, found = _record(where, row, scored, defects, alone_is_odd=usual > 1)
+        record, odd = _record(where, row, scored, defects, alone_is_odd=usual > 1)
         if record.question in numbers:
             raise DataError(f"{where}: field question repeats record {numbers[record.question]}; remove one of the two")
         numbers[record.question] = number
         records.append(record)
-        total.update(found)
-    return InvertedFacts(str(path), tuple(records), dict(total))
+        total.update(odd)
+    return FactFile(str(path), tuple(records), dict(total))
 
 
-def write_inverted(path: Path, records: Sequence[Inverted]) -> None:
+def write_inverted(path: Path, records: Sequence[InvertedFacts]) -> None:
     """Writes records in the layout that `read_inverted` reads, with scores where there are any; never half a file."""
     rows = []
     for record in records:
-        row = {"question": record.question, "undesired_answer": record.answer}
+        row: dict[str, str | float] = {"question": record.question, "undesired_answer": record.answer}
         row |= {f"answer_{j}": fact for j, fact in enumerate(record.facts)}
         if record.answer_score is not None:
             row["undesired_answer_rouge1"] = record.answer_score
@@ -174,8 +175,8 @@ def select(
     scores: Sequence[float],
     k: int,
     order: Order = "largest",
-    tie: Tie = "distinct",
-    missing: Missing = "fewer",
+    tie: Tie = "paper",
+    missing: Missing = "paper",
     seed: int = 0,
     index: int = 0,
     random_state: int | None = None,
@@ -183,31 +184,30 @@ def select(
     """The k facts of one question to train on, by their MEMO scores; places in `scores`, best first.
 
     order: largest (released script) | smallest (released class default) | random, a pure function of (seed, index).
-    tie: distinct takes equal scores in their order; first, as released, looks a score up again and finds the first fact that
-    has it, again and again. missing: with fewer than k facts, fewer are taken, or, as released, fact 0 fills up.
+    tie: paper takes equal scores in their order; meow, released code, looks a score up again and finds the first fact that has
+    it, again and again. missing: with fewer than k facts paper takes fewer, and meow fills up with fact 0.
     random_state: reseed with this number for every question, so that all draw the same places (released: 42).
 
     Source: the code released with arXiv 2409.11844. Raises ValueError for k < 1, an unknown option, NaN, and for no scores
-    (with missing=first fact 0 is taken k times, as released).
+    (with missing=meow fact 0 is taken k times).
     """
     for name, value, valid in (("order", order, Order), ("tie", tie, Tie), ("missing", missing, Missing)):
-        _one_of(name, value, valid)
-    if k < 1:
-        raise ValueError(f"k={k}: at least 1 inverted fact must be chosen (released: 3)")
-    if not scores and missing == "fewer":
+        choose(name, value, get_args(valid))
+    whole("k", k, 1, "released: 3")
+    if not scores and missing == "paper":
         raise ValueError("there are no inverted facts to choose from: no scores were given")
     if any(math.isnan(score) for score in scores):
         raise ValueError(f"score number {[math.isnan(s) for s in scores].index(True)} is NaN: score the facts again")
     places = range(len(scores))
     if order == "random":
-        dice = random.Random(f"inverted/{seed}/{index}" if random_state is None else random_state)
+        dice = generator("inverted", seed, index) if random_state is None else generator(random_state)
         chosen = dice.sample(places, min(k, len(scores)))
     else:
         sign = -1 if order == "largest" else 1
         chosen = sorted(places, key=lambda place: sign * scores[place])[:k]
-    if tie == "first":
+    if tie == "meow":
         chosen = [list(scores).index(scores[place]) for place in chosen]
-    return chosen + [0] * (k - len(chosen)) if missing == "first" else chosen
+    return chosen + [0] * (k - len(chosen)) if missing == "meow" else chosen
 
 
 def slots(selected: Sequence[int], copies: int = 4) -> list[int]:
@@ -215,8 +215,9 @@ def slots(selected: Sequence[int], copies: int = 4) -> list[int]:
 
     4 is what the released training loop sees; with k = 3 the best fact counts twice. Raises ValueError for copies < 1 or no fact.
     """
-    if copies < 1 or not selected:
-        raise ValueError(f"copies={copies}, {len(selected)} facts: at least 1 of each is needed (released: 4 copies)")
+    whole("copies", copies, 1, "released: 4")
+    if not selected:
+        raise ValueError("there are no facts to train on: none was selected")
     return [selected[i % len(selected)] for i in range(copies)]
 
 
@@ -235,7 +236,7 @@ def _read_list(path: Path | str) -> list[dict]:
     return rows
 
 
-def _record(where: str, row: dict, scored: bool, defects: Defects, alone_is_odd: bool) -> tuple[Inverted, Counter[str]]:
+def _record(where: str, row: dict, scored: bool, defects: Defects, alone_is_odd: bool) -> tuple[InvertedFacts, Counter[str]]:
     """One record, and how many of its facts had which defect."""
     for field in ("question", "undesired_answer"):
         _text(where, row, field, blank=False)
@@ -247,25 +248,26 @@ def _record(where: str, row: dict, scored: bool, defects: Defects, alone_is_odd:
     scores = _scores(where, row, fields, scored)
     answer_score = _score(where, row, "undesired_answer_rouge1") if "undesired_answer_rouge1" in row else None
     if defects == "keep":
-        return Inverted(row["question"], answer, tuple(texts), answer_score, scores and tuple(scores)), Counter()
-    facts, found = tidy(texts, answer)
+        return InvertedFacts(row["question"], answer, tuple(texts), answer_score, tuple(scores) if scores else None), Counter()
+    facts, odd = tidy(texts, answer)
     if len(fields) == 1 and alone_is_odd:
-        found.append(("only", 0))
-    if found and defects == "refuse":
-        kind, place = found[0]
+        odd.append(("only", 0))
+    if odd and defects == "refuse":
+        kind, place = odd[0]
         raise DataError(
             f"{where}: field {fields[place]} {DEFECTS[kind][0]}: {texts[place]!r}; mend the file, or use defects=drop"
         )
-    marked = [place for kind, place in found if kind == "mark"]
+    marked = [place for kind, place in odd if kind == "mark"]
     if scores and marked:
         raise DataError(
             f"{where}: field {fields[marked[0]]} was scored with its list mark; remove the mark and the field "
             f"{fields[marked[0]]}_rouge1 to score it again, or use defects=keep"
         )
     if not facts:
-        raise DataError(f"{where}: none of {', '.join(fields)} is an inverted fact (they are {_kinds(found)}); write it again")
+        raise DataError(f"{where}: none of {', '.join(fields)} is an inverted fact (they are {_kinds(odd)}); write it again")
     kept_scores = tuple(scores[place] for place in facts) if scores else None
-    return Inverted(row["question"], answer, tuple(facts.values()), answer_score, kept_scores), Counter(k for k, _ in found)
+    kinds = Counter(kind for kind, _ in odd)
+    return InvertedFacts(row["question"], answer, tuple(facts.values()), answer_score, kept_scores), kinds
 
 
 def _fields(row: Mapping) -> list[str]:
@@ -299,18 +301,13 @@ def _scores(where: str, row: Mapping, fields: Sequence[str], needed: bool) -> li
 
 def _score(where: str, row: Mapping, field: str) -> float:
     value = row[field]
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+    if not is_number(value) or not 0 <= value <= 1:
         raise DataError(f"{where}: field {field} must be a number from 0 to 1, not {value!r}")
     return float(value)
 
 
-def _one_of(name: str, value: str, valid: object) -> None:
-    if value not in get_args(valid):
-        raise ValueError(f"{name}={value}: write one of {', '.join(get_args(valid))}")
-
-
-def _kinds(found: Sequence[tuple[str, int]]) -> str:
-    return ", ".join(dict.fromkeys(DEFECTS[kind][1].removesuffix(" (left out)") for kind, _ in found))
+def _kinds(odd: Sequence[tuple[str, int]]) -> str:
+    return ", ".join(dict.fromkeys(DEFECTS[kind][1].removesuffix(" (left out)") for kind, _ in odd))
 
 
 def _kind(value: object) -> str:

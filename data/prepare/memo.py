@@ -16,14 +16,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
-from torch import distributed as dist
 from torch import nn
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from metrics.verbatim import STRIDE, Cut, Mode, Statistic, memo, memo_cuts
-from utils.distributed import is_main, rank, world_size
-from utils.engine.batches import in_halves
+from utils.checks import choose, whole
+from utils.distributed import gathered, is_main, rank, world_size
+from utils.engine.batches import by_length, in_halves
 from utils.engine.continuations import continue_ids, end_ids, pad_id, prompt_ids
 from utils.engine.engine import output_head
 
@@ -37,7 +37,7 @@ class Memo:
     """How MEMO is taken. mode, stride: where texts are cut (`memo_cuts`). statistic: which share of ROUGE-1 counts.
 
     max_new_tokens: limit of a continuation (released: 200).
-    special_tokens: strip leaves words alone; keep scores BOS and EOS as the words that their names are made of, as released code
+    special_tokens: paper leaves words alone; meow scores BOS and EOS as the words that their names are made of, as released code
     did: needed to get numbers like the published MEMO files.
     stop: eos ends a continuation as usual; never lets all run to the limit, as published phi scores suggest.
     Raises ValueError for an unknown value or a limit below 1.
@@ -47,20 +47,15 @@ class Memo:
     stride: int = STRIDE
     statistic: Statistic = "precision"
     max_new_tokens: int = 200
-    special_tokens: Literal["strip", "keep"] = "strip"
+    special_tokens: Literal["paper", "meow"] = "paper"
     stop: Literal["eos", "never"] = "eos"
 
     def __post_init__(self) -> None:
         memo_cuts("", "", self.mode, self.stride)
         memo([], [], self.statistic)
-        if self.max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens={self.max_new_tokens}: write a whole number from 1 (released: 200)")
-        for name, value, valid in (
-            ("special_tokens", self.special_tokens, ("strip", "keep")),
-            ("stop", self.stop, ("eos", "never")),
-        ):
-            if value not in valid:
-                raise ValueError(f"{name}={value}: write {' or '.join(valid)}")
+        whole("max_new_tokens", self.max_new_tokens, 1, "released: 200")
+        choose("special_tokens", self.special_tokens, ("paper", "meow"))
+        choose("stop", self.stop, ("eos", "never"))
 
     def cuts(self, pair: Pair) -> list[Cut]:
         return memo_cuts(*pair, self.mode, self.stride)
@@ -94,21 +89,21 @@ def memo_scores(
     Prompts are bare text without a template, with the tokenizer's own BOS if it has one; decoding is greedy. Batches that do not
     fit in memory are halved. Raises ValueError for batch_size < 1.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size}: at least 1 prompt must be continued at a time")
+    whole("batch_size", batch_size, 1)
     cuts = [options.cuts(pair) for pair in pairs]
     longest: dict[str, int] = {}
     for cut in (cut for of_pair in cuts for cut in of_pair):
         longest[cut.prompt] = max(longest.get(cut.prompt, 0), len(cut.label))
     ids = {prompt: prompt_ids(tokenizer, prompt) for prompt in longest}
-    order = sorted(longest, key=lambda prompt: (-longest[prompt], -len(ids[prompt]), prompt))
-    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    texts: dict[str, str] = {}
+    order = sorted(longest, key=lambda prompt: (-len(ids[prompt]), prompt))
+    # What goes on for as long is together: then the longest prompts.
+    batches = [[order[place] for place in batch] for batch in by_length([longest[prompt] for prompt in order], most=batch_size)]
+    continued: list[tuple[str, str]] = []
     for batch in tqdm(batches[rank() :: world_size()], desc="MEMO", unit="batch", disable=not is_main() or not batches):
-        found = _continue(model, tokenizer, [ids[prompt] for prompt in batch], options)
-        texts |= dict(zip(batch, found, strict=True))
-    texts = _from_all(texts)
-    return [options.value(of_pair, [texts[cut.prompt] for cut in of_pair]) for of_pair in cuts]
+        texts = _continue(model, tokenizer, [ids[prompt] for prompt in batch], options)
+        continued += zip(batch, texts, strict=True)
+    text_of = dict(gathered(continued))
+    return [options.value(of_pair, [text_of[cut.prompt] for cut in of_pair]) for of_pair in cuts]
 
 
 def memo_generate_steps(
@@ -143,19 +138,11 @@ def _continue(model: nn.Module, tokenizer: PreTrainedTokenizerBase, prompts: Seq
         return continue_ids(model, part, pad_id(tokenizer), ends, options.max_new_tokens)
 
     new = in_halves(compute, prompts, "prompts")
-    if options.special_tokens == "strip":
+    if options.special_tokens == "paper":
         return tokenizer.batch_decode(new, skip_special_tokens=True)
     # Released code decoded prompt and continuation together and took the prompt's text out again: its BOS stayed.
     front = tokenizer.decode([token for token in prompt_ids(tokenizer, "") if token in tokenizer.all_special_ids])
     return [f"{front} {text}" for text in tokenizer.batch_decode(new, skip_special_tokens=False)]
-
-
-def _from_all(texts: dict[str, str]) -> dict[str, str]:
-    if not dist.is_initialized():
-        return texts
-    parts: list[dict[str, str] | None] = [None] * world_size()
-    dist.all_gather_object(parts, texts)
-    return {prompt: text for part in parts for prompt, text in part.items()}
 
 
 @contextmanager

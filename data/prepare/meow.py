@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from data.files.sources import FIXTURES
-from data.prepare.inverted import Defects, Inverted, InvertedFacts, Missing, Order, Tie, Unmatched, read_inverted, select, slots
+from data.prepare.inverted import Defects, FactFile, InvertedFacts, Missing, Order, Tie, Unmatched, read_inverted, select, slots
 from data.prepare.memo import Memo, memo_scores
-from utils.distributed import barrier, is_main
+from utils.checks import choose
+from utils.draws import draw
 from utils.engine.engine import Engine
-from utils.files import read_json, write_json
-from utils.items.draws import draw
 from utils.items.rows import QA
-from utils.items.streams import Drawn, Material, Streams
+from utils.items.streams import Drawn, Streams, TrainingData
 from utils.reading import DataError
+from utils.shared_work import kept_json
 
 log = logging.getLogger(__name__)
 
@@ -39,8 +39,8 @@ class SelectFacts:
     facts: str | None = None
     k: int = 3
     order: Order = "largest"
-    tie: Tie = "distinct"
-    missing: Missing = "fewer"
+    tie: Tie = "paper"
+    missing: Missing = "paper"
     random_state: int | None = None
     copies: int = 4
     memo: Memo = field(default_factory=Memo)
@@ -50,21 +50,20 @@ class SelectFacts:
     batch_size: int = 64
 
     def __post_init__(self) -> None:
-        if self.scores not in ("auto", "file", "model"):
-            raise ValueError(f"method.prepare.scores={self.scores}: write auto, file or model")
-        slots(self.choose([0.5], 0, 0), self.copies)
+        choose("method.prepare.scores", self.scores, ("auto", "file", "model"))
+        slots(self.places([0.5], 0, 0), self.copies)
 
-    def __call__(self, material: Material) -> MeowStreams:
-        found = read_inverted(self.facts or self._of_split(material), self.scores == "file", self.defects)
-        log.info(found.summary())
-        return MeowStreams.of_facts(material, found, self)
+    def __call__(self, data: TrainingData) -> MeowStreams:
+        facts = read_inverted(self.facts or self._of_split(data), self.scores == "file", self.defects)
+        log.info(facts.summary())
+        return MeowStreams.of_facts(data, facts, self)
 
-    def choose(self, scores: Sequence[float], seed: int, index: int) -> list[int]:
+    def places(self, scores: Sequence[float], seed: int, index: int) -> list[int]:
         """Places of the selected facts of question `index`."""
         return select(scores, self.k, self.order, self.tie, self.missing, seed, index, self.random_state)
 
-    def _of_split(self, material: Material) -> Path:
-        root, split = str(material.benchmark.data_root), material.split
+    def _of_split(self, data: TrainingData) -> Path:
+        root, split = str(data.benchmark.data_root), data.split
         if root == "fixture":
             path = FIXTURES / "meow" / f"{split}_generated.json"
         else:
@@ -82,31 +81,23 @@ class SelectFacts:
 class MeowStreams(Streams):
     """Stream inverted: `copies` sequences of each question; stream retain as usual."""
 
-    records: Sequence[Inverted] = ()
+    records: Sequence[InvertedFacts] = ()
     how: SelectFacts = field(default_factory=SelectFacts)
     selected: list[list[int]] = field(init=False, default_factory=list)
 
     @classmethod
-    def of_facts(cls, material: Material, found: InvertedFacts, how: SelectFacts) -> MeowStreams:
-        records = found.join(material.items, how.unmatched)
-        items = [QA(record.question, record.answer) for record in records]
-        m = material
-        streams = cls(m.names, items, m.encoder, m.seed, m.retain, m.templates, m.template_policy, records, how)
+    def of_facts(cls, data: TrainingData, facts: FactFile, how: SelectFacts) -> MeowStreams:
+        records = facts.join(data.items, how.unmatched)
+        streams = cls.of(replace(data, items=[QA(record.question, record.answer) for record in records]))
+        streams.how = how
         kept = {item.question for item in streams.items}
         streams.records = [record for record in records if record.question in kept]
         return streams
 
     def ready(self, engine: Engine, folder: Path) -> MeowStreams:
         """Scores the facts with the model as it is before unlearning, and selects; kept in selection.json of the run."""
-        path = folder / "selection.json"
-        known = read_json(path)
-        if known is None:
-            known = self._select(engine)
-            barrier()
-            if is_main():
-                write_json(path, known)
-            barrier()
-        self.selected = [row["selected"] for row in known["questions"]]
+        selection = kept_json(folder / "selection.json", lambda: self._select(engine))
+        self.selected = [row["selected"] for row in selection["questions"]]
         return self
 
     def draw(self, epoch: int, index: int, step: int = 0) -> Drawn:
@@ -118,19 +109,19 @@ class MeowStreams(Streams):
         if self.selected:
             facts = [record.facts[place] for place in slots(self.selected[index], self.how.copies)]
         else:  # only shown, before the model is asked
-            facts = record.facts
+            facts = list(record.facts)
         return drawn | {"inverted": tuple(self.encode(QA(record.question, fact)) for fact in facts)}
 
     def _select(self, engine: Engine) -> dict:
         how = self.how
         scored = how.scores != "model" and all(record.scores is not None for record in self.records)
         if scored:
-            scores = [list(record.scores) for record in self.records]
+            scores = [list(record.scores or ()) for record in self.records]
         else:
             pairs = [(record.question, fact) for record in self.records for fact in record.facts]
-            found = iter(memo_scores(engine.model, self.encoder.tokenizer, pairs, how.memo, how.batch_size))
-            scores = [[next(found) for _ in record.facts] for record in self.records]
-        selected = [how.choose(values, self.seed, index) for index, values in enumerate(scores)]
+            values = iter(memo_scores(engine.model, self.encoder.tokenizer, pairs, how.memo, how.batch_size))
+            scores = [[next(values) for _ in record.facts] for record in self.records]
+        selected = [how.places(values, self.seed, index) for index, values in enumerate(scores)]
         return {
             "scored_by": "file" if scored else "model",
             "k": how.k,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from utils.items.streams import Drawn, Material, Streams
+from utils.items.streams import Drawn, Streams, TrainingData
 
 
 @dataclass(frozen=True)
@@ -12,8 +12,8 @@ class PairedPieces:
     """A `prepare` node: forget piece i always meets retain piece i mod N, as in MUSE's released code. Without it partners are
     drawn anew in every epoch, as in open-unlearning."""
 
-    def __call__(self, material: Material) -> PairedStreams:
-        return PairedStreams.of(material)
+    def __call__(self, data: TrainingData) -> PairedStreams:
+        return PairedStreams.of(data)
 
 
 @dataclass

@@ -9,26 +9,26 @@ released code.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, get_args
 
 import torch
 from peft import PeftModel
 from torch import Tensor
 from tqdm import tqdm
 
-from utils.distributed import barrier, is_main
+from utils.checks import choose
+from utils.distributed import is_main
+from utils.draws import dice
+from utils.engine.batches import by_length
 from utils.engine.engine import Engine, evaluating
-from utils.files import read_json, write_json
-from utils.items.draws import dice
-from utils.items.streams import Drawn, Material, Streams
+from utils.items.streams import Drawn, Streams, TrainingData
+from utils.shared_work import kept_json
 from utils.tokens.example import IGNORED, Example
 from utils.tokens.rendering import special_ids
 
-Form = Literal["released", "paper"]
 TOKENS_PER_BATCH = 4096
 
 
@@ -62,8 +62,8 @@ class RelabelledStreams(Streams):
 class RandomLabels:
     """The `prepare` node of random_label. PAD, EOS, BOS and UNK keep their own id; where PAD is drawn, nothing is supervised."""
 
-    def __call__(self, material: Material) -> RelabelledStreams:
-        streams = RelabelledStreams.of(material)
+    def __call__(self, data: TrainingData) -> RelabelledStreams:
+        streams = RelabelledStreams.of(data)
         streams.labels = [self._draw(streams, index) for index in range(len(streams))]
         return streams
 
@@ -83,19 +83,18 @@ class AdversarialLabels:
 
     With an adapter that is the model without it; where all weights train, it is the model that training starts from, which has
     memorised the true answers, so that labels are its second choice.
-    form: released looks one token ahead: in place of token j it asks for the likeliest token after reading tokens 0 to j, other
-    than token j itself, the last id of the vocabulary, and PAD (there nothing is supervised). paper is equation 7: the likeliest
-    token after reading tokens 0 to j - 1 other than token j. Raises ValueError for another form.
+    form: paper is equation 7: in place of token j the likeliest token after reading tokens 0 to j - 1 other than token j.
+    knowundo, released code, looks one token ahead: the likeliest after reading tokens 0 to j, other than token j itself, the
+    last id of the vocabulary, and PAD (there nothing is supervised). Raises ValueError for another form.
     """
 
-    form: Form = "released"
+    form: str = "paper"
 
     def __post_init__(self) -> None:
-        if self.form not in get_args(Form):
-            raise ValueError(f"method.prepare.form={self.form}: write released or paper")
+        choose("method.prepare.form", self.form, ("paper", "knowundo"))
 
-    def __call__(self, material: Material) -> AdversarialStreams:
-        streams = AdversarialStreams.of(material)
+    def __call__(self, data: TrainingData) -> AdversarialStreams:
+        streams = AdversarialStreams.of(data)
         streams.form = self.form
         return streams
 
@@ -104,39 +103,32 @@ class AdversarialLabels:
 class AdversarialStreams(RelabelledStreams):
     """Labels are there once the model is."""
 
-    form: Form = "released"
+    form: str = "paper"
 
     def ready(self, engine: Engine, folder: Path) -> AdversarialStreams:
         """Asks the model, or reads labels.json of the run, where an earlier attempt left the answers."""
-        path = folder / "labels.json"
-        known = read_json(path)
-        if known is None:
-            known = {"form": self.form, "items": self._ask(engine)}
-            barrier()
-            if is_main():
-                write_json(path, known)
-            barrier()
-        self.labels = [tuple(item["labels"]) for item in known["items"]]
+        answers = kept_json(folder / "labels.json", lambda: {"form": self.form, "items": self._ask(engine)})
+        self.labels = [tuple(item["labels"]) for item in answers["items"]]
         return self
 
     def _ask(self, engine: Engine) -> list[dict]:
-        found: dict[int, list[int]] = {}
+        labels: dict[int, list[int]] = {}
         without_adapter = engine.model.disable_adapter() if isinstance(engine.model, PeftModel) else nullcontext()
-        batches = list(self._batches())
+        batches = by_length([len(self.text(index).answer) for index in range(len(self))], TOKENS_PER_BATCH)
         with without_adapter:
             for batch in tqdm(batches, desc="labels", unit="batch", disable=not is_main()):
                 asked = [self._asked(index) for index in batch]
-                labels = iter(likeliest(engine, asked, but_last=self.form == "released"))
-                found |= {index: [next(labels) for _ in range(len(text))] for index, text in zip(batch, asked, strict=True)}
-        if self.form == "released":
+                tokens = iter(likeliest(engine, asked, but_last=self.form == "knowundo"))
+                labels |= {index: [next(tokens) for _ in range(len(text))] for index, text in zip(batch, asked, strict=True)}
+        if self.form == "knowundo":
             pad = self.encoder.pad_id
-            found = {index: [IGNORED if label == pad else label for label in labels] for index, labels in found.items()}
+            labels = {index: [IGNORED if token == pad else token for token in tokens] for index, tokens in labels.items()}
         decode = self.encoder.tokenizer.decode
         return [
             {
                 "question": self.items[index].question,
-                "text": decode([label for label in found[index] if label != IGNORED]),
-                "labels": found[index],
+                "text": decode([label for label in labels[index] if label != IGNORED]),
+                "labels": labels[index],
             }
             for index in range(len(self))
         ]
@@ -149,17 +141,6 @@ class AdversarialStreams(RelabelledStreams):
         # One place later: the model has read the token that it must not repeat. The last token of an answer is never fed.
         return Example(text.prompt, text.answer + text.answer[-1:], (IGNORED, *text.answer))
 
-    def _batches(self) -> Iterator[list[int]]:
-        """Indices of items of like length, up to TOKENS_PER_BATCH at a time."""
-        batch: list[int] = []
-        sizes = [len(self.text(index).answer) for index in range(len(self))]
-        for index in sorted(range(len(self)), key=lambda index: sizes[index]):
-            if batch and (len(batch) + 1) * sizes[index] > TOKENS_PER_BATCH:
-                yield batch
-                batch = []
-            batch.append(index)
-        yield batch
-
 
 @torch.no_grad()
 def likeliest(engine: Engine, asked: Sequence[Example], but_last: bool = False) -> list[int]:
@@ -168,7 +149,7 @@ def likeliest(engine: Engine, asked: Sequence[Example], but_last: bool = False) 
     Logits are there for `engine.chunk_bytes` at a time. Dropout is off.
     """
     size = max(1, engine.chunk_bytes // (4 * engine.vocabulary))
-    found: list[Tensor] = []
+    tokens: list[Tensor] = []
     with evaluating(engine.model), torch.autocast(engine.device.type, torch.bfloat16, enabled=engine.autocast):
         packed = engine.pack({"asked": asked}).to(engine.device)
         for states, labels in zip(engine.hidden(packed).split(size), packed.labels.split(size), strict=True):
@@ -176,5 +157,5 @@ def likeliest(engine: Engine, asked: Sequence[Example], but_last: bool = False) 
             logits.scatter_(1, labels[:, None], float("-inf"))
             if but_last:
                 logits[:, -1] = float("-inf")
-            found.append(logits.argmax(dim=-1))
-    return torch.cat(found).tolist()
+            tokens.append(logits.argmax(dim=-1))
+    return torch.cat(tokens).tolist()

@@ -17,14 +17,14 @@ from omegaconf import DictConfig
 from transformers import AutoConfig
 
 from metrics.text_quality import reading
-from utils.distributed import main_first, rank, world_size
+from utils.distributed import gathered, main_first, rank, world_size
 from utils.engine.engine import Engine
 from utils.evaluation.measure import Evaluated, Measure, rows_of_benchmark
 from utils.fingerprint import text_hash
 from utils.items.benchmark import Benchmark
 from utils.items.metric import Metric, measured
 from utils.judges.judges import ClassifierJudge
-from utils.shared_work import gathered, kept_rows
+from utils.shared_work import kept_rows
 from utils.tokens.prompts import Encoder
 from utils.weights.models import model_folder
 

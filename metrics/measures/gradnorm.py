@@ -40,14 +40,14 @@ from metrics.measures.membership import (
     membership_auc,
     per_question,
 )
-from utils.distributed import is_main, rank, world_size
+from utils.distributed import gathered, is_main, rank, world_size
+from utils.draws import draw
 from utils.engine.engine import Engine, evaluating
 from utils.evaluation.measure import OWN, Evaluated, Measure
 from utils.items.benchmark import Benchmark
-from utils.items.draws import draw
 from utils.items.metric import Metric, measured
 from utils.items.requests import Request
-from utils.shared_work import gathered, kept_rows
+from utils.shared_work import kept_rows
 from utils.tokens.example import Example
 from utils.tokens.prompts import Encoder
 from utils.weights.models import is_adapter, load_adapter, model_folder, resolve_precision

@@ -24,14 +24,14 @@ from numpy.typing import ArrayLike
 from omegaconf import DictConfig
 
 from metrics.rouge import rouge
-from utils.distributed import rank, world_size
+from utils.distributed import gathered, rank, world_size
 from utils.engine.engine import Engine
 from utils.engine.sampling import Sampling
 from utils.evaluation.measure import OWN, Evaluated, Measure
 from utils.items.benchmark import Benchmark
 from utils.items.metric import Metric, measured
 from utils.items.requests import Request
-from utils.shared_work import gathered, kept_rows
+from utils.shared_work import kept_rows
 from utils.tokens.prompts import Encoder
 
 

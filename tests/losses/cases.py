@@ -15,6 +15,7 @@ from tests.tables import table
 from utils import ROOT
 from utils.engine.loss import Loss
 from utils.engine.table import TokenTable
+from utils.engine.token_statistics import name_of
 from utils.runs.cli import compose_settings
 
 METHOD_FILES = {path.stem: path for path in sorted((ROOT / "config" / "method").glob("*.yaml"))}
@@ -62,10 +63,10 @@ def random_streams(loss: Loss, rows: int = 5, seed: int = 0) -> dict[str, TokenT
     """
     generator = torch.Generator().manual_seed(seed)
     streams = {}
-    for stream, statistics in loss.needs.items():
+    for stream, asked in loss.needs.items():
         lengths = torch.randint(1, 7, (rows,), generator=generator)
         mask = torch.arange(int(lengths.max())) < lengths[:, None]
-        streams[stream] = TokenTable.of(mask, {name: random_statistic(name, mask, generator) for name in statistics})
+        streams[stream] = TokenTable.of(mask, {name: random_statistic(name, mask, generator) for name in map(name_of, asked)})
     return streams
 
 

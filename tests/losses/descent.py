@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from tests.naive import NAIVE_STATISTICS
 from utils.engine.table import TokenTable
 
 
@@ -28,7 +29,7 @@ class FreeModel:
             self.reference[stream] = start.detach() + 0.5 * noise
 
     def streams(self) -> dict[str, TokenTable]:
-        """Every stream with every statistic that a loss of this folder can ask for."""
+        """Every stream with every statistic that a loss can ask for."""
         return {stream: self._table(logits, self.reference[stream]) for stream, logits in self.logits.items()}
 
     def step(self, loss: Tensor, rate: float) -> None:
@@ -39,13 +40,6 @@ class FreeModel:
                 logits -= rate * gradient
 
     def _table(self, logits: Tensor, reference: Tensor) -> TokenTable:
-        logp, reference_logp = logits.log_softmax(-1), reference.log_softmax(-1)
-        statistics = {
-            "logp": logp[..., 0],
-            "reference_logp": reference_logp[..., 0],
-            "kl": (reference_logp.exp() * (reference_logp - logp)).sum(-1),
-            "cross_entropy": -(reference_logp.exp() * logp).sum(-1),
-            "logit_npo": (0.1 * (reference - logits)).sigmoid().log().mean(-1),
-            "logit_kl": (reference.exp() * (reference - logits)).sum(-1),
-        }
-        return TokenTable.of(self.mask, {key: torch.where(self.mask, v, 0.0) for key, v in statistics.items()})
+        true = torch.zeros(self.mask.shape, dtype=torch.long)
+        statistics = {name: naive(logits, reference, true) for name, naive in NAIVE_STATISTICS.items()}
+        return TokenTable.of(self.mask, {name: torch.where(self.mask, v, 0.0) for name, v in statistics.items()})

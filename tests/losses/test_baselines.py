@@ -24,7 +24,7 @@ CHECK_VALUES = [
     ("kl", (), -0.260667),
     ("po", (), 0.566732),
     ("mismatch", (), 0.566732),
-    ("po", ("method.loss.weighting=equal",), 1.189041),
+    ("po", ("method.loss.weighting=paper",), 1.189041),
     ("llmu", (), 0.677875),
     ("npo", (), 13.219936),
     ("npo_rt", (), 13.619936),
@@ -33,8 +33,8 @@ CHECK_VALUES = [
     ("dpo_gd", (), 12.316940 + 0.4),
     ("dpo_kl", (), 12.316940 + 0.038335),
     ("dpo", ("method.loss.factor=one",), 0.615847),
-    ("dpo", ("method.loss.reference=zero",), 15.068331),
-    ("dpo", ("method.loss.reference=zero", "method.loss.length_normalised=true"), 14.358987),
+    ("dpo", ("method.loss.reference_free=true",), 15.068331),
+    ("dpo", ("method.loss.reference_free=true", "method.loss.length_normalised=true"), 14.358987),
 ]
 
 
@@ -66,10 +66,10 @@ def test_weights_scale_their_term(name, overrides, expected):
 
 
 def test_po_weighs_by_tokens_or_by_sides():
-    """Template: 1 token of NLL ln 4. Retain: 3 tokens of NLL ln 2. Pooled (ln 4 + 3 ln 2) / 4, equal ln 4 + ln 2."""
+    """Template: 1 token of NLL ln 4. Retain: 3 tokens of NLL ln 2. By tokens (ln 4 + 3 ln 2) / 4, by sides ln 4 + ln 2."""
     streams = {"template": table([0.25]), "retain": table([0.5] * 3)}
-    assert PreferenceOptimisation()(**streams).loss.item() == approx(5 / 4 * math.log(2))
-    assert PreferenceOptimisation(weighting="equal")(**streams).loss.item() == approx(3 * math.log(2))
+    assert PreferenceOptimisation(weighting="tofu")(**streams).loss.item() == approx(5 / 4 * math.log(2))
+    assert PreferenceOptimisation()(**streams).loss.item() == approx(3 * math.log(2))
 
 
 def test_simnpo_by_hand():
@@ -91,7 +91,7 @@ def test_npo_at_the_reference_is_gradient_ascent_on_the_sequence():
 
 def test_dpo_depends_on_the_gap_alone():
     """log p(y_e) - log p(y_f) = ln 2 with beta 1 and no reference: 2 ln(1 + 1/2)."""
-    dpo = DPO(beta=1.0, reference="zero")
+    dpo = DPO(beta=1.0, reference_free=True)
     output = dpo(forget=table([0.25]), template=table([0.5]))
     assert output.loss.item() == approx(2 * math.log(1.5))
     assert output.parts["gap"].item() == approx(math.log(2))
@@ -113,4 +113,4 @@ def test_needs_follow_the_switches(name, streams):
 
 
 def test_dpo_without_reference_asks_for_none():
-    assert all(statistics == ("logp",) for statistics in DPO(reference="zero").needs.values())
+    assert all(statistics == ("logp",) for statistics in DPO(reference_free=True).needs.values())

@@ -10,8 +10,10 @@ from pytest import approx
 
 from tests.losses.cases import METHOD_FILES, METHODS, method_config, method_loss, pick, random_streams, rows_of
 from tests.losses.descent import FreeModel
-from utils.engine.loss import STATISTICS, STREAMS
+from tests.naive import NAIVE_STATISTICS
+from utils.engine.loss import STREAMS, check_needs
 from utils.engine.table import TokenTable
+from utils.engine.token_statistics import name_of, need_reference_logits
 
 every_method = pytest.mark.parametrize("name", METHODS)
 
@@ -35,9 +37,8 @@ def test_config_is_short_sourced_and_complete(name):
 @every_method
 def test_needs_are_streams_and_statistics_that_exist(name):
     loss = method_loss(name)
-    assert loss.needs and set(loss.needs) <= set(STREAMS)
-    assert {statistic for statistics in loss.needs.values() for statistic in statistics} <= set(STATISTICS)
-    assert isinstance(loss.micro_batch_dependent, bool) and set(loss.repels) <= set(STREAMS)
+    check_needs(loss.needs)
+    assert loss.needs and isinstance(loss.micro_batch_dependent, bool) and set(loss.repels) <= set(STREAMS)
     assert hash(loss) == hash(method_loss(name)), "a loss is a frozen value: equal configs give equal losses"
 
 
@@ -51,17 +52,17 @@ def test_value_and_parts_are_finite_scalars(name):
 
 
 @every_method
-@pytest.mark.parametrize("logp", [0.0, -100.0], ids=["certain", "impossible"])
-def test_extreme_probabilities_stay_finite_in_float32(name, logp):
+@pytest.mark.parametrize("logit", [1000.0, -1000.0], ids=["certain", "impossible"])
+def test_extreme_probabilities_stay_finite_in_float32(name, logit):
+    """Of 6 words the true one has this logit and the others 0; to the reference all are alike."""
     loss = method_loss(name)
+    logits = torch.tensor([logit, 0.0, 0.0, 0.0, 0.0, 0.0], dtype=torch.float64).expand(2, 50, 6)
+    extreme = (logits, torch.zeros_like(logits), torch.zeros(2, 50, dtype=torch.long))
     streams, leaves = {}, []
-    for stream, statistics in loss.needs.items():
-        mask = torch.ones(2, 50, dtype=torch.bool)
-        values = {"logp": logp, "reference_logp": -1.0, "kl": -logp, "cross_entropy": 1.0 - logp}
-        values |= {"logit_npo": logp, "logit_kl": -logp}
-        columns = {key: torch.full((2, 50), values[key], requires_grad=True) for key in statistics}
-        streams[stream] = TokenTable.of(mask, columns)
-        leaves.append(columns[statistics[0]])
+    for stream, asked in loss.needs.items():
+        columns = {key: NAIVE_STATISTICS[key](*extreme).float().requires_grad_() for key in map(name_of, asked)}
+        streams[stream] = TokenTable.of(torch.ones(2, 50, dtype=torch.bool), columns)
+        leaves.append(columns[name_of(asked[0])])
     output = loss(**streams)
     assert output.loss.isfinite()
     assert all(gradient.isfinite().all() for gradient in torch.autograd.grad(output.loss, leaves))
@@ -72,8 +73,8 @@ def test_gradient_reaches_answer_tokens_only(name):
     loss = method_loss(name)
     streams = random_streams(loss)
     loss(**streams).loss.backward()
-    for stream, statistics in loss.needs.items():
-        for statistic in statistics:
+    for stream, asked in loss.needs.items():
+        for statistic in map(name_of, asked):
             gradient, mask = streams[stream][statistic].grad, streams[stream].mask
             assert (gradient[mask] != 0).all(), f"{stream}.{statistic} is asked for but not used"
             assert (gradient[~mask] == 0).all()
@@ -129,12 +130,13 @@ def test_descends_and_moves_every_stream_the_right_way(name):
     with torch.no_grad():
         after, last = model.streams(), loss(**pick(model.streams(), loss)).loss
     assert last.isfinite() and last < first
-    for stream, statistics in loss.needs.items():
-        towards = {"logp": 1, "kl": -1, "cross_entropy": -1, "logit_npo": -1, "logit_kl": -1}
-        read = next(key for key in towards if key in statistics)
+    for stream, asked in loss.needs.items():
+        distances = [name_of(one) for one in asked if need_reference_logits([one])]
+        if "logp" not in asked and not distances:
+            continue  # a statistic of its own, which says nothing about directions
+        read, sign = ("logp", 1) if "logp" in asked else (distances[0], -1)
         moved = after[stream].mean(read) - before[stream].mean(read)
-        sign = -towards[read] if stream in loss.repels else towards[read]
-        assert (sign * moved > 0).all(), stream
+        assert ((-sign if stream in loss.repels else sign) * moved > 0).all(), stream
 
 
 def assert_same(first, second):

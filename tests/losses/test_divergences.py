@@ -12,17 +12,17 @@ from tests.losses.cases import FORGET, TEMPLATE
 P_E, P_F = sum(TEMPLATE) / 3, sum(FORGET) / 4  # 0.5 and 0.75
 
 
-def value(name, p_e, p_f, variant="correct"):
+def value(name, p_e, p_f, signs="paper"):
     """-g*(p_e) + f*(g*(p_f)), as tensors so that it can be differentiated."""
-    chosen = divergence(name, variant)
+    chosen = divergence(name, signs)
     p_e, p_f = (torch.as_tensor(p, dtype=torch.float64) for p in (p_e, p_f))
     return chosen.forget_term(p_f) - chosen.template_term(p_e)
 
 
-def weights(name, p_e, p_f, variant="correct"):
+def weights(name, p_e, p_f, signs="paper"):
     """The two partial derivatives: what multiplies the gradients of P_e and P_f."""
     point = [torch.tensor(p, dtype=torch.float64, requires_grad=True) for p in (p_e, p_f)]
-    return [gradient.item() for gradient in torch.autograd.grad(value(name, *point, variant), point)]
+    return [gradient.item() for gradient in torch.autograd.grad(value(name, *point, signs), point)]
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_vector_a(name, template_term, forget_term, loss, d_template, d_forget):
     ],
 )
 def test_vector_a_released_and_corrected(name, released, corrected):
-    assert value(name, P_E, P_F, "released").item() == approx(released, abs=1e-6)
+    assert value(name, P_E, P_F, "flat").item() == approx(released, abs=1e-6)
     assert value(name, P_E, P_F).item() == approx(corrected, abs=1e-6)
 
 
@@ -91,12 +91,12 @@ def test_falls_with_the_template_and_rises_with_the_forget_probability(name):
     ("name", "template_sign", "forget_sign"), [("reverse_kl", 1, -1), ("hellinger", 1, -1), ("neyman", 1, 1)]
 )
 def test_released_forms_have_the_wrong_signs(name, template_sign, forget_sign):
-    d_template, d_forget = weights(name, 0.4, 0.6, "released")
+    d_template, d_forget = weights(name, 0.4, 0.6, "flat")
     assert d_template * template_sign > 0 and d_forget * forget_sign > 0
 
 
 def test_released_differs_for_exactly_three_divergences():
-    differ = {name for name in DIVERGENCES if value(name, 0.4, 0.6) != value(name, 0.4, 0.6, "released")}
+    differ = {name for name in DIVERGENCES if value(name, 0.4, 0.6) != value(name, 0.4, 0.6, "flat")}
     assert differ == set(RELEASED) == {"reverse_kl", "hellinger", "neyman"}
     assert not differ & set(SUPPORTED)
 

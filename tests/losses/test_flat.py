@@ -23,24 +23,24 @@ def flat(divergence, *, template=None, forget=None, **options):
 
 
 @pytest.mark.parametrize(
-    ("divergence", "variant", "expected"),
+    ("divergence", "signs", "expected"),
     [
-        ("kl", "correct", 0.278801),
-        ("tv", "correct", 0.086516),
-        ("js", "correct", 0.224654),
-        ("pearson", "correct", 0.390625),
-        ("pearson", "released", 0.390625),
-        ("jeffrey", "correct", 0.416992),
-        ("reverse_kl", "released", -0.101279),
-        ("reverse_kl", "correct", 0.356531),
-        ("hellinger", "released", 0.121088),
-        ("hellinger", "correct", 0.723531),
-        ("neyman", "released", 1.648721),
-        ("neyman", "correct", 0.231952),
+        ("kl", "paper", 0.278801),
+        ("tv", "paper", 0.086516),
+        ("js", "paper", 0.224654),
+        ("pearson", "paper", 0.390625),
+        ("pearson", "flat", 0.390625),
+        ("jeffrey", "paper", 0.416992),
+        ("reverse_kl", "flat", -0.101279),
+        ("reverse_kl", "paper", 0.356531),
+        ("hellinger", "flat", 0.121088),
+        ("hellinger", "paper", 0.723531),
+        ("neyman", "flat", 1.648721),
+        ("neyman", "paper", 0.231952),
     ],
 )
-def test_vector_a(divergence, variant, expected):
-    output = flat(divergence, variant=variant)
+def test_vector_a(divergence, signs, expected):
+    output = flat(divergence, signs=signs)
     assert output.loss.item() == approx(expected, abs=1e-6)
     assert output.parts["template_probability"].item() == approx(0.5)
     assert output.parts["forget_probability"].item() == approx(0.75)
@@ -57,7 +57,7 @@ def test_probability_is_the_mean_of_probabilities_not_of_their_logs():
     ("divergence", "expected"), [("kl", 0.347761), ("tv", 0.086512), ("js", 0.115614), ("pearson", 0.222656)]
 )
 def test_vector_b_padded_length_as_denominator(divergence, expected):
-    output = flat(divergence, p_norm="padded", padded_length=9)
+    output = flat(divergence, p_norm="flat", padded_length=9)
     assert output.loss.item() == approx(expected, abs=1e-6)
     assert output.parts["template_probability"].item() == approx(0.1875)
     assert output.parts["forget_probability"].item() == approx(0.375)
@@ -78,8 +78,8 @@ def test_vector_c_batch_of_two(divergence, per_example, default, pooled, release
     ]
     assert [output.loss.item() for output in alone] == approx(per_example, abs=1e-6)
     assert flat(divergence, **PAIR).loss.item() == approx(default, abs=1e-6)
-    assert flat(divergence, p_batch="pooled", **PAIR).loss.item() == approx(pooled, abs=1e-6)
-    as_released = flat(divergence, p_norm="padded", p_batch="pooled", padded_length=9, **PAIR)
+    assert flat(divergence, p_batch="flat", **PAIR).loss.item() == approx(pooled, abs=1e-6)
+    as_released = flat(divergence, p_norm="flat", p_batch="flat", padded_length=9, **PAIR)
     assert as_released.loss.item() == approx(released, abs=1e-6)
     assert as_released.parts["template_probability"].item() == approx(0.13125)
     assert as_released.parts["forget_probability"].item() == approx(0.225)
@@ -88,13 +88,13 @@ def test_vector_c_batch_of_two(divergence, per_example, default, pooled, release
 @supported
 def test_pooled_micro_batches_are_weighted_by_their_share(divergence):
     """Micro-batches of one: pooling is per example then, so the pooled halves add up to the per-example loss."""
-    halves = [flat(divergence, p_batch="pooled", **row(i)).loss.item() for i in (0, 1)]
+    halves = [flat(divergence, p_batch="flat", **row(i)).loss.item() for i in (0, 1)]
     assert sum(halves) == approx(flat(divergence, **PAIR).loss.item(), abs=1e-12)
 
 
 def test_only_pooling_depends_on_the_micro_batch():
-    assert Flat(p_batch="pooled").micro_batch_dependent
-    assert not Flat(p_norm="padded").micro_batch_dependent
+    assert Flat(p_batch="flat").micro_batch_dependent
+    assert not Flat(p_norm="flat").micro_batch_dependent
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_vector_d_gradient_to_the_logits(divergence, loss, d_template, d_forget)
     assert forget.grad.tolist() == approx(d_forget, abs=1e-6)
 
 
-@pytest.mark.parametrize("options", [{}, {"p_norm": "padded"}, {"p_batch": "pooled"}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"p_norm": "flat"}, {"p_batch": "flat"}], ids=str)
 @supported
 def test_falls_with_every_template_token_and_rises_with_every_forget_token(divergence, options):
     leaves = {stream: whole["logp"].clone().requires_grad_() for stream, whole in PAIR.items()}
@@ -126,7 +126,7 @@ def test_falls_with_every_template_token_and_rises_with_every_forget_token(diver
     assert (leaves["forget"].grad[PAIR["forget"].mask] > 0).all()
 
 
-@pytest.mark.parametrize("options", [{}, {"p_norm": "padded"}, {"p_batch": "pooled"}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"p_norm": "flat"}, {"p_batch": "flat"}], ids=str)
 def test_swapping_the_answers_flips_the_sign_under_tv(options):
     swapped = flat("tv", template=PAIR["forget"], forget=PAIR["template"], **options)
     assert swapped.loss.item() == -flat("tv", **options, **PAIR).loss.item()
@@ -143,10 +143,10 @@ def test_an_impossible_token_gets_no_push():
     ("options", "message"),
     [
         ({"divergence": "pearsn"}, "divergence=pearsn: write one of .*did you mean pearson"),
-        ({"p_norm": "answers"}, "p_norm=answers: .*did you mean answer"),
-        ({"p_batch": "mean"}, "p_batch=mean: write one of per_example, pooled"),
-        ({"variant": "release"}, "variant=release: .*did you mean released"),
-        ({"padded_length": 1}, "padded_length=1: write"),
+        ({"p_norm": "papers"}, "p_norm=papers: .*did you mean paper"),
+        ({"p_batch": "mean"}, "p_batch=mean: write one of paper, flat"),
+        ({"signs": "released"}, "signs=released: write one of paper, flat"),
+        ({"padded_length": 1}, "padded_length=1: write a whole number from 2"),
     ],
 )
 def test_bad_options_are_refused(options, message):

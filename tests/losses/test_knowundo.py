@@ -8,12 +8,14 @@ import pytest
 import torch
 from pytest import approx
 
-from losses.knowundo import Interleaved, Relabelled
+from losses.knowundo import AscentPlusDescent
+from losses.nll import NLL
 from tests.losses.cases import method_loss
 from tests.tables import table
 from utils.engine.table import TokenTable
 from utils.engine.token_statistics import Logits, cross_entropy, entropy, kl
 
+LABELS = NLL("relabelled", mean="samples")
 # Two samples of a vocabulary of three: a forget one of two tokens, a retain one of one token.
 FORGET_CE, RETAIN_CE = (0.2395447662218846, 0.5514447139320511), 0.5514447139320511
 # Next-token distributions at three positions, the third of them padding.
@@ -56,16 +58,16 @@ def test_two_samples_of_one_step(name, value):
 
 
 def test_a_step_of_one_kind_counts_only_that_kind():
-    loss = Interleaved(forget_weight=0.4, retain_weight=2.0)
+    loss = AscentPlusDescent(forget_weight=0.4, retain_weight=2.0)
     assert loss(forget=forget(), retain=empty()).loss.item() == approx(-0.4 * 0.39549474007696783, abs=1e-12)
     assert loss(forget=empty(), retain=retain()).loss.item() == approx(2.0 * RETAIN_CE, abs=1e-12)
 
 
 def test_long_answers_weigh_no_more_than_short_ones():
     """Token means are ln 2 and ln 4; over all five tokens the mean would be (ln 2 + 4 ln 4) / 5."""
-    found = Interleaved(retain="none")(forget=table([0.5], [0.25] * 4))
+    found = AscentPlusDescent(retain="none")(forget=table([0.5], [0.25] * 4))
     assert found.loss.item() == approx(-(log(2) + log(4)) / 2)
-    assert Relabelled()(relabelled=table([0.5], [0.25] * 4)).loss.item() == approx((log(2) + log(4)) / 2)
+    assert LABELS(relabelled=table([0.5], [0.25] * 4)).loss.item() == approx((log(2) + log(4)) / 2)
 
 
 def test_kl_term_by_hand():
@@ -81,29 +83,29 @@ def test_kl_term_by_hand():
     assert found.parts["retain_cross_entropy"].item() == approx(0.630039292744236, abs=1e-11)
     without_padding = released(forget=empty(), retain=table(ones[:2], cross_entropy=[cross[:2]]))
     assert without_padding.loss.item() == approx(0.5274600839912595, abs=1e-11)
-    true_kl = Interleaved(retain="kl", retain_divergence="kl")(forget=empty(), retain=table(ones, kl=[kl(three).tolist()]))
+    true_kl = AscentPlusDescent(retain="kl")(forget=empty(), retain=table(ones, kl=[kl(three).tolist()]))
     assert true_kl.loss.item() == approx(0.1238284335830283, abs=1e-11)
     assert true_kl.parts["retain_kl"].item() == true_kl.loss.item()
 
 
 def test_methods_have_the_published_form():
-    assert method_loss("gradient_ascent") == Interleaved(retain="none")
-    assert method_loss("ascent_plus_descent") == Interleaved(1.0, 1.0, "nll")
-    assert method_loss("ascent_plus_kl_divergence") == Interleaved(1.0, 1.0, "kl", "cross_entropy")
-    assert method_loss("memflex") == Interleaved(0.4, 2.0, "nll")
-    assert method_loss("random_label") == method_loss("adversarial") == Relabelled()
-    assert Interleaved(retain="kl", retain_divergence="kl").needs == {"forget": ("logp",), "retain": ("kl",)}
-    assert Interleaved(retain="none").needs == {"forget": ("logp",)}
+    assert method_loss("gradient_ascent") == AscentPlusDescent(retain="none")
+    assert method_loss("ascent_plus_descent") == AscentPlusDescent(1.0, 1.0, "nll", "knowundo")
+    assert method_loss("ascent_plus_kl_divergence") == AscentPlusDescent(1.0, 1.0, "kl", "knowundo")
+    assert method_loss("memflex") == AscentPlusDescent(0.4, 2.0, "nll", "knowundo")
+    assert method_loss("random_label") == method_loss("adversarial") == LABELS
+    assert AscentPlusDescent(retain="kl").needs == {"forget": ("logp",), "retain": ("kl",)}
+    assert AscentPlusDescent(retain="none").needs == {"forget": ("logp",)}
 
 
 @pytest.mark.parametrize(
     "options, message",
     [
         ({"retain": "ce"}, "retain=ce: write one of none, nll, kl"),
-        ({"retain_divergence": "js"}, "retain_divergence=js: write one of cross_entropy, kl"),
+        ({"retain_divergence": "js"}, "retain_divergence=js: write one of paper, knowundo"),
         ({"forget_weight": -0.4}, "forget_weight=-0.4: write"),
     ],
 )
 def test_wrong_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        Interleaved(**options)
+        AscentPlusDescent(**options)

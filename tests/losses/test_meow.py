@@ -10,7 +10,7 @@ from pytest import approx
 
 from losses.ga import GradientAscent
 from losses.kto import KTO
-from losses.meow import InvertedFacts
+from losses.meow import MEOW
 from tests.tables import table
 from utils.engine.table import TokenTable
 
@@ -25,14 +25,14 @@ def from_nll(*rows: list[float]) -> TokenTable:
 def test_long_answers_weigh_more():
     """Two sequences: 3.9 nats over 5 tokens, not the mean of the sequence means 0.825."""
     inverted = from_nll([0.5, 1.0, 0.3], [2.0, 0.1])
-    assert InvertedFacts()(inverted=inverted).loss.item() == approx(0.78)
+    assert MEOW()(inverted=inverted).loss.item() == approx(0.78)
 
 
 def test_released_variants():
     inverted, retain = from_nll([0.5, 1.0, 0.3], [2.0, 0.1]), from_nll([0.2])
-    balanced = InvertedFacts(weight=0.9, retain="nll", retain_weight=0.1)
+    balanced = MEOW(weight=0.9, retain="nll", retain_weight=0.1)
     assert balanced(inverted=inverted, retain=retain).loss.item() == approx(0.722)
-    anchored = InvertedFacts(kl_weight=1.0)
+    anchored = MEOW(kl_weight=1.0)
     assert anchored.needs == {"inverted": ("logp", "kl")}
     assert anchored(inverted=inverted).loss.item() == approx(0.78 + 0.078)
 
@@ -67,4 +67,4 @@ def test_the_reference_point_of_kto_is_never_below_zero_and_has_no_gradient():
 @pytest.mark.parametrize("options", [{"weight": -1.0}, {"kl_weight": "x"}, {"retain": "yes"}])
 def test_bad_options_are_refused(options):
     with pytest.raises(ValueError, match=next(iter(options))):
-        InvertedFacts(**options)
+        MEOW(**options)

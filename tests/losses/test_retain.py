@@ -8,6 +8,9 @@ import pytest
 import torch
 from pytest import approx
 
+from losses.knowundo import AscentPlusDescent
+from losses.muse_released import MuseReleased
+from losses.npo import NPO
 from losses.retain import retain_needs, with_retain
 from tests.tables import table
 
@@ -30,3 +33,10 @@ def test_without_a_term_the_stream_is_not_asked_for():
     assert output.loss.item() == 1 and set(output.parts) == {"forget"}
     assert retain_needs("none") == {}
     assert retain_needs("kl") == {"retain": ("kl",)}
+
+
+@pytest.mark.parametrize("loss", [AscentPlusDescent(), MuseReleased(retain="nll"), MuseReleased(retain="kl"), NPO(retain="kl")])
+def test_a_term_without_its_stream_is_refused(loss):
+    forget = table([0.5], reference=[[0.5]], logit_npo=[[-0.5]])
+    with pytest.raises(ValueError, match=f"retain={loss.retain} needs the stream retain"):
+        loss(forget=forget)

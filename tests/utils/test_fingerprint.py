@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from tests.models import encoder, moved, tiny_model, tokenizer, with_lora
+from utils import fingerprint
 from utils.fingerprint import file_hash, settings_hash, text_hash, weights_hash
 from utils.tokens import prompts
 from utils.tokens.prompts import Encoder
@@ -73,3 +74,26 @@ def test_adapters_can_be_left_out():
     assert weights_hash(one) != weights_hash(other)
     assert weights_hash(one, adapters=False) == weights_hash(other, adapters=False)
     assert weights_hash(one, adapters=False) != weights_hash(with_lora(tiny_model(seed=2)), adapters=False)
+
+
+def test_code_is_found_by_its_imports_and_a_changed_byte_changes_its_hash(tmp_path, monkeypatch):
+    monkeypatch.setattr(fingerprint, "ROOT", tmp_path)
+    files = {
+        "house/__init__.py": "",
+        "house/first.py": "import torch\nfrom house.second import value\n",
+        "house/second.py": "def value():\n    from house import third\n    return third.ONE\n",
+        "house/third.py": "ONE = 1\n",
+        "house/apart.py": "TWO = 2\n",
+    }
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content)
+    found = fingerprint.project_sources(["house.first", "torch.nn"])
+    assert sorted(found) == ["house", "house.first", "house.second", "house.third"]
+    hashes = {fingerprint.code_hash.__wrapped__(frozenset({"house.first"}))}
+    for name in ("house/third.py", "house/second.py", "house/first.py", "house/__init__.py"):
+        (tmp_path / name).write_text(files[name] + "# another\n")
+        hashes.add(fingerprint.code_hash.__wrapped__(frozenset({"house.first"})))
+    assert len(hashes) == 5
+    (tmp_path / "house/apart.py").write_text("TWO = 3\n")
+    assert fingerprint.code_hash.__wrapped__(frozenset({"house.first"})) in hashes

@@ -1,10 +1,10 @@
-"""Rows that were computed once are not computed again."""
+"""What was computed once is not computed again."""
 
 from __future__ import annotations
 
 import pytest
 
-from utils.shared_work import gathered, kept_rows
+from utils.shared_work import kept_json, kept_rows
 
 
 def test_rows_are_kept_where_they_are_found_again(tmp_path):
@@ -19,6 +19,13 @@ def test_rows_are_kept_where_they_are_found_again(tmp_path):
     assert [file.name for file in path.parent.iterdir()] == ["task.jsonl"]
 
 
+def test_so_is_a_file_of_json(tmp_path):
+    path, asked = tmp_path / "labels.json", []
+    compute = lambda: asked.append(True) or {"value": 0.1 + 0.2, "labels": [3, -100]}  # noqa: E731
+    assert kept_json(path, compute) == kept_json(path, compute) == {"value": 0.1 + 0.2, "labels": [3, -100]}
+    assert len(asked) == 1 and [file.name for file in tmp_path.iterdir()] == ["labels.json"]
+
+
 def test_what_fails_leaves_nothing(tmp_path):
     def compute() -> list[dict]:
         raise KeyboardInterrupt
@@ -26,7 +33,3 @@ def test_what_fails_leaves_nothing(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         kept_rows(tmp_path / "parts" / "task.jsonl", compute)
     assert not (tmp_path / "parts").exists()
-
-
-def test_a_process_alone_has_all_items():
-    assert gathered([3, 1, 2]) == [3, 1, 2]

@@ -1,9 +1,10 @@
-"""What does not fit in memory is done in two halves."""
+"""Batches by length; what does not fit in memory is done in two halves."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from math import inf
 from typing import TypeVar
 
 import torch
@@ -12,7 +13,8 @@ from utils.engine.engine import Engine
 from utils.tokens.example import Example
 
 log = logging.getLogger(__name__)
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 def in_halves(compute: Callable[[Sequence[T]], list[R]], items: Sequence[T], what: str) -> list[R]:
@@ -42,20 +44,29 @@ def answer_statistics(engine: Engine, examples: Sequence[Example], names: Sequen
     return in_halves(compute, examples, "answers")
 
 
-def batches_of(examples: Sequence[Example], budget: int) -> Iterator[list[Example]]:
-    """Batches of at most `budget` tokens; answers to one prompt stay together, and the longest come first: a lack of memory
-    shows at once."""
+def batches_of(examples: Sequence[Example], budget: int) -> list[list[Example]]:
+    """Batches of at most `budget` tokens, longest first; answers to one prompt stay together, and the prompt counts once."""
     groups: dict[tuple[int, ...], list[Example]] = {}
     for example in examples:
         groups.setdefault(example.prompt, []).append(example)
-    sizes = {prompt: len(prompt) + sum(len(e.answer) for e in answers) for prompt, answers in groups.items()}
-    batch: list[Example] = []
-    tokens = 0
-    for prompt in sorted(groups, key=lambda prompt: -sizes[prompt]):
-        if batch and tokens + sizes[prompt] > budget:
-            yield batch
-            batch, tokens = [], 0
-        batch += groups[prompt]
-        tokens += sizes[prompt]
-    if batch:
-        yield batch
+    rows = list(groups.values())
+    sizes = [len(prompt) + sum(len(example.answer) for example in answers) for prompt, answers in groups.items()]
+    return [[example for place in batch for example in rows[place]] for batch in by_length(sizes, budget, padded=False)]
+
+
+def by_length(sizes: Sequence[int], budget: float = inf, most: float = inf, padded: bool = True) -> list[list[int]]:
+    """Places of texts of so many tokens, in batches, longest first: a lack of memory shows at once. Equals keep their order.
+
+    budget: tokens that a batch may hold, every text padded to its longest; padded=False counts them without padding, where lines
+    are packed. most: texts that it may hold. A text that is over the budget by itself is a batch of its own.
+    """
+    batches: list[list[int]] = []
+    room, space = 0.0, 0.0  # tokens and texts for which the last batch still has room
+    for place in sorted(range(len(sizes)), key=lambda place: -sizes[place]):
+        size = sizes[batches[-1][0]] if batches and padded else sizes[place]
+        if not batches or size > room or space < 1:
+            batches.append([])
+            size, room, space = sizes[place], budget, most
+        batches[-1].append(place)
+        room, space = room - size, space - 1
+    return batches

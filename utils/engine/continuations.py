@@ -88,13 +88,6 @@ class Beginning:
         return cache
 
 
-def common_beginning(prompts: Sequence[Sequence[int]]) -> tuple[int, ...]:
-    """The ids that all prompts begin with, short enough to leave each of them one more."""
-    first, last = min(prompts), max(prompts)
-    length = next((place for place, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
-    return tuple(first[: min(length, *(len(prompt) - 1 for prompt in prompts))])
-
-
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Bare text as ids, with the tokenizer's own BOS if it has one; without the EOS that some put behind every text."""
     ids = tokenizer(text, verbose=False).input_ids

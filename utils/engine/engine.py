@@ -17,9 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from utils.engine.loss import Needs
 from utils.engine.packing import Packed, pack
 from utils.engine.table import TokenTable
-from utils.engine.token_statistics import NEEDS_REFERENCE_LOGITS, Logits, compute
+from utils.engine.token_statistics import REFERENCE_LOGP, Asked, Logits, compute, name_of, need_reference_logits
 from utils.tokens.example import Example
 
 log = logging.getLogger(__name__)
@@ -27,7 +28,6 @@ log = logging.getLogger(__name__)
 CHUNK_BYTES = 128 * 2**20
 KERNELS_WITHOUT_MASK = ("flash_attention_2", "flash_attention_3")
 
-Needs = Mapping[str, Sequence[str]]
 Project = Callable[[Tensor], Tensor]
 AtAnswers = Callable[[Project, Tensor], Tensor]
 
@@ -87,14 +87,15 @@ class Engine:
         counts: stream -> (examples, tokens) of the whole optimizer step; the batch's own by default.
         model: the wrapped model to call (DDP, FSDP, ...); the plain model by default.
         """
-        own = {stream: [s for s in names if s != "reference_logp"] for stream, names in needs.items()}
-        columns = sorted({name for names in own.values() for name in names})
+        own = {stream: [one for one in asked if one != REFERENCE_LOGP] for stream, asked in needs.items()}
+        columns = sorted({name_of(one) for asked in own.values() for one in asked})
         values = self.statistics(packed, own, columns, reference, model)
         tables = {}
-        for stream, names in needs.items():
-            by_name = {name: packed.tabulate(stream, values[:, columns.index(name)])[0] for name in own[stream]}
-            if "reference_logp" in names:
-                by_name["reference_logp"] = packed.tabulate(stream, reference.logp)[0]
+        for stream, asked in needs.items():
+            names = map(name_of, own[stream])
+            by_name = {name: packed.tabulate(stream, values[:, columns.index(name)])[0] for name in names}
+            if REFERENCE_LOGP in asked:
+                by_name[REFERENCE_LOGP] = packed.tabulate(stream, reference.logp)[0]
             _, mask = packed.tabulate(stream, values.detach()[:, 0])
             before = torch.tensor([len(e.prompt) for e in packed.examples[stream]], device=mask.device)
             own_counts = TokenTable.of(mask, by_name)
@@ -115,14 +116,14 @@ class Engine:
         def at_answers(project: Project, hidden: Tensor) -> Tensor:
             hidden = hidden.flatten(0, 1)[packed.source]
             blocks = []
-            for stream, names in needs.items():
+            for stream, asked in needs.items():
                 first, lengths = packed.streams[stream]
                 if not lengths:
                     continue  # an interleaved batch may hold nothing of a stream
                 span = slice(first, first + sum(lengths))
-                found = self._chunked(project, hidden[span], packed.labels[span], names, reference, first)
+                found = self._chunked(project, hidden[span], packed.labels[span], asked, reference, first)
                 wide = found.new_zeros(found.shape[0], len(columns))
-                blocks.append(wide.index_copy(1, _indices(columns, names, found.device), found))
+                blocks.append(wide.index_copy(1, _indices(columns, asked, found.device), found))
             return torch.cat(blocks)
 
         order = list(packed.streams)
@@ -152,13 +153,13 @@ class Engine:
     def _precision(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast)
 
-    def _chunked(self, project, hidden, labels, names, reference, first) -> Tensor:
-        """(m, len(names)): projects at most `chunk_bytes` of logits at a time.
+    def _chunked(self, project, hidden, labels, asked, reference, first) -> Tensor:
+        """(m, len(asked)): projects at most `chunk_bytes` of logits at a time.
 
         Chunks are computed again in backward; a single one is kept.
         """
         size = max(1, self.chunk_bytes // (4 * self.vocabulary))
-        with_reference = not NEEDS_REFERENCE_LOGITS.isdisjoint(names)
+        with_reference = need_reference_logits(asked)
         their_project = reference.project or project if with_reference else None
         recompute = torch.is_grad_enabled() and hidden.shape[0] > size
 
@@ -168,7 +169,7 @@ class Engine:
             if with_reference:
                 with torch.no_grad():
                     theirs = their_project(reference.hidden[first + start : first + stop]).float()
-            return compute(names, Logits(project(states).float(), labels[start:stop], theirs))
+            return compute(asked, Logits(project(states).float(), labels[start:stop], theirs))
 
         parts = []
         for start in range(0, hidden.shape[0], size):
@@ -252,5 +253,5 @@ def _head_returns(head: nn.Module, at_answers: AtAnswers) -> Iterator[None]:
             head.forward = wrapped
 
 
-def _indices(columns: Sequence[str], names: Sequence[str], device: torch.device) -> Tensor:
-    return torch.tensor([columns.index(name) for name in names], device=device)
+def _indices(columns: Sequence[str], asked: Sequence[Asked], device: torch.device) -> Tensor:
+    return torch.tensor([columns.index(name_of(one)) for one in asked], device=device)

@@ -11,7 +11,9 @@ from tqdm import tqdm
 from transformers import LogitsProcessor, PreTrainedModel
 
 from utils.distributed import is_main
-from utils.engine.continuations import Beginning, common_beginning, continue_ids, end_ids
+from utils.engine.batches import by_length
+from utils.engine.continuations import Beginning, continue_ids, end_ids
+from utils.tokens.example import common_length
 from utils.tokens.prompts import Encoder
 
 TOFU_TOTAL = 200  # tokens of prompt and answer together in the original TOFU code
@@ -54,10 +56,8 @@ def generate(
     ends = end_ids(model, tokenizer)
     hide = encoder.pad_id if encoder.masks_inner_eos else None
     beginning = _beginning(model, prompts) if hide is None else None
-    order = sorted(range(len(prompts)), key=lambda n: -len(prompts[n]))
-    starts = range(0, len(order), batch_size)
-    for start in tqdm(starts, desc="generating", unit="batch", disable=not is_main() or not prompts):
-        batch = order[start : start + batch_size]
+    batches = by_length([len(prompt) for prompt in prompts], most=batch_size)
+    for batch in tqdm(batches, desc="generating", unit="batch", disable=not is_main() or not prompts):
         asked = [prompts[n] for n in batch]
         length = max(1, TOFU_TOTAL - max(map(len, asked))) if original else max_new_tokens
         sampler = None if sampler_of is None else sampler_of(batch)
@@ -69,8 +69,8 @@ def _beginning(model: nn.Module, prompts: Sequence[Sequence[int]]) -> Beginning 
     """What all prompts begin with, if it is long enough to matter and the model is one that keeps keys and values."""
     if len(prompts) < 2 or not isinstance(model, PreTrainedModel | PeftModel):
         return None
-    ids = common_beginning(prompts)
-    return Beginning.of(model, ids) if len(ids) >= LONG else None
+    length = min(common_length(*prompts), *(len(prompt) - 1 for prompt in prompts))  # each goes on from a token of its own
+    return Beginning.of(model, prompts[0][:length]) if length >= LONG else None
 
 
 def _as_released(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
 
+from utils.checks import choose, require
 from utils.engine.table import TokenTable
+from utils.engine.token_statistics import REFERENCE_LOGP, STATISTICS, Asked, Statistic, name_of
 
 STREAMS = {
     "train": "question and answer to memorise (finetune.py)",
@@ -16,22 +18,13 @@ STREAMS = {
     "template": "forget question and its template answer: a refusal, or a normal unrelated answer",
     "relabelled": "forget question and answer, with another token to be predicted in place of each",
     "inverted": "forget question and answers that contradict the true one, several for each question",
-    "harmful": "harmful question and the answer to it that is learnt, to be negated afterwards",
     "mismatched": "forget question and answers to other questions, several for each question",
     "retain": "a retain question and its answer, drawn anew for every forget item and epoch",
     "normal": "an everyday question and its answer, of which only the model's distribution counts",
 }
-STATISTICS = {
-    "logp": "log-probability of the answer token",
-    "hit": "1 where the answer token is the argmax",
-    "entropy": "entropy of the next-token distribution",
-    "logp_variance": "variance of log p under the next-token distribution",
-    "reference_logp": "log-probability of the answer token under the frozen reference model",
-    "kl": "KL(reference || model) over the whole vocabulary",
-    "cross_entropy": "H(reference, model) = kl + entropy of the reference",
-    "logit_npo": "vocabulary mean of log sigmoid(0.1 (reference logit - logit)), as MUSE's code has it",
-    "logit_kl": "what KL(reference || model) becomes with logits in place of log-probabilities, as MUSE's code has it",
-}
+
+Needs = Mapping[str, Sequence[Asked]]
+"""Stream -> its statistics: names of utils/engine/token_statistics.py, `reference_logp`, or statistics that the loss brings."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +36,7 @@ class LossOutput:
 
 
 class Loss(Protocol):
-    """needs: stream -> statistics (keys of STREAMS and STATISTICS). Called with one token table per stream, by name.
+    """Called with one token table per stream of `needs`, by name.
 
     Every mean over examples or tokens goes through the table (`batch_mean`, `token_mean`), so that the sum over micro-batches
     and processes is the loss of the undivided batch. A loss for which that is impossible says `micro_batch_dependent = True`.
@@ -53,11 +46,29 @@ class Loss(Protocol):
     reference; all others it moves towards.
     """
 
-    needs: Mapping[str, tuple[str, ...]]
-    micro_batch_dependent: ClassVar[bool] = False
     repels: ClassVar[tuple[str, ...]] = ("forget",)
 
-    def __call__(self, **streams: TokenTable) -> LossOutput: ...
+    @property
+    def needs(self) -> Needs: ...
+
+    @property
+    def micro_batch_dependent(self) -> bool:
+        return False
+
+    def __call__(self, *args: Any, **streams: Any) -> LossOutput: ...
+
+
+def check_needs(needs: Needs) -> None:
+    """Raises ValueError for an unknown stream or statistic, and for one that the loss brings under a name that is taken."""
+    for stream, asked in needs.items():
+        choose("stream", stream, STREAMS)
+        for one in asked:
+            if not isinstance(one, Statistic):
+                choose("statistic", one, (*STATISTICS, REFERENCE_LOGP))
+        names = [name_of(one) for one in asked]
+        for one in asked:
+            taken = isinstance(one, Statistic) and (one.name in (*STATISTICS, REFERENCE_LOGP) or names.count(one.name) > 1)
+            require(not taken, "statistic", name_of(one), "another name for what the loss brings; this one is taken")
 
 
 def neg_log_likelihood(table: TokenTable) -> Tensor:

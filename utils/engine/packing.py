@@ -19,7 +19,7 @@ from math import inf
 import torch
 from torch import Tensor
 
-from utils.tokens.example import Example
+from utils.tokens.example import Example, common_length
 
 # What one more column costs a token, as a share of the arithmetic that it costs anyway: 1 / (6 hidden sizes) by count,
 # more where masks slow attention down. Only the trade between padding and wide lines depends on it.
@@ -149,12 +149,6 @@ class Line:
             self.reach[column] = len(self.tokens)
 
 
-def common_length(left: Ids, right: Ids) -> int:
-    """Number of leading ids that both sequences share."""
-    length = min(len(left), len(right))
-    return next((place for place in range(length) if left[place] != right[place]), length)
-
-
 def _check(streams: Mapping[str, Sequence[Example]]) -> None:
     for stream, examples in streams.items():
         for example in examples:
@@ -170,7 +164,7 @@ def _lines(pairs: Sequence[Example], fed: Sequence[Ids]) -> list[list[int]]:
     for number, example in enumerate(pairs):
         rows.setdefault(example.prompt, []).append(number)
     sizes = [len(Line([fed[number] for number in row]).tokens) for row in rows.values()]
-    lines = _spread(sizes, common_length(min(rows), max(rows)) if len(rows) > 1 else 0)
+    lines = _spread(sizes, common_length(*rows) if len(rows) > 1 else 0)
     numbers = list(rows.values())
     return [[number for r in line for number in numbers[r]] for line in lines]
 

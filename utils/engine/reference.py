@@ -10,7 +10,7 @@ All three give the same `ReferenceValues` (to float32 rounding).
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Literal, Protocol
@@ -18,14 +18,19 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from tqdm import tqdm
 
+from utils.distributed import rank, world_size
+from utils.engine.batches import batches_of
 from utils.engine.engine import Engine, Project, ReferenceValues, evaluating
+from utils.engine.loss import Needs
 from utils.engine.packing import Packed
-from utils.engine.reference_cache import ReferenceCache
-from utils.engine.token_statistics import NEEDS_REFERENCE_LOGITS
-from utils.tokens.example import Example
+from utils.engine.token_cache import HIDDEN, TokenCache
+from utils.engine.token_statistics import REFERENCE_LOGP, need_reference_logits
+from utils.tokens.example import Example, digest
 
 GIBIBYTE = 2**30
+TOKENS_PER_BATCH = 4096
 
 Adapter = Literal["none", "fresh", "continued"]
 
@@ -36,20 +41,19 @@ class Reference(Protocol):
     def values(self, packed: Packed) -> ReferenceValues: ...
 
 
-def needs_reference(needs) -> bool:
+def needs_reference(needs: Needs) -> bool:
     """Whether any stream asks for a statistic of the reference model."""
     return bool(reference_streams(needs))
 
 
-def reference_streams(needs) -> frozenset[str]:
+def reference_streams(needs: Needs) -> frozenset[str]:
     """Streams of which anything at all is asked of the reference; the others are not forwarded through it."""
-    asked = {"reference_logp"} | NEEDS_REFERENCE_LOGITS
-    return frozenset(stream for stream, names in needs.items() if not asked.isdisjoint(names))
+    return hidden_streams(needs) | {stream for stream, asked in needs.items() if REFERENCE_LOGP in asked}
 
 
-def hidden_streams(needs) -> frozenset[str]:
+def hidden_streams(needs: Needs) -> frozenset[str]:
     """Streams whose full reference distribution is needed."""
-    return frozenset(stream for stream, names in needs.items() if not NEEDS_REFERENCE_LOGITS.isdisjoint(names))
+    return frozenset(stream for stream, asked in needs.items() if need_reference_logits(asked))
 
 
 class AdapterReference:
@@ -100,14 +104,15 @@ class ResidentReference:
 
 
 class CachedReference:
-    """Values read from disk; see `utils.engine.reference_cache` for how they are kept.
+    """Values read from disk; see `utils.engine.token_cache` for how they are kept.
 
     Full distributions come from the cached hidden states and the output head as it was (see `frozen_head`).
     """
 
-    def __init__(self, engine: Engine, cache: ReferenceCache, with_hidden: Collection[str], streams: Collection[str]):
+    def __init__(self, engine: Engine, cache: TokenCache, with_hidden: Collection[str], streams: Collection[str]):
         self.cache, self.with_hidden, self.streams = cache, frozenset(with_hidden), frozenset(streams)
         self.project = frozen_head(engine) if self.with_hidden else None
+        self.nothing = torch.zeros(1, engine.head.weight.shape[1], dtype=engine.dtype)
 
     @torch.no_grad()
     def values(self, packed: Packed) -> ReferenceValues:
@@ -116,17 +121,20 @@ class CachedReference:
         for stream, examples in packed.examples.items():
             for example in examples:
                 asked = stream in self.streams
-                logp.append(self.cache.logp(example) if asked else torch.zeros(len(example)))
+                logp.append(self.cache.values(example, ("logp",))[:, 0] if asked else torch.zeros(len(example)))
                 if stream in self.with_hidden:
                     hidden.append(self.cache.hidden(example))
                 elif self.with_hidden:
-                    hidden.append(torch.zeros(len(example), self.cache.width, dtype=self.cache.dtype))
+                    hidden.append(self.nothing.expand(len(example), -1))
         stacked = torch.cat(hidden).to(device) if hidden else None
         return ReferenceValues(torch.cat(logp).to(device), stacked, self.project)
 
 
 class FrozenHead(nn.Module):
     """A copy of the output head that does not train; V x H numbers."""
+
+    weight: Tensor
+    bias: Tensor | None
 
     def __init__(self, head: nn.Linear):
         super().__init__()
@@ -141,8 +149,8 @@ class FrozenHead(nn.Module):
 def make_reference(
     kind: str,
     engine: Engine,
-    needs,
-    examples: dict[str, Sequence[Example]],
+    needs: Needs,
+    examples: Mapping[str, Sequence[Example]],
     cache_root: Path,
     adapter: Adapter = "none",
     limit_gib: float = 8.0,
@@ -167,13 +175,36 @@ def make_reference(
         return ResidentReference(engine, reference_streams(needs), dropout)
     with_hidden = hidden_streams(needs)
     streams = reference_streams(needs)
-    cache = ReferenceCache(cache_root, engine, with_adapter=adapter == "continued")
+    cache = TokenCache(cache_root, engine, adapters=adapter == "continued")
     with evaluating(engine.model):
-        cache.fill({stream: rows for stream, rows in examples.items() if stream in streams}, with_hidden)
+        fill(cache, engine, {stream: rows for stream, rows in examples.items() if stream in streams}, with_hidden)
     return CachedReference(engine, cache, with_hidden, streams)
 
 
-def cache_gib(engine: Engine, needs, examples: dict[str, Sequence[Example]]) -> float:
+def fill(cache: TokenCache, engine: Engine, examples: Mapping[str, Sequence[Example]], with_hidden: Collection[str]) -> None:
+    """Computes what the cache lacks, each process its share.
+
+    examples: of each stream, log-probabilities; of the streams `with_hidden` the hidden states too.
+    """
+    whole = {example for stream in with_hidden for example in examples[stream]}
+    others = {example for rows in examples.values() for example in rows} - whole
+    for names, wanted in (((HIDDEN, "logp"), whole), (("logp",), others)):
+        # Whose job an example is goes by its digest: other runs may write while the processes look.
+        own = [example for example in wanted if int.from_bytes(digest(example)[:4]) % world_size() == rank()]
+        todo = sorted((example for example in own if not cache.knows(example, names)), key=digest)
+        for batch in tqdm(batches_of(todo, TOKENS_PER_BATCH), "reference", unit="batch", disable=rank() != 0 or not todo):
+            packed = engine.pack({"batch": batch}).to(engine.device)
+            hidden = engine.hidden(packed)
+            logp = engine.logp_of(hidden, packed.labels)[:, None].cpu()
+            lengths = [len(example) for example in batch]
+            states = hidden.cpu().split(lengths) if HIDDEN in names else [None] * len(batch)
+            for example, own_logp, own_states in zip(batch, logp.split(lengths), states, strict=True):
+                cache.add(example, ("logp",), own_logp, own_states)
+            cache.keep()
+    cache.share()
+
+
+def cache_gib(engine: Engine, needs: Needs, examples: Mapping[str, Sequence[Example]]) -> float:
     """Upper estimate of what reference=cached writes, in GiB."""
     width, bytes_each = engine.head.weight.shape[1], torch.finfo(engine.dtype).bits // 8
     total = 0

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor
 
+from utils.draws import generator
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -58,7 +60,7 @@ class Draw:
 
     def uniforms(self) -> random.Random:
         """The stream that `random()` takes u_1, u_2, ... from."""
-        return random.Random(f"answer/{self.sampling.seed}/{self.task}/{self.index}/{self.number}")
+        return generator("answer", self.sampling.seed, self.task, self.index, self.number)
 
 
 class Sampler(LogitsProcessor):

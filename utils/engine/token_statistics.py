@@ -1,16 +1,19 @@
-"""Per-token statistics: small functions of the next-token logits at answer positions. All arithmetic is float32."""
+"""Per-token statistics: small functions of the next-token logits at answer positions. All arithmetic is float32.
+
+A statistic is entered once, by writing its function under `@statistic()`: here, where losses and measures ask for it by name, or
+in the module of the one loss that reads it, whose `needs` then holds the `Statistic` itself.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid
 
-MUSE_BETA = 0.1  # arXiv 2407.06460: the beta of its NPO, inside logit_npo since it lies inside the logarithm
+REFERENCE_LOGP = "reference_logp"  # a column of every table that asks for it, but no function of logits: the reference knows it
 
 
 @dataclass
@@ -26,90 +29,116 @@ class Logits:
         """(n, V) log-softmax."""
         return torch.log_softmax(self.values, dim=-1)
 
+    @property
+    def reference_values(self) -> Tensor:
+        """(n, V) logits of the reference, for statistics that need them."""
+        assert self.reference is not None  # a Statistic has looked before it calls its function
+        return self.reference
 
+    @cached_property
+    def reference_log_probabilities(self) -> Tensor:
+        """(n, V) log-softmax of the reference's logits."""
+        return torch.log_softmax(self.reference_values, dim=-1)
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """A number per answer token, made of its logits. Called with `Logits` of n positions it gives (n,) float32.
+
+    name: its column in a token table. description: one line. needs_reference: whether it reads the reference's logits; called
+    without them it raises ValueError.
+    """
+
+    name: str
+    description: str
+    function: Callable[[Logits], Tensor]
+    needs_reference: bool = False
+
+    def __call__(self, logits: Logits) -> Tensor:
+        if self.needs_reference and logits.reference is None:
+            raise ValueError(f"statistic {self.name} needs reference logits; the method must run with a reference")
+        return self.function(logits)
+
+
+Asked = str | Statistic
+"""What a loss asks for: a statistic of this module or `reference_logp` by name, or a statistic that it brings itself."""
+
+
+def statistic(needs_reference: bool = False) -> Callable[[Callable[[Logits], Tensor]], Statistic]:
+    """Makes a function a `Statistic`, named as it is and described by the first line of its docstring."""
+
+    def make(function: Callable[[Logits], Tensor]) -> Statistic:
+        description = (function.__doc__ or "").split("\n")[0]
+        return Statistic(function.__name__, description, function, needs_reference)
+
+    return make
+
+
+@statistic()
 def logp(logits: Logits) -> Tensor:
-    """(n,) log-probability of the answer token, gathered before normalising: no second (n, V) tensor is written."""
+    """Log-probability of the answer token, gathered before normalising: no second (n, V) tensor is written."""
     true = logits.values.gather(-1, logits.labels[:, None])[:, 0]
     return true - torch.logsumexp(logits.values, dim=-1)
 
 
+@statistic()
 def hit(logits: Logits) -> Tensor:
-    """(n,) 1 where the answer token has the largest logit, else 0."""
+    """1 where the answer token has the largest logit, else 0."""
     return (logits.values.argmax(dim=-1) == logits.labels).float()
 
 
+@statistic()
 def argmax(logits: Logits) -> Tensor:
-    """(n,) id of the most likely token; a float32 holds ids up to 16.7 million exactly."""
+    """Id of the most likely token; a float32 holds ids up to 16.7 million exactly."""
     return logits.values.argmax(dim=-1).float()
 
 
+@statistic()
 def entropy(logits: Logits) -> Tensor:
-    """(n,) entropy of the next-token distribution in nats."""
+    """Entropy of the next-token distribution in nats."""
     return -(logits.log_probabilities.exp() * logits.log_probabilities).sum(dim=-1)
 
 
+@statistic()
 def logp_variance(logits: Logits) -> Tensor:
-    """(n,) variance of log p under p, the scale of min-k++ (arXiv 2404.02936)."""
+    """Variance of log p under p, the scale of min-k++ (arXiv 2404.02936)."""
     p, lp = logits.log_probabilities.exp(), logits.log_probabilities
     mean = (p * lp).sum(dim=-1, keepdim=True)
     return (p * (lp - mean).square()).sum(dim=-1)
 
 
+@statistic(needs_reference=True)
 def kl(logits: Logits) -> Tensor:
-    """(n,) KL(reference || model) over the whole vocabulary, in nats. Raises ValueError without reference logits."""
-    reference = _reference(logits, "kl")
+    """KL(reference || model) over the whole vocabulary, in nats."""
+    reference = logits.reference_log_probabilities
     return (reference.exp() * (reference - logits.log_probabilities)).sum(dim=-1)
 
 
+@statistic(needs_reference=True)
 def cross_entropy(logits: Logits) -> Tensor:
-    """(n,) H(reference, model) = KL(reference || model) + entropy of the reference: the gradient of kl, another value.
-
-    Released code of LLMU and KnowUnDo reports it as its divergence. Raises ValueError without reference logits.
-    """
-    return -(_reference(logits, "cross_entropy").exp() * logits.log_probabilities).sum(dim=-1)
+    """H(reference, model) = KL(reference || model) + entropy of the reference: the gradient of kl, another value."""
+    return -(logits.reference_log_probabilities.exp() * logits.log_probabilities).sum(dim=-1)
 
 
-def logit_npo(logits: Logits) -> Tensor:
-    """(n,) mean over the vocabulary of log sigmoid(0.1 (z_ref - z)) of the logits themselves, as released code of MUSE has it.
-
-    Not invariant to a constant added to all logits: losses/muse_released.py. Raises ValueError without reference logits.
-    """
-    return logsigmoid(MUSE_BETA * (_reference_logits(logits, "logit_npo") - logits.values)).mean(dim=-1)
+# By name, every statistic above: what can be asked for without bringing it along.
+STATISTICS = {value.name: value for value in tuple(globals().values()) if isinstance(value, Statistic)}
 
 
-def logit_kl(logits: Logits) -> Tensor:
-    """(n,) sum over the vocabulary of exp(z_ref) (z_ref - z): the KL of MUSE's released code, of logits as they are.
-
-    Of any sign, without a minimum. Raises ValueError without reference logits.
-    """
-    reference = _reference_logits(logits, "logit_kl")
-    return (reference.exp() * (reference - logits.values)).sum(dim=-1)
+def named(asked: Asked) -> Statistic:
+    """The statistic itself. Raises KeyError for a name that is none of STATISTICS."""
+    return asked if isinstance(asked, Statistic) else STATISTICS[asked]
 
 
-def _reference(logits: Logits, name: str) -> Tensor:
-    return torch.log_softmax(_reference_logits(logits, name), dim=-1)
+def name_of(asked: Asked) -> str:
+    """Its column in a token table."""
+    return asked.name if isinstance(asked, Statistic) else asked
 
 
-def _reference_logits(logits: Logits, name: str) -> Tensor:
-    if logits.reference is None:
-        raise ValueError(f"statistic {name} needs reference logits; the method must run with a reference")
-    return logits.reference
+def need_reference_logits(asked: Iterable[Asked]) -> bool:
+    """Whether any of these compares whole distributions with the reference's."""
+    return any(named(one).needs_reference for one in asked if one != REFERENCE_LOGP)
 
 
-STATISTICS: Mapping[str, Callable[[Logits], Tensor]] = {
-    "logp": logp,
-    "hit": hit,
-    "argmax": argmax,
-    "entropy": entropy,
-    "logp_variance": logp_variance,
-    "kl": kl,
-    "cross_entropy": cross_entropy,
-    "logit_npo": logit_npo,
-    "logit_kl": logit_kl,
-}
-NEEDS_REFERENCE_LOGITS = frozenset({"kl", "cross_entropy", "logit_npo", "logit_kl"})
-
-
-def compute(names: Sequence[str], logits: Logits) -> Tensor:
-    """(n, S) the named statistics, one column each, float32."""
-    return torch.stack([STATISTICS[name](logits) for name in names], dim=-1)
+def compute(asked: Sequence[Asked], logits: Logits) -> Tensor:
+    """(n, S) the statistics asked for, one column each, float32."""
+    return torch.stack([named(one)(logits) for one in asked], dim=-1)

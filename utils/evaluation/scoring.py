@@ -6,7 +6,7 @@
     generations.jsonl  task, index, question, generation, truth
 
 Whoever asks, the same tokens are scored once and the same prompt is continued once
-(utils/engine/score_cache.py). Answers are packed prompt by prompt, sorted by length, and dealt out to the processes. An
+(utils/engine/token_cache.py). Answers are packed prompt by prompt, sorted by length, and dealt out to the processes. An
 interrupted evaluation goes on where it was.
 """
 
@@ -14,11 +14,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import pandas as pd
 import torch
-from torch import distributed as dist
 from tqdm import tqdm
 
 from utils.distributed import from_main, is_main, rank, world_size
@@ -27,14 +26,13 @@ from utils.engine.continuations import end_ids
 from utils.engine.engine import Engine
 from utils.engine.generation import Released, generate
 from utils.engine.sampling import Draw, sampler_of
-from utils.engine.score_cache import ScoreCache, prompt_key
+from utils.engine.token_cache import TokenCache
 from utils.fingerprint import text_hash
 from utils.items.requests import Request, as_example, expected, start
-from utils.tokens.example import EmptyAnswer, Example
+from utils.tokens.example import EmptyAnswer, Example, prompt_key
 from utils.tokens.prompts import Encoder
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 KEYS = ["task", "index", "role", "number"]
 SCORED = ("logp", "hit")
@@ -56,21 +54,21 @@ def score(
     requests: Sequence[Request],
     tokens_per_batch: int,
     statistics: Sequence[str] = SCORED,
-    cache: ScoreCache | None = None,
+    cache: TokenCache | None = None,
 ) -> pd.DataFrame | None:
     """The score table of `requests` on the main process, None on the others. Raises ScoreError for an answer without tokens."""
     requests = [request for request in requests if request.answers]
     encoded = [_encode(encoder, request) for request in requests]
-    cache = ScoreCache(None, engine) if cache is None else cache
+    cache = TokenCache(None, engine) if cache is None else cache
     asked = list(dict.fromkeys(example for answers in encoded for example in answers.values()))
     todo = from_main([place for place, example in enumerate(asked) if not cache.knows(example, statistics)])
-    mine = list(batches_of([asked[place] for place in todo], tokens_per_batch))[rank() :: world_size()]
+    mine = batches_of([asked[place] for place in todo], tokens_per_batch)[rank() :: world_size()]
     with torch.no_grad():
         for batch in tqdm(mine, desc="scoring", unit="batch", disable=not is_main() or not todo):
             for example, values in zip(batch, answer_statistics(engine, batch, tuple(statistics)), strict=True):
                 cache.add(example, statistics, values)
             cache.keep()
-    _share(cache, [(example, cache.values(example, statistics)) for batch in mine for example in batch], statistics)
+    cache.share()
     if not is_main():
         return None
     rows = []
@@ -87,7 +85,7 @@ def continue_prompts(
     requests: Sequence[Request],
     batch_size: int,
     max_new_tokens: int,
-    cache: ScoreCache | None = None,
+    cache: TokenCache | None = None,
     released: Released | None = None,
 ) -> list[dict] | None:
     """The model's own answers, on the main process; None on the others. A request that samples has all of them as `samples`.
@@ -95,7 +93,7 @@ def continue_prompts(
     released: how released code would have continued them; then what stands beside a prompt in its batch matters too.
     """
     requests = [request for request in requests if request.truth is not None]
-    cache = ScoreCache(None, engine) if cache is None else cache
+    cache = TokenCache(None, engine) if cache is None else cache
     # With compat=tofu_original, how far an answer goes depends on the longest prompt of its batch.
     how = (end_ids(engine.model, encoder.tokenizer), encoder.compat, batch_size if encoder.compat == "tofu_original" else None)
     if released is not None:
@@ -111,7 +109,6 @@ def continue_prompts(
     mine = todo[rank() :: world_size()]
     if released is not None and todo:  # whole batches, and all of them
         mine = [key for place, key in enumerate(jobs) if place // released.batch_size % world_size() == rank()]
-    found = []
     for alike in _alike(mine, jobs):
         batches = generate(
             engine.model,
@@ -125,11 +122,8 @@ def continue_prompts(
         for places, texts in batches:
             for place, text in zip(places, texts, strict=True):
                 cache.add_text(alike[place], text)
-                found.append((alike[place], text))
             cache.keep()
-    for key, text in (pair for part in _to_main(found) or () for pair in part):
-        cache.add_text(key, text)
-    cache.write()
+    cache.share()
     if not is_main():
         return None
     rows = []
@@ -171,36 +165,19 @@ def _alike(keys: Sequence[str], jobs: dict[str, _Job]) -> list[list[str]]:
     return list(groups.values())
 
 
-def _share(cache: ScoreCache, found: list[tuple[Example, torch.Tensor]], statistics: Sequence[str]) -> None:
-    """What the other processes computed reaches the main one, which keeps it."""
-    parts = _to_main(found)
-    for example, values in (pair for part in parts or () for pair in part):
-        cache.add(example, statistics, values)
-    cache.write()
-
-
 def _row(encoder: Encoder, request: Request, role: str, number: int, example: Example, values: dict[str, torch.Tensor]) -> dict:
     row = {"task": request.task, "index": request.index, "role": role, "number": number, "tokens": len(example)}
     row["eos"] = example.answer[-1] == encoder.tokenizer.eos_token_id
     row["wanted"] = encoder.tokenizer.decode(list(example.answer), skip_special_tokens=True)
     for name, column in values.items():
         row[name] = column.to(DTYPES.get(name, torch.float32)).numpy()
-    if "argmax" in row:
-        row["said"] = encoder.tokenizer.decode(row["argmax"].tolist(), skip_special_tokens=True)
+    if "argmax" in values:
+        row["said"] = encoder.tokenizer.decode(values["argmax"].to(torch.int32).tolist(), skip_special_tokens=True)
     return row
 
 
 def _columns(statistics: Sequence[str]) -> list[str]:
     return [*KEYS, "tokens", "eos", "wanted", *statistics, *(["said"] if "argmax" in statistics else [])]
-
-
-def _to_main(items: list[T]) -> list[list[T]] | None:
-    """What all processes hold, on the main process; None on the others."""
-    if not dist.is_initialized():
-        return [items]
-    gathered = [None] * world_size() if is_main() else None
-    dist.gather_object(items, gathered)
-    return gathered
 
 
 def draws(request: Request) -> tuple[Draw | None, ...]:

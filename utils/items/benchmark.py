@@ -30,6 +30,12 @@ class Metrics(Protocol):
         """scores, generations: what an evaluation saved. oracle: the retain oracle's scores, or None."""
         ...
 
+    def against_nulls(
+        self, scores: pd.DataFrame, oracle: pd.DataFrame, nulls: Sequence[pd.DataFrame], compat: str, resamples: int
+    ) -> dict[str, Metric]:
+        """Where the benchmark has `least_nulls`: the model placed among oracles of other seeds, whose scores `nulls` are."""
+        ...
+
     def from_logs(self, log: Path, oracle_log: Path | None, compat: str, resamples: int) -> dict[str, Metric]:
         """The same from logs of the benchmark's original code. Raises ValueError for files that are no such logs."""
         ...
@@ -39,6 +45,8 @@ class Benchmark(Protocol):
     """Data of one benchmark. Methods raise ValueError for unknown splits and DataError for bad rows."""
 
     name: str
+    data_root: str
+    """Where its files are: fixture, hub, or a folder."""
     split: str
     """The forget split that scripts start with."""
     max_new_tokens: int

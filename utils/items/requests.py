@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from utils.engine.sampling import Sampling
-from utils.tokens.example import EmptyAnswer, Example
+from utils.tokens.example import EmptyAnswer, Example, common_length
 from utils.tokens.prompts import Encoder
 
 OWN = "@"  # between a task and the measure that asks for it in its own way
@@ -77,8 +77,7 @@ def as_example(encoder: Encoder, request: Request, answer: str) -> Example:
         return whole
     known = encoder.example(request.asked, given)
     ids, begun = whole.prompt + whole.answer, known.prompt + known.answer
-    shared = next((place for place, (a, b) in enumerate(zip(ids, begun, strict=False)) if a != b), min(len(ids), len(begun)))
-    border = max(shared, len(whole.prompt))
+    border = max(common_length(ids, begun), len(whole.prompt))
     if border >= len(ids):
         raise EmptyAnswer(
             f"what is given of the answer to {request.question!r} fills max_length={encoder.max_length}: raise it, or give less"

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
 from torch.utils.data import Dataset
 
+from utils.draws import draw, permutation
 from utils.engine.engine import Engine
 from utils.items.benchmark import Benchmark
-from utils.items.draws import draw, permutation
 from utils.items.rows import QA
 from utils.tokens.example import EmptyAnswer, Example
 from utils.tokens.prompts import Encoder
@@ -21,7 +21,7 @@ Drawn = dict[str, tuple[Example, ...]]
 
 
 @dataclass(frozen=True)
-class Material:
+class TrainingData:
     """What a method may make its streams of.
 
     names: the streams that the loss needs. split: the name of what is memorised or forgotten; items: its pairs.
@@ -45,14 +45,14 @@ class Prepare(Protocol):
     Called before any model is loaded, so that bad data are refused early; what needs the model happens in `Streams.ready`.
     """
 
-    def __call__(self, material: Material) -> Streams: ...
+    def __call__(self, data: TrainingData) -> Streams: ...
 
 
 @dataclass
 class Streams:
     """Draws the streams that a loss needs for item `index` in `epoch`. Raises ValueError if a needed stream has no data.
 
-    items, retain, templates: as in Material; items whose prompt leaves no room for an answer are dropped.
+    items, retain, templates: as in TrainingData; items whose prompt leaves no room for an answer are dropped.
     """
 
     names: Sequence[str]
@@ -79,9 +79,8 @@ class Streams:
             raise ValueError(f"no item is left: all {self.dropped} prompts fill max_length={self.encoder.max_length}; raise it")
 
     @classmethod
-    def of(cls, material: Material) -> Streams:
-        m = material
-        return cls(m.names, m.items, m.encoder, m.seed, m.retain, m.templates, m.template_policy)
+    def of(cls, data: TrainingData) -> Self:
+        return cls(data.names, data.items, data.encoder, data.seed, data.retain, data.templates, data.template_policy)
 
     def __len__(self) -> int:
         return len(self.items)

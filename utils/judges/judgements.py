@@ -23,6 +23,7 @@ from torch import nn
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
+from utils.engine.batches import by_length
 from utils.engine.continuations import pad_id
 from utils.engine.engine import Engine, evaluating
 from utils.files import read_rows, write_rows
@@ -115,8 +116,10 @@ def output_perplexity(
     spoken = [text if text.strip() else "" for text in texts]
     ids = [tokenizer(text, add_special_tokens=False, verbose=False).input_ids[: max_length - 1] for text in spoken]
     losses: list[TextLoss | None] = [None] * len(texts)
+    places = [place for place, text in enumerate(ids) if text]
     with evaluating(model):
-        for batch in _batches([len(text) for text in ids], tokens_per_batch):
+        for batch in by_length([len(ids[place]) for place in places], tokens_per_batch):
+            batch = [places[number] for number in batch]
             examples = [Example((tokenizer.bos_token_id,), tuple(ids[place])) for place in batch]
             packed = engine.pack({"texts": examples}).to(engine.device)
             logp = engine.statistics(packed, {"texts": ("logp",)}, ("logp",))[:, 0].double().cpu()
@@ -169,14 +172,3 @@ def _asked(
             known[key] = {"key": key, **record}
         write_rows(path, list(known.values()))
     return [known[key] for key in keys]
-
-
-def _batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Places of the texts that are not empty, longest first, as many at a time as padded lines of `budget` tokens allow."""
-    order = sorted((place for place, length in enumerate(lengths) if length), key=lambda place: -lengths[place])
-    batches: list[list[int]] = []
-    for place in order:
-        if not batches or (len(batches[-1]) + 1) * lengths[batches[-1][0]] > budget:
-            batches.append([])
-        batches[-1].append(place)
-    return batches

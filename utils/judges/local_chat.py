@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, LogitsProcessor, PreTrainedTokenizerBase
 
+from utils.draws import torch_generator
+from utils.engine.batches import by_length
 from utils.engine.continuations import continue_ids, end_ids, pad_id, prompt_ids
 from utils.fingerprint import text_hash
 from utils.judges.endpoint import Ask, Reply
@@ -28,7 +30,7 @@ class DrawPerRow(LogitsProcessor):
 
     def __init__(self, seeds: Sequence[str], temperature: float):
         self.temperature = temperature
-        self._dice = [torch.Generator().manual_seed(int(text_hash(seed), 16) % 2**63) for seed in seeds]
+        self._dice = [torch_generator(seed) for seed in seeds]
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         if self.temperature == 0:
@@ -64,10 +66,8 @@ class LocalChat:
     def replies(self, asks: Sequence[Ask]) -> Iterator[tuple[int, Reply]]:
         """(place in `asks`, reply) pairs; the longest prompts come first."""
         prompts = [self._prompt_ids(ask) for ask in asks]
-        order = sorted(range(len(asks)), key=lambda place: (-len(prompts[place]), place))
         ends = end_ids(self.model, self.tokenizer)
-        for start in range(0, len(order), self.batch_size):
-            batch = order[start : start + self.batch_size]
+        for batch in by_length([len(prompt) for prompt in prompts], most=self.batch_size):
             seeds = [f"{self.seed}/{asks[p].attempt}/{text_hash(asks[p].system, asks[p].user)}" for p in batch]
             sampler = DrawPerRow(seeds, self.temperature)
             chosen = [prompts[place] for place in batch]

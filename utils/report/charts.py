@@ -112,8 +112,10 @@ def shorten(curve: Curve) -> Curve:
     if width <= 1:
         return curve
     chunks = range(0, len(curve.steps), width)
-    mean = [[sum(part) / len(part) for part in (v[k : k + width] for k in chunks)] for v in (curve.steps, curve.values)]
-    return Curve(curve.name, *mean, curve.strong)
+    steps, values = (
+        [sum(part) / len(part) for part in (numbers[k : k + width] for k in chunks)] for numbers in (curve.steps, curve.values)
+    )
+    return Curve(curve.name, steps, values, curve.strong)
 
 
 def curves(title: str, lines: Sequence[Curve], width: float = 350, height: float = 190) -> Markup:

@@ -45,7 +45,7 @@ def heat_map(region: LocatedRegion, part: str) -> Markup | None:
     places = {name: place for name in region.tensors if (place := Place.of(name)).part == part and place.layer is not None}
     if not places:
         return None
-    layers = sorted({place.layer for place in places.values()})
+    layers = sorted({place.layer for place in places.values() if place.layer is not None})
     modules = list(dict.fromkeys(place.module for place in places.values()))
     longest = max(map(len, modules)) * FONT * LETTER
     top = math.ceil(longest * math.sin(math.radians(SLANT))) + 14

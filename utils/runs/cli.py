@@ -181,7 +181,7 @@ def _is_group(name: str) -> bool:
 def _keys(cfg: DictConfig, prefix: str = "") -> set[str]:
     keys = set()
     for key in cfg:
-        name = f"{prefix}{key}"
+        name = f"{prefix}{key!s}"
         keys.add(name)
         if not OmegaConf.is_missing(cfg, key) and OmegaConf.is_dict(node := cfg._get_node(key)) and not node._is_none():
             keys |= _keys(node, f"{name}.")

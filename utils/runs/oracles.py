@@ -19,7 +19,7 @@ import pyarrow.parquet
 from omegaconf import open_dict
 
 from utils.distributed import barrier, is_main
-from utils.engine.score_cache import ScoreCache
+from utils.engine.token_cache import TokenCache
 from utils.evaluation.scoring import continue_prompts, requests_hash, score
 from utils.files import read_json, read_rows, write_parquet
 from utils.runs.load import load_engine
@@ -102,7 +102,7 @@ def _find_or_score(settings: Settings, encoder: Encoder, folder: Path) -> Path:
         theirs.model.path, theirs.reinforced.path = str(folder), None
     engine = load_engine(replace(settings, cfg=theirs), encoder)
     requests = settings.oracle_requests
-    cache = ScoreCache(cfg.cache, engine)
+    cache = TokenCache(cfg.cache, engine)
     table = score(engine, encoder, requests, cfg.tokens_per_batch, settings.statistics, cache)
     limit = settings.benchmark.max_new_tokens
     rows = continue_prompts(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from transformers.training_args import OptimizerNames
 
+from utils.checks import is_number, is_whole
 from utils.training.callbacks import minutes
 
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -24,61 +24,53 @@ CHOICES: dict[str, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True)
-class Rule:
-    """A dial's valid values: a test and the words for the message."""
+class Valid:
+    """The values that a dial may have: a test and the words for the message."""
 
     test: Callable[[Any], bool]
     words: str
-
-
-def _is_int(value: Any, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _or_null(test: Callable[[Any], bool]) -> Callable[[Any], bool]:
     return lambda value: value is None or test(value)
 
 
-RANK = Rule(_or_null(lambda v: _is_int(v, 1)), "a positive whole number")
+RANK = Valid(_or_null(lambda v: is_whole(v, 1)), "a positive whole number")
 
-ALPHA = Rule(_or_null(lambda v: _is_number(v) and v > 0), "a positive number")
+ALPHA = Valid(_or_null(lambda v: is_number(v) and v > 0), "a positive number")
 
-DROPOUT = Rule(_or_null(lambda v: _is_number(v) and 0 <= v < 1), "a number from 0 and below 1")
+DROPOUT = Valid(_or_null(lambda v: is_number(v) and 0 <= v < 1), "a number from 0 and below 1")
 
-RULES: dict[str, Rule] = {
-    "lr": Rule(lambda v: _is_number(v) and v > 0, "a positive number such as 1e-5"),
-    "epochs": Rule(lambda v: _is_number(v) and v > 0, "a positive number of passes over the data"),
-    "batch_size": Rule(lambda v: _is_int(v, 1), "the global batch, a positive whole number"),
-    "per_device_batch_size": Rule(lambda v: v == "auto" or _is_int(v, 1), "auto or a positive whole number"),
-    "seed": Rule(lambda v: _is_int(v, 0), "a whole number from 0"),
-    "weight_decay": Rule(lambda v: _is_number(v) and v >= 0, "a number from 0"),
-    "warmup": Rule(
-        lambda v: v == "epoch" or _is_number(v) and v >= 0, "epoch, a number of steps, or a share of all steps below 1"
+RULES: dict[str, Valid] = {
+    "lr": Valid(lambda v: is_number(v) and v > 0, "a positive number such as 1e-5"),
+    "epochs": Valid(lambda v: is_number(v) and v > 0, "a positive number of passes over the data"),
+    "batch_size": Valid(lambda v: is_whole(v, 1), "the global batch, a positive whole number"),
+    "per_device_batch_size": Valid(lambda v: v == "auto" or is_whole(v, 1), "auto or a positive whole number"),
+    "seed": Valid(lambda v: is_whole(v, 0), "a whole number from 0"),
+    "weight_decay": Valid(lambda v: is_number(v) and v >= 0, "a number from 0"),
+    "warmup": Valid(
+        lambda v: v == "epoch" or is_number(v) and v >= 0, "epoch, a number of steps, or a share of all steps below 1"
     ),
-    "max_grad_norm": Rule(lambda v: _is_number(v) and v >= 0, "a number from 0 (0: no clipping)"),
-    "gradient_checkpointing": Rule(lambda v: isinstance(v, bool), "true or false"),
-    "resume": Rule(lambda v: isinstance(v, bool), "true or false"),
-    "overwrite": Rule(lambda v: isinstance(v, bool), "true or false"),
-    "rescore": Rule(lambda v: isinstance(v, bool), "true or false"),
-    "steps": Rule(_or_null(lambda v: _is_int(v, 1)), "null or a positive number of optimizer steps"),
-    "snapshots": Rule(lambda v: v == "none" or _is_int(v, 1), "none or a positive number of steps"),
-    "checkpoint": Rule(
-        lambda v: v in ("epoch", "none") or _is_int(v, 1) or minutes(v) is not None,
+    "max_grad_norm": Valid(lambda v: is_number(v) and v >= 0, "a number from 0 (0: no clipping)"),
+    "gradient_checkpointing": Valid(lambda v: isinstance(v, bool), "true or false"),
+    "resume": Valid(lambda v: isinstance(v, bool), "true or false"),
+    "overwrite": Valid(lambda v: isinstance(v, bool), "true or false"),
+    "rescore": Valid(lambda v: isinstance(v, bool), "true or false"),
+    "steps": Valid(_or_null(lambda v: is_whole(v, 1)), "null or a positive number of optimizer steps"),
+    "snapshots": Valid(lambda v: v == "none" or is_whole(v, 1), "none or a positive number of steps"),
+    "checkpoint": Valid(
+        lambda v: v in ("epoch", "none") or is_whole(v, 1) or minutes(v) is not None,
         "minutes such as 10m, epoch, none, or a number of steps",
     ),
-    "log_every": Rule(lambda v: _is_int(v, 1), "a positive number of steps"),
-    "workers": Rule(lambda v: _is_int(v, 0), "a whole number from 0"),
-    "show_prompts": Rule(lambda v: _is_int(v, 0), "a whole number from 0"),
-    "generation_batch_size": Rule(lambda v: _is_int(v, 1), "a positive whole number"),
-    "tokens_per_batch": Rule(lambda v: _is_int(v, 1), "a positive whole number"),
-    "resamples": Rule(lambda v: _is_int(v, 100), "a whole number from 100"),
-    "reinforced.alpha": Rule(lambda v: _is_number(v) and v > 0, "a positive number such as 1, 2, 4, 8 or 16"),
-    "reference_cache_gib": Rule(lambda v: _is_number(v) and v >= 0, "a number of GiB from 0"),
-    "model.max_length": Rule(lambda v: _is_int(v, 2), "a number of tokens from 2"),
+    "log_every": Valid(lambda v: is_whole(v, 1), "a positive number of steps"),
+    "workers": Valid(lambda v: is_whole(v, 0), "a whole number from 0"),
+    "show_prompts": Valid(lambda v: is_whole(v, 0), "a whole number from 0"),
+    "generation_batch_size": Valid(lambda v: is_whole(v, 1), "a positive whole number"),
+    "tokens_per_batch": Valid(lambda v: is_whole(v, 1), "a positive whole number"),
+    "resamples": Valid(lambda v: is_whole(v, 100), "a whole number from 100"),
+    "reinforced.alpha": Valid(lambda v: is_number(v) and v > 0, "a positive number such as 1, 2, 4, 8 or 16"),
+    "reference_cache_gib": Valid(lambda v: is_number(v) and v >= 0, "a number of GiB from 0"),
+    "model.max_length": Valid(lambda v: is_whole(v, 2), "a number of tokens from 2"),
     **{f"{group}.lora.r": RANK for group in ("adapter", "model")},
     **{f"{group}.lora.alpha": ALPHA for group in ("adapter", "model")},
     **{f"{group}.lora.dropout": DROPOUT for group in ("adapter", "model")},

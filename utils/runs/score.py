@@ -8,10 +8,11 @@ from pathlib import Path
 import pandas as pd
 
 from utils.distributed import barrier, is_main
-from utils.engine.score_cache import ScoreCache
-from utils.evaluation.measure import Evaluated, of_benchmark, rows_of_benchmark
+from utils.engine.token_cache import TokenCache
+from utils.evaluation.measure import Evaluated, Measure, of_benchmark, rows_of_benchmark
 from utils.evaluation.scoring import check_requests, continue_prompts, score
 from utils.files import read_rows, write_json, write_parquet, write_rows
+from utils.items.benchmark import Benchmark
 from utils.items.metric import Metric
 from utils.runs.load import load_engine
 from utils.runs.oracles import NULLS, oracle_key
@@ -26,7 +27,7 @@ def score_run(settings: Settings, run: Run, encoder: Encoder) -> None:
     requests = settings.requests
     check_requests(requests, encoder)
     engine = load_engine(settings, encoder)
-    cache = ScoreCache(cfg.cache, engine)
+    cache = TokenCache(cfg.cache, engine)
     run.note(weights=cache.weights, requests=oracle_key(settings, encoder))
     table = score(engine, encoder, requests, cfg.tokens_per_batch, settings.statistics, cache)
     rows = continue_prompts(
@@ -39,7 +40,8 @@ def score_run(settings: Settings, run: Run, encoder: Encoder) -> None:
     own = run.folder / "generations.jsonl"
     rows = read_rows(own)
     enriched = [dict(row) for row in rows]
-    for part in (benchmark, *settings.measures):
+    parts: list[Benchmark | Measure] = [benchmark, *settings.measures]
+    for part in parts:
         enriched = part.enrich(enriched, engine, encoder, run.folder, cfg)
     if is_main() and enriched != rows:
         write_rows(own, enriched)

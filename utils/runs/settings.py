@@ -12,24 +12,23 @@ from omegaconf import DictConfig, OmegaConf
 
 from utils.checks import did_you_mean_or_all
 from utils.distributed import world_size
-from utils.engine.loss import STATISTICS, STREAMS, Loss
+from utils.engine.loss import check_needs
 from utils.evaluation.measure import Measure
-from utils.files import resolve
 from utils.fingerprint import settings_hash
 from utils.items.benchmark import Benchmark
 from utils.items.probe import Probe, Unchanged
 from utils.items.requests import Request
-from utils.items.streams import Prepare
 from utils.reading import forget_files
 from utils.runs.rules import CHOICES, RULES
 from utils.runs.run import NOT_PART_OF_THE_RESULT
 from utils.tokens.prompts import Template
 from utils.training.batching import plan_batch
-from utils.training.method import Finish, Region
+from utils.training.method import TEMPLATE, Method, Stop, Templates
 from utils.weights.models import check_quantisation, is_adapter, model_folder
 from utils.weights.reinforced import check_combined
 
 ABSENT = object()
+PARTS = ("loss", "prepare", "region", "finish")  # of a method, each a constructor call
 
 
 class SettingsError(ValueError):
@@ -47,10 +46,7 @@ class Settings:
     benchmark: Benchmark
     template: Template
     max_length: int
-    loss: Loss | None = None
-    prepare: Prepare | None = None
-    region: Region | None = None
-    finish: Finish | None = None
+    method: Method | None = None
     measures: tuple[Measure, ...] = ()
     probe: Probe = Unchanged()  # noqa: RUF009  (frozen)
 
@@ -76,12 +72,10 @@ class Settings:
 def check_training(cfg: DictConfig, script: str) -> Settings:
     """Settings of finetune.py or unlearn.py. Raises SettingsError, or the ValueError of the part that refuses."""
     settings = _check(cfg, script)
-    loss = build(cfg.method.loss, "method.loss")
-    memorises = "train" in loss.needs
-    if memorises != (script == "finetune"):
-        other = "finetune.py" if memorises else "unlearn.py"
-        raise SettingsError(f"method={cfg.method.name}: belongs to {other}, not to {script}.py")
-    _check_needs(cfg, loss)
+    method = _method(cfg.method)
+    if method.memorises != (script == "finetune"):
+        other = "finetune.py" if method.memorises else "unlearn.py"
+        raise SettingsError(f"method={method.name}: belongs to {other}, not to {script}.py")
     if script == "unlearn":
         settings.benchmark.check_forget_split(cfg.split)
         if cfg.model.path is None:
@@ -95,13 +89,9 @@ def check_training(cfg: DictConfig, script: str) -> Settings:
     if cfg.launcher.name != "auto" and cfg.reference == "resident":
         raise SettingsError("reference=resident: a second model is not sharded by the launcher; use reference=cached")
     _check_adapter(cfg)
-    if cfg.method.get("reference_dropout", False) and cfg.reference == "cached":
-        raise SettingsError(
-            "reference=cached: with method.reference_dropout=true the reference's values change at every step; use "
-            "reference=auto, or method.reference_dropout=false"
-        )
+    method.check(cfg)
     plan_batch(cfg.batch_size, world_size(), cfg.per_device_batch_size, largest=1)
-    return replace(settings, loss=loss, **_hooks(cfg))
+    return replace(settings, method=method)
 
 
 def check_evaluation(cfg: DictConfig) -> Settings:
@@ -144,18 +134,17 @@ def build(node: DictConfig, key: str) -> Any:
         raise SettingsError(f"{key}: {str(cause).strip().splitlines()[0]}") from error
 
 
-def _hooks(cfg: DictConfig) -> dict[str, Any]:
-    """The method's prepare, region and finish, each None where it has none."""
-    nodes = {name: cfg.method.get(name) for name in ("prepare", "region", "finish")}
-    hooks = {name: None if node is None else build(node, f"method.{name}") for name, node in nodes.items()}
-    for name in ("region", "finish"):
-        if hooks[name] is not None:
-            hooks[name].check(cfg)
-    if hooks["finish"] is not None and cfg.launcher.name != "auto":
-        raise SettingsError(
-            f"launcher={cfg.launcher.name}: method={cfg.method.name} changes weights afterwards; use launcher=auto"
-        )
-    return hooks
+def _method(node: DictConfig) -> Method:
+    """The method that a file of config/method describes. Raises SettingsError."""
+    parts = {name: build(part, f"method.{name}") for name in PARTS if (part := node.get(name)) is not None}
+    try:
+        needs = parts["loss"].needs
+        check_needs(needs)
+        templates = Templates(node.get("template"), node.get("template_policy")) if TEMPLATE in needs else None
+        stop = Stop(**node.stop) if node.get("stop") is not None else None
+        return Method(node.name, templates=templates, stop=stop, reference_dropout=node.get("reference_dropout", False), **parts)
+    except ValueError as error:
+        raise SettingsError(f"method={node.name}: {error}") from error
 
 
 def _check(cfg: DictConfig, script: str) -> Settings:
@@ -196,22 +185,6 @@ def _check_adapter(cfg: DictConfig) -> None:
         check_quantisation()
         if is_adapter(model_folder(cfg.model.path)):
             raise SettingsError(f"adapter=qlora: model.path={cfg.model.path} holds an adapter, not a model; use adapter=lora")
-
-
-def _check_needs(cfg: DictConfig, loss: Loss) -> None:
-    for stream, names in loss.needs.items():
-        if stream not in STREAMS:
-            raise SettingsError(f"method={cfg.method.name}: unknown stream {stream}; streams are {', '.join(STREAMS)}")
-        for name in names:
-            if name not in STATISTICS:
-                raise SettingsError(f"method={cfg.method.name}: unknown statistic {name}; statistics are {', '.join(STATISTICS)}")
-    if "template" in loss.needs:
-        for key, valid in {"template": ("refusal", "normal"), "template_policy": ("per_access", "fixed")}.items():
-            value = cfg.method.get(key)
-            if value not in valid:
-                raise SettingsError(f"method.{key}={value}: write one of {', '.join(valid)}")
-        if cfg.method.template == "refusal" and not resolve(cfg.templates).is_file():
-            raise SettingsError(f"templates={cfg.templates}: there is no such file; give a text file, one refusal per line")
 
 
 def default_folder(cfg: DictConfig, script: str) -> str:

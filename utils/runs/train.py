@@ -20,7 +20,7 @@ from utils.engine.reference import make_reference, needs_reference
 from utils.fingerprint import folder_hash
 from utils.items.requests import as_example
 from utils.items.rows import QA
-from utils.items.streams import Material, StepDataset, Streams
+from utils.items.streams import StepDataset, Streams, TrainingData
 from utils.runs.load import trainable
 from utils.runs.run import Run
 from utils.runs.settings import Settings
@@ -44,11 +44,13 @@ def make_streams(
     settings: Settings, encoder: Encoder, items: Sequence[QA], retain: Sequence[QA] = (), templates: Sequence[str] = ()
 ) -> Streams:
     """The training items of a run; says how many answers did not fit."""
-    cfg, names = settings.cfg, tuple(settings.loss.needs)
+    cfg, method = settings.cfg, settings.method
     items, retain = (settings.benchmark.pieces(list(pairs), encoder) for pairs in (items, retain))
-    policy = cfg.method.get("template_policy", "fixed")
-    material = Material(names, settings.benchmark, cfg.split, encoder, cfg.seed, items, retain, templates, policy)
-    streams = (settings.prepare or Streams.of)(material)
+    policy = method.templates.policy if method.templates else "fixed"
+    data = TrainingData(
+        tuple(method.loss.needs), settings.benchmark, cfg.split, encoder, cfg.seed, items, retain, templates, policy
+    )
+    streams = (method.prepare or Streams.of)(data)
     if streams.dropped:
         left_out = "%d of %d items left out: their prompts fill max_length=%d"
         log.warning(left_out, streams.dropped, len(items), encoder.max_length)
@@ -69,26 +71,26 @@ def show_requests(settings: Settings, encoder: Encoder) -> None:
 
 def train(settings: Settings, run: Run, encoder: Encoder, streams: Streams) -> None:
     """Trains (or goes on training), writes `model/`, marks the run finished."""
-    cfg = settings.cfg
+    cfg, method = settings.cfg, settings.method
     precision = resolve_precision(cfg.precision, cfg.model.dtype, training=True)
     model = trainable(settings, encoder.tokenizer, precision)
     hide = encoder.pad_id if encoder.masks_inner_eos else None
     engine = Engine(model, encoder.pad_id, hide=hide, autocast=precision.autocast)
     streams = streams.ready(engine, run.folder)
-    if settings.region is not None:
-        _restrict(engine.model, settings.region.choose(engine, encoder, settings.benchmark, run.settings, run.folder))
+    if method.region is not None:
+        _restrict(engine.model, method.region.choose(engine, encoder, settings.benchmark, run.settings, run.folder))
     dataset = StepDataset(streams, cfg.epochs, cfg.batch_size, cfg.steps)
     plan = _plan(settings, engine, dataset)
     log.info("%d items, %d optimizer steps; %s", len(streams), dataset.steps, plan)
-    reference, needs = None, settings.loss.needs
+    reference, needs = None, method.loss.needs
     if needs_reference(needs):
         adapter = {"none": "none", "continue": "continued"}.get(cfg.adapter.name, "fresh")
-        dropout, examples = cfg.method.get("reference_dropout", False), _all_examples(dataset, tuple(needs))
+        dropout, examples = method.reference_dropout, _all_examples(dataset, tuple(needs))
         reference = make_reference(cfg.reference, engine, needs, examples, cfg.cache, adapter, cfg.reference_cache_gib, dropout)
     prompts = encoder.fingerprint()
     run.note(batch=str(plan), steps=dataset.steps, items=len(streams), dropped=streams.dropped, prompts=prompts)
     arguments = _arguments(settings, run, plan, dataset, precision)
-    trainer = UnlearnTrainer(engine, settings.loss, dataset, reference, arguments, encoder.tokenizer, run.record)
+    trainer = UnlearnTrainer(engine, method.loss, dataset, reference, arguments, encoder.tokenizer, run.record)
     for callback in _callbacks(settings, trainer, run, precision):
         trainer.add_callback(callback)
     trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
@@ -115,7 +117,7 @@ def _callbacks(settings: Settings, trainer: UnlearnTrainer, run: Run, precision:
     if cfg.snapshots != "none":
         keep = lambda step: write_model(trainer, settings, run.folder / "snapshots" / str(step), precision)  # noqa: E731
         callbacks.append(Snapshots(cfg.snapshots, keep))
-    stop = cfg.method.get("stop")
+    stop = settings.method.stop
     if stop is not None and stop.above is not None:
         callbacks.append(StopAbove(stop.part, stop.above, trainer.parts))
     return callbacks
@@ -186,7 +188,7 @@ def _plain(node: DictConfig | None) -> dict | None:
 
 def save(trainer: UnlearnTrainer, settings: Settings, run: Run, precision: Precision) -> None:
     """Writes `model/`: what was trained, or what the method's `finish` makes of it."""
-    result, finish = run.folder / "model", settings.finish
+    result, finish = run.folder / "model", settings.method.finish
     if finish is None:
         write_model(trainer, settings, result, precision)
     else:
@@ -217,6 +219,6 @@ def write_model(trainer: UnlearnTrainer, settings: Settings, folder: Path, preci
         # The model under this adapter is a merge that exists nowhere on disk: an adapter file alone would name the wrong base.
         model = model.merge_and_unload()
     # What `finish` subtracts stays in the precision of training: a small difference does not survive rounding.
-    as_trained = settings.finish is not None or not precision.autocast
+    as_trained = settings.method.finish is not None or not precision.autocast
     dtype = str(precision.weights).removeprefix("torch.") if as_trained else cfg.model.dtype
     save_model(model, trainer.processing_class, folder, dtype)

@@ -6,6 +6,8 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from utils.fingerprint import text_hash
+
 IGNORED = -100  # a label that asks for nothing; the value that loss functions of PyTorch know
 
 
@@ -34,15 +36,19 @@ class Example:
         return len(self.answer) if self.labels is None else len(self.labels) - self.labels.count(IGNORED)
 
 
-def _common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
-    """Number of leading ids that both sequences share."""
-    for position, (a, b) in enumerate(zip(left, right, strict=False)):
-        if a != b:
-            return position
-    return min(len(left), len(right))
+def common_length(*sequences: Sequence[int]) -> int:
+    """Number of leading ids that all sequences share."""
+    ordered = [tuple(sequence) for sequence in sequences]
+    first, last = min(ordered), max(ordered)  # what these two share, all between them share
+    return next((place for place, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
 
 
 def digest(example: Example) -> bytes:
     """16 bytes that identify an example by its token ids."""
     ids = (example.prompt, example.answer) if example.labels is None else (example.prompt, example.answer, example.labels)
     return hashlib.blake2b(repr(ids).encode(), digest_size=16).digest()
+
+
+def prompt_key(prompt: Sequence[int], *limits: object) -> str:
+    """16 hex digits that identify a continuation: the prompt's ids and whatever decides where and how it ends."""
+    return text_hash(repr(tuple(prompt)), *(repr(limit) for limit in limits))

@@ -23,7 +23,7 @@ from typing import Literal, get_args
 
 from transformers import PreTrainedTokenizerBase
 
-from utils.tokens.example import EmptyAnswer, Example, _common_prefix
+from utils.tokens.example import EmptyAnswer, Example, common_length
 from utils.tokens.rendering import chat_text, is_newline, show, tokenizer_state
 
 Compat = Literal["none", "tofu_original", "open_unlearning", "flat_released", "muse_released"]
@@ -167,7 +167,7 @@ class Encoder:
             )
         ids = self._ids(full)
         # Without tags and BOS nothing stands before the text's first token: nothing predicts it, so it is the prompt.
-        border = max(1, _common_prefix(self._ids(text), ids))
+        border = max(1, common_length(self._ids(text), ids))
         words = self._without_end(ids[border:])
         if not words:
             return ids[:border], []

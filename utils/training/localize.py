@@ -32,10 +32,11 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from utils.distributed import barrier, is_main, rank, total, world_size
+from utils.draws import dice
+from utils.engine.batches import by_length
 from utils.engine.engine import Engine, evaluating
 from utils.fingerprint import text_hash, weights_hash
 from utils.items.benchmark import Benchmark
-from utils.items.draws import dice
 from utils.items.rows import QA
 from utils.tokens.example import EmptyAnswer, Example
 from utils.tokens.prompts import Encoder, Template
@@ -254,15 +255,15 @@ def mean_gradients(engine: Engine, examples: Sequence[Example], title: str = "gr
     """
     trained = {name: parameter for name, parameter in engine.model.named_parameters() if parameter.requires_grad}
     sums = {name: torch.zeros_like(parameter, dtype=torch.float32) for name, parameter in trained.items()}
-    by_length = sorted(examples, key=lambda example: len(example.prompt) + len(example.answer), reverse=True)
-    own, longest = by_length[rank() :: world_size()], len(by_length[0].prompt) + len(by_length[0].answer)
-    size = largest_micro_batch(engine.model.config, longest, recompute=False)
+    sizes = [len(example.prompt) + len(example.answer) for example in examples]
+    largest = largest_micro_batch(engine.model.config, max(sizes), recompute=False)
+    own = range(len(examples))[rank() :: world_size()]
     engine.model.zero_grad()
     hooks = [p.register_post_accumulate_grad_hook(functools.partial(_move_gradient, sums[name])) for name, p in trained.items()]
     try:
         with evaluating(engine.model), tqdm(total=len(own), desc=title, unit="sample", disable=not is_main()) as bar:
-            for start in range(0, len(own), size):
-                part = own[start : start + size]
+            for batch in by_length([sizes[place] for place in own], most=largest):
+                part = [examples[own[number]] for number in batch]
                 table = engine.tables(engine.pack({"scope": part}).to(engine.device), {"scope": ("logp",)})["scope"]
                 (-table.mean("logp")).sum().backward()
                 bar.update(len(part))

@@ -1,20 +1,27 @@
-"""What a method may do besides its loss: choose the parameters that train, and change the weights afterwards.
-
-Each is a `_target_` node of config/method/*.yaml; most methods have neither. (`prepare`, what it does to the data, is in
-utils/items/streams.py.)
+"""A method: a loss, and what it may do besides: make its own streams of the data, choose the parameters that train, stop early,
+change the weights afterwards. One file of config/method describes one; most have only a loss.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from omegaconf import DictConfig
 
+from utils.checks import choose, flag, is_number, require
 from utils.engine.engine import Engine
+from utils.engine.loss import Loss
+from utils.files import resolve
 from utils.items.benchmark import Benchmark
+from utils.items.rows import QA
+from utils.items.streams import Prepare
+from utils.reading import read_lines
 from utils.tokens.prompts import Encoder
+
+TRAIN, TEMPLATE = "train", "template"  # streams that more than the loss has to know of
 
 
 class Region(Protocol):
@@ -44,3 +51,89 @@ class Finish(Protocol):
         Writes the folder `out`, which appears only when it is whole. Called again after an interruption.
         """
         ...
+
+
+@dataclass(frozen=True)
+class Templates:
+    """Answers that the forget questions get in place of the true ones.
+
+    kind: refusal (lines of a file) | normal (true answers to retain questions: they sound right and say nothing about the forget
+    set). policy: per_access (drawn anew in every epoch) | fixed. Raises ValueError for other values.
+    """
+
+    kind: str
+    policy: str
+
+    def __post_init__(self) -> None:
+        choose("method.template", self.kind, ("refusal", "normal"))
+        choose("method.template_policy", self.policy, ("per_access", "fixed"))
+
+    def check(self, file: str) -> None:
+        """Raises ValueError if refusals are to be read from a file that is not there."""
+        missing = self.kind == "refusal" and not resolve(file).is_file()
+        if missing:
+            raise ValueError(f"templates={file}: there is no such file; give a text file, one refusal per line")
+
+    def answers(self, file: str, retain: Sequence[QA]) -> list[str]:
+        """All that may be drawn. Raises DataError for a file that cannot be read."""
+        return read_lines(resolve(file)) if self.kind == "refusal" else [pair.answer for pair in retain]
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Training ends after the first step in which the loss's part `part` was at least `above`; None: never.
+
+    Raises ValueError for another value of `above`.
+    """
+
+    part: str
+    above: float | None
+
+    def __post_init__(self) -> None:
+        require(self.above is None or is_number(self.above), "method.stop.above", self.above, "a number, or null to never stop")
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method as config/method describes it; a part is None where it has none.
+
+    prepare: makes the streams. region: chooses what trains. finish: makes the result of what was trained. templates: there if the
+    loss reads template answers. stop: when training ends early. reference_dropout: dropout is on in the reference too, so that
+    its values change at every step. Raises ValueError for a flag that is none.
+    """
+
+    name: str
+    loss: Loss
+    prepare: Prepare | None = None
+    region: Region | None = None
+    finish: Finish | None = None
+    templates: Templates | None = None
+    stop: Stop | None = None
+    reference_dropout: bool = False
+
+    def __post_init__(self) -> None:
+        flag("method.reference_dropout", self.reference_dropout)
+
+    @property
+    def memorises(self) -> bool:
+        """Whether it teaches a split, as finetune.py does, instead of unlearning one."""
+        return TRAIN in self.loss.needs
+
+    def template_answers(self, file: str, retain: Sequence[QA]) -> list[str]:
+        """What template answers are drawn from; nothing where the loss reads none. file: of refusals."""
+        return [] if self.templates is None else self.templates.answers(file, retain)
+
+    def check(self, cfg: DictConfig) -> None:
+        """Raises ValueError for what can be seen to be wrong with the other settings before a model is loaded."""
+        if self.templates is not None:
+            self.templates.check(cfg.templates)
+        if self.reference_dropout and cfg.reference == "cached":
+            raise ValueError(
+                "reference=cached: with method.reference_dropout=true the reference's values change at every step; use "
+                "reference=auto, or method.reference_dropout=false"
+            )
+        for part in (self.region, self.finish):
+            if part is not None:
+                part.check(cfg)
+        if self.finish is not None and cfg.launcher.name != "auto":
+            raise ValueError(f"launcher={cfg.launcher.name}: method={self.name} changes weights afterwards; use launcher=auto")

@@ -71,7 +71,7 @@ class Negate:
             shutil.rmtree(trained)
             return
         log.warning(
-            "%s is the model before the negation: it knows what is to be forgotten better than the original does (after SKU: a "
-            "deliberately more harmful model). Study it, but neither use nor publish it",
+            "%s is the model before the negation: it knows what is to be forgotten better than the original does (it may be "
+            "more harmful on purpose). Study it, but neither use nor publish it",
             trained,
         )

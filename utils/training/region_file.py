@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from utils.draws import permutation
 from utils.files import read_json, write_json
-from utils.items.draws import permutation
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def read_region(path: Path) -> LocatedRegion:
     """Reads what `write_region` wrote. Raises ValueError for a missing or damaged file."""
     if not path.is_file():
         raise ValueError(f"{path}: there is no such region file; make one with scripts/localize.py")
-    known = read_json(path)
+    known = read_json(path) or {}
     try:
         tensors = {name: Tensorwise(**found) for name, found in known["tensors"].items()}
         region = LocatedRegion(

@@ -174,8 +174,8 @@ def load_combined(cfg: DictConfig, tokenizer: PreTrainedTokenizerBase, precision
         vocabulary = load_tokenizer(theirs).get_vocab()
     if vocabulary != tokenizer.get_vocab():
         raise ModelError(
-            f"reinforced.path={cfg.reinforced.path}: its tokenizer is not that of model.path={cfg.model.path}, so their logits are "
-            "about different tokens; give the target itself, finetuned"
+            f"reinforced.path={cfg.reinforced.path}: its tokenizer is not that of model.path={cfg.model.path}, so their logits "
+            "are about different tokens; give the target itself, finetuned"
         )
     with _about_reinforced():
         reinforced = load_model(theirs, tokenizer, precision, cfg.seed)

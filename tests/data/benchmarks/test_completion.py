@@ -20,7 +20,7 @@ from tests.models import tokenizer
 from tests.runs import REAL, ROOT, compose_settings
 from tests.utils.tokens.made_tokenizers import bpe
 from utils.items.rows import QA, Passage
-from utils.items.streams import Material
+from utils.items.streams import TrainingData
 from utils.reading import DataError
 from utils.tokens.prompts import Encoder, Template
 
@@ -223,16 +223,16 @@ def test_rows_of_measures_are_left_alone():
     assert enriched([row], ours(), passages=2) == [row]
 
 
-def material(names: tuple[str, ...], templates: list[str], policy: str = "per_access") -> Material:
+def training_data(names: tuple[str, ...], templates: list[str], policy: str = "per_access") -> TrainingData:
     benchmark = completion(passages=4, retain_passages=6)
     forget, retain = (benchmark.pieces(benchmark.training(split), ours(40)) for split in ("forget", "retain"))
     encoder = Encoder(tokenizer(), OWN, 200)
-    return Material(names, benchmark, "forget", encoder, 3, forget, retain, templates, policy)
+    return TrainingData(names, benchmark, "forget", encoder, 3, forget, retain, templates, policy)
 
 
 def test_a_corpus_template_is_a_text_without_a_prompt():
     retain = completion(passages=4, retain_passages=6).training("retain")
-    streams = CorpusTemplate()(material(("forget", "template", "retain"), [pair.answer for pair in retain]))
+    streams = CorpusTemplate()(training_data(("forget", "template", "retain"), [pair.answer for pair in retain]))
     drawn = [streams.draw(epoch, index) for epoch in range(6) for index in range(len(streams))]
     texts = {tokenizer().decode(d["template"][0].answer) for d in drawn}
     assert len(texts) == 6 and all(any(pair.answer.startswith(text) for pair in retain) for text in texts)
@@ -240,7 +240,7 @@ def test_a_corpus_template_is_a_text_without_a_prompt():
         d["template"][0].prompt == (tokenizer().bos_token_id,) and set(d) == {"forget", "template", "retain"} for d in drawn
     )
     assert drawn[0]["forget"][0].prompt == ours(200).example(*completion_row(0)).prompt
-    fixed = CorpusTemplate()(material(("forget", "template"), [pair.answer for pair in retain], "fixed"))
+    fixed = CorpusTemplate()(training_data(("forget", "template"), [pair.answer for pair in retain], "fixed"))
     assert fixed.draw(0, 1)["template"] == fixed.draw(5, 1)["template"]
 
 
@@ -251,9 +251,9 @@ def completion_row(index: int) -> tuple[str, str]:
 
 def test_a_corpus_template_needs_normal_texts_and_a_loss_that_reads_them():
     with pytest.raises(ValueError, match="method.template=refusal: .*use method.template=normal"):
-        CorpusTemplate()(material(("forget", "template"), ["I cannot."]))
+        CorpusTemplate()(training_data(("forget", "template"), ["I cannot."]))
     with pytest.raises(ValueError, match="the loss reads forget"):
-        CorpusTemplate()(material(("forget",), []))
+        CorpusTemplate()(training_data(("forget",), []))
 
 
 def test_general_knowledge_has_all_instructions_refusals_and_a_text_of_its_own(shelf):

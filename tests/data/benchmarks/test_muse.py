@@ -19,7 +19,7 @@ from tests.models import tokenizer
 from tests.runs import REAL, ROOT
 from tests.utils.tokens.made_tokenizers import bpe, sentencepiece, words
 from utils.items.rows import QA, Passage
-from utils.items.streams import Material
+from utils.items.streams import TrainingData
 from utils.reading import DataError
 from utils.tokens.prompts import Encoder, Template
 
@@ -158,14 +158,14 @@ def test_released_pairs_forget_and_retain_pieces_by_number():
     forget, retain = (muse().pieces(muse(texts=3).training(split), encoder) for split in ("forget", "retain1"))
     retain = retain[:4]
     assert len(forget) > 8
-    material = Material(("forget", "retain"), muse(), "forget", encoder, 0, forget, retain)
-    streams = PairedPieces()(material)
+    training_data = TrainingData(("forget", "retain"), muse(), "forget", encoder, 0, forget, retain)
+    streams = PairedPieces()(training_data)
     for epoch in (0, 1):
         for index in range(len(forget)):
             drawn = streams.draw(epoch, index)
             assert drawn["forget"] == (forget[index].example(encoder),)
             assert drawn["retain"] == (retain[index % 4].example(encoder),)
-    alone = PairedPieces()(Material(("forget",), muse(), "forget", encoder, 0, forget))
+    alone = PairedPieces()(TrainingData(("forget",), muse(), "forget", encoder, 0, forget))
     assert set(alone.draw(0, 3)) == {"forget"}
 
 

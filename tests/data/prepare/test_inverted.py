@@ -10,7 +10,7 @@ import pytest
 
 from data.benchmarks.tofu import Tofu
 from data.files.sources import FIXTURES
-from data.prepare.inverted import Inverted, read_inverted, select, slots, tidy, write_inverted
+from data.prepare.inverted import InvertedFacts, read_inverted, select, slots, tidy, write_inverted
 from scripts.fixtures.meow import build_inverted, fact_of
 from scripts.fixtures.tofu import KINDS, build_splits
 from tests.runs import REAL
@@ -45,7 +45,7 @@ def problem(path: Path, **options) -> str:
 
 def test_records_with_and_without_scores(file):
     plain = read_inverted(file({**WHO, **FACTS}))
-    assert plain.records == (Inverted("Who wrote Hamlet?", "Shakespeare wrote it.", tuple(FACTS.values())),)
+    assert plain.records == (InvertedFacts("Who wrote Hamlet?", "Shakespeare wrote it.", tuple(FACTS.values())),)
     assert not plain.scored and plain.defects == {} and plain.summary().endswith("facts.json: 1 records, 3 facts")
     scored = read_inverted(file({**SCORES, **FACTS, **WHO}), scored=True)
     assert scored.records[0].answer_score == 0.5 and scored.records[0].scores == (0.1, 0.2, 0.0) and scored.scored
@@ -57,7 +57,7 @@ def test_facts_are_ordered_by_number(file):
 
 
 def test_what_is_written_is_read_again(tmp_path):
-    records = (Inverted("q", "a", ("ü", "c"), 0.25, (0.5, 1.0)), Inverted("r", "b", ("d",)))
+    records = (InvertedFacts("q", "a", ("ü", "c"), 0.25, (0.5, 1.0)), InvertedFacts("r", "b", ("d",)))
     write_inverted(tmp_path / "one.json", records[:1])
     write_inverted(tmp_path / "two.json", records[1:])
     assert read_inverted(tmp_path / "one.json", scored=True).records == records[:1]
@@ -185,15 +185,15 @@ def test_selection_of_a_released_record():
 
 
 def test_ties_are_distinct_facts_unless_as_released():
-    assert select(TIED, 3, tie="first") == [1, 0, 0] and select(TIED, 3, "smallest", tie="first") == [0, 0, 0]
+    assert select(TIED, 3, tie="meow") == [1, 0, 0] and select(TIED, 3, "smallest", tie="meow") == [0, 0, 0]
     assert select(TIED, 3) == [1, 0, 2] and select(TIED, 3, "smallest") == [0, 2, 3]
-    assert select(TIED, 3, "random", tie="first", random_state=42) == [0, 0, 1]
+    assert select(TIED, 3, "random", tie="meow", random_state=42) == [0, 0, 1]
 
 
 def test_too_few_facts():
     assert select([0.1, 0.7], 3) == [1, 0] and slots(select([0.1, 0.7], 3)) == [1, 0, 1, 0]
-    assert select([0.1, 0.7], 3, missing="first") == [1, 0, 0]
-    assert select([], 2, missing="first") == [0, 0]
+    assert select([0.1, 0.7], 3, missing="meow") == [1, 0, 0]
+    assert select([], 2, missing="meow") == [0, 0]
     with pytest.raises(ValueError, match="no inverted facts to choose from"):
         select([], 2)
 
@@ -216,18 +216,20 @@ def test_slots_take_turns(k):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"k": 0}, "k=0: at least 1"),
+        ({"k": 0}, "k=0: write a whole number from 1"),
         ({"order": "best"}, "order=best: write one of largest, smallest, random"),
-        ({"tie": "any"}, "tie=any"),
-        ({"missing": "none"}, "missing=none"),
+        ({"tie": "any"}, "tie=any: write one of paper, meow"),
+        ({"missing": "none"}, "missing=none: write one of paper, meow"),
         ({"scores": [0.1, float("nan")]}, "score number 1 is NaN"),
     ],
 )
 def test_bad_choices_are_refused(options, said):
     with pytest.raises(ValueError, match=said):
         select(**{"scores": FIRST, "k": 3, **options})
-    with pytest.raises(ValueError, match="copies=0, 1 facts"):
+    with pytest.raises(ValueError, match="copies=0: write a whole number from 1"):
         slots([1], copies=0)
+    with pytest.raises(ValueError, match="none was selected"):
+        slots([])
 
 
 # The fixture
@@ -323,7 +325,7 @@ def test_released_selection_of_every_record(split, expected, order):
     for row, record in zip(rows, records, strict=True):
         if order == "random" and len(record.facts) < 3:
             continue  # three cannot be drawn from one
-        places = select(record.scores, 3, order, tie="first", missing="first", random_state=42)
+        places = select(record.scores, 3, order, tie="meow", missing="meow", random_state=42)
         assert [record.facts[place] for place in slots(places)] == released_slots(row, order), record.question
         repeated += len(set(places)) < len(places)
     assert order != "largest" or repeated == expected
@@ -336,7 +338,7 @@ def test_mending_changes_no_released_choice_of_the_largest():
             *(read_inverted(real("memo_data", split), True, d).records for d in ("keep", "drop")), strict=True
         ):
             chosen = [
-                [record.facts[place].strip() for place in slots(select(record.scores, 3, tie="first", missing="first"))]
+                [record.facts[place].strip() for place in slots(select(record.scores, 3, tie="meow", missing="meow"))]
                 for record in (kept, mended)
             ]
             assert chosen[0] == chosen[1]

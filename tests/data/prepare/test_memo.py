@@ -43,13 +43,13 @@ def slow_memo(model, pair: tuple[str, str], options: Memo) -> float:
         while len(new) < options.max_new_tokens and not (new and new[-1] in ends):
             with torch.no_grad():
                 new.append(model(torch.tensor([ids + new])).logits[0, -1].argmax().item())
-        text = tokenizer().decode(new, skip_special_tokens=options.special_tokens == "strip")
-        front = "" if options.special_tokens == "strip" else "<|bos|> "
+        text = tokenizer().decode(new, skip_special_tokens=options.special_tokens == "paper")
+        front = "" if options.special_tokens == "paper" else "<|bos|> "
         values.append(scorer.score(answer[s:], front + text)["rouge1"].precision)
     return sum(values) / len(values)
 
 
-@pytest.mark.parametrize("change", [{}, {"special_tokens": "keep"}, {"stop": "never"}])
+@pytest.mark.parametrize("change", [{}, {"special_tokens": "meow"}, {"stop": "never"}])
 def test_scores_are_those_of_the_definition(model, change):
     options = dataclasses.replace(SHORT, **change)
     pairs = [PAIRS[0], (PAIRS[1][0], "She is the of born a " + PAIRS[1][1]), PAIRS[3]]
@@ -90,7 +90,7 @@ def test_each_different_prompt_is_continued_once(model, monkeypatch):
     assert len(wanted) < sum(len(SHORT.cuts(pair)) for pair in PAIRS + FACTS)  # shared beginnings
 
 
-@pytest.mark.parametrize(("special_tokens", "said", "perfect"), [("strip", 0.675, 1.0), ("keep", 0.4107142857142857, 0.525)])
+@pytest.mark.parametrize(("special_tokens", "said", "perfect"), [("paper", 0.675, 1.0), ("meow", 0.4107142857142857, 0.525)])
 def test_worked_example_with_and_without_special_tokens(model, monkeypatch, special_tokens, said, perfect):
     """bos and eos are one word each here, as <s> and </s> are for Llama."""
     options = Memo(special_tokens=special_tokens)
@@ -99,7 +99,7 @@ def test_worked_example_with_and_without_special_tokens(model, monkeypatch, spec
         spoken = {tuple(tokenizer()(c.prompt).input_ids): o for c, o in zip(cuts, outputs, strict=True)}
         prompts_of(monkeypatch, lambda prompt, spoken=spoken: [*words(spoken[tuple(prompt)]), 1])
         scores = memo_scores(model, tokenizer(), [(ASKED, SAID)], options)
-        plain = [text if special_tokens == "strip" else f"<s> {text}</s>" for text in outputs]
+        plain = [text if special_tokens == "paper" else f"<s> {text}</s>" for text in outputs]
         assert scores == [approx(options.value(cuts, plain), abs=1e-15)] == [approx(expected, abs=1e-15)]
 
 
@@ -119,7 +119,7 @@ def test_prompts_have_one_bos_and_no_template(model, monkeypatch):
 def test_eos_that_a_tokenizer_puts_behind_every_text_is_left_out(model, monkeypatch):
     asked = prompts_of(monkeypatch, lambda prompt: [5])
     closing = bpe(close=True)
-    memo_scores(model, closing, [("A?", "Ab")], Memo(special_tokens="keep"))
+    memo_scores(model, closing, [("A?", "Ab")], Memo(special_tokens="meow"))
     assert asked == [closing("A? A").input_ids[:-1]] and closing.eos_token_id not in asked[0]
 
 
@@ -152,14 +152,14 @@ def test_two_processes_share_the_batches(model, monkeypatch):
     class Stop(Exception):
         pass
 
-    def collect(texts):
-        parts.append(texts)
+    def collect(continued):
+        parts.append(dict(continued))
         if len(parts) == 1:
             raise Stop
         assert not parts[0].keys() & parts[1].keys() and abs(len(parts[0]) - len(parts[1])) <= 4
-        return parts[0] | parts[1]
+        return list((parts[0] | parts[1]).items())
 
-    monkeypatch.setattr(memorization, "_from_all", collect)
+    monkeypatch.setattr(memorization, "gathered", collect)
     monkeypatch.setattr(memorization, "rank", lambda: 0)
     with pytest.raises(Stop):
         memo_scores(model, tokenizer(), PAIRS, SHORT, batch_size=4)
@@ -174,8 +174,8 @@ def test_two_processes_share_the_batches(model, monkeypatch):
         ({"stride": 0}, "stride=0"),
         ({"statistic": "f2"}, "statistic=f2"),
         ({"max_new_tokens": 0}, "max_new_tokens=0"),
-        ({"special_tokens": "hide"}, "special_tokens=hide: write strip or keep"),
-        ({"stop": "later"}, "stop=later: write eos or never"),
+        ({"special_tokens": "hide"}, "special_tokens=hide: write one of paper, meow"),
+        ({"stop": "later"}, "stop=later: write one of eos, never"),
     ],
 )
 def test_bad_options_are_refused(options, said):

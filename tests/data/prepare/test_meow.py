@@ -78,6 +78,6 @@ def test_missing_facts_are_refused_before_the_model(tmp_path):
     }.items():
         with pytest.raises(DataError, match=message):
             run(tmp_path, "unlearn", f"model.path={target()}", *STEPS, *overrides, "out=run")
-    with pytest.raises(ValueError, match="scores=guess: write auto, file or model"):
+    with pytest.raises(ValueError, match="scores=guess: write one of auto, file, model"):
         SelectFacts(scores="guess")
     assert not (tmp_path / "run").exists()

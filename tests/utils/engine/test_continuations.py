@@ -8,7 +8,7 @@ import torch
 from tests.models import encoder, tiny_model, tokenizer
 from tests.utils.tokens.made_tokenizers import bpe
 from utils.engine import generation
-from utils.engine.continuations import Beginning, common_beginning, continue_ids, end_ids, pad_id, prompt_ids
+from utils.engine.continuations import Beginning, continue_ids, end_ids, pad_id, prompt_ids
 
 PROMPTS = [[0, 5, 6, 7, 8, 9], [0, 40], [0, 17, 18]]
 
@@ -58,16 +58,9 @@ def test_a_beginning_that_was_read_before_changes_nothing(family):
     model = tiny_model(family)
     shared = [0, 5, 6, 7, 8, 9, 11, 30]
     prompts = [[*shared, *prompt] for prompt in ([3, 4, 5], [40], [17, 18, 19, 20, 21])]
-    beginning = Beginning.of(model, common_beginning(prompts))
-    assert beginning.ids == tuple(shared)
+    beginning = Beginning.of(model, shared)
     for batch in (prompts, prompts[:1], prompts):  # the batches leave the beginning as it was
         assert continue_ids(model, batch, 2, (), 6, beginning=beginning) == [greedy(model, prompt, 6) for prompt in batch]
-
-
-def test_a_common_beginning_leaves_every_prompt_a_token():
-    assert common_beginning([[1, 2, 3], [1, 2]]) == (1,)
-    assert common_beginning([[1, 2, 3], [1, 2, 3]]) == (1, 2)
-    assert common_beginning([[1, 2, 3], [4]]) == ()
 
 
 def test_worked_examples_are_read_once(model, monkeypatch):
@@ -82,6 +75,17 @@ def test_worked_examples_are_read_once(model, monkeypatch):
     found = {place: text for places, texts in batches for place, text in zip(places, texts, strict=True)}
     assert [found[place] for place in range(3)] == alone
     assert read[0] == (1, 1 + generation.LONG) and max(shape[1] for shape in read[1:]) == 3
+
+
+def test_what_is_read_once_leaves_every_prompt_a_token(model, monkeypatch):
+    """Also if two prompts are the same, or one is what the others begin with."""
+    shared, read = (0, *range(3, 3 + generation.LONG)), []
+    prompts = [(*shared, 5, 6), shared, shared]
+    alone = [next(generation.generate(model, encoder(), [prompt], 1, 5))[1][0] for prompt in prompts]
+    original = Beginning.of
+    monkeypatch.setattr(generation.Beginning, "of", lambda model, ids: read.append(tuple(ids)) or original(model, ids))
+    found = dict(zip(*next(generation.generate(model, encoder(), prompts, 3, 5)), strict=True))
+    assert [found[place] for place in range(3)] == alone and read == [shared[:-1]]
 
 
 def test_ids_of_prompts_ends_and_padding(model):

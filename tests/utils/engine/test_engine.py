@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.models import SUPPORTED, moved, random_examples, tiny_model, with_lora
-from tests.naive import slow_tables
+from tests.naive import naive_tables
 from utils.engine.engine import Engine, ReferenceValues, output_head
 from utils.tokens.example import Example
 
@@ -32,7 +32,7 @@ def engine_values(engine: Engine, **options) -> dict[str, Tensor]:
 
 
 def slow_values(model: nn.Module) -> dict[str, Tensor]:
-    tables = slow_tables(model, model, NEEDS, STREAMS, PAD)
+    tables = naive_tables(model, model, NEEDS, STREAMS, PAD)
     return {f"{s}.{n}": table[n][table.mask] for s, table in tables.items() for n in NEEDS[s]}
 
 
@@ -276,7 +276,7 @@ def test_hidden_states_give_the_log_probabilities():
     engine = Engine(model, PAD, chunk_bytes=4 * V * 2)
     packed = engine.pack(STREAMS)
     logp = engine.logp_of(engine.hidden(packed), packed.labels)
-    wanted = slow_tables(model, model, {"scores": ("logp",)}, STREAMS, PAD)["scores"]
+    wanted = naive_tables(model, model, {"scores": ("logp",)}, STREAMS, PAD)["scores"]
     first, lengths = packed.streams["scores"]
     torch.testing.assert_close(logp[first : first + sum(lengths)].double(), wanted["logp"][wanted.mask], atol=1e-5, rtol=0)
 

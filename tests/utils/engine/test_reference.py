@@ -11,20 +11,22 @@ import torch
 from torch import Tensor, nn
 
 from tests.models import moved, tiny_model, toy_streams, with_lora
-from tests.naive import slow_tables
-from utils.engine import reference_cache
+from tests.naive import naive_tables
+from utils.engine import reference as reference_module
+from utils.engine import token_cache
 from utils.engine.engine import Engine
 from utils.engine.reference import (
     AdapterReference,
     CachedReference,
     ResidentReference,
     cache_gib,
+    fill,
     hidden_streams,
     make_reference,
     needs_reference,
 )
-from utils.engine.reference_cache import ReferenceCache
 from utils.engine.table import TokenTable
+from utils.engine.token_cache import TokenCache
 
 NEEDS = {"forget": ("logp", "reference_logp"), "retain": ("logp", "kl")}
 STREAMS = toy_streams(NEEDS)
@@ -43,7 +45,7 @@ def statistics(engine: Engine, reference, needs=NEEDS) -> dict[str, Tensor]:
 
 
 def expected(model: nn.Module, original: nn.Module) -> dict[str, Tensor]:
-    return flat(slow_tables(model, original, NEEDS, STREAMS, PAD))
+    return flat(naive_tables(model, original, NEEDS, STREAMS, PAD))
 
 
 def flat(tables: Mapping[str, TokenTable]) -> dict[str, Tensor]:
@@ -113,7 +115,7 @@ def test_gradient_of_full_kl(kind, tmp_path):
     packed = engine.pack(STREAMS)
     engine.tables(packed, NEEDS, reference.values(packed))["retain"]["kl"].sum().backward()
     trained = {name: p for name, p in adapted.named_parameters() if p.requires_grad}
-    tables = slow_tables(adapted, original, NEEDS, STREAMS, PAD)
+    tables = naive_tables(adapted, original, NEEDS, STREAMS, PAD)
     kl = tables["retain"]["kl"][tables["retain"].mask].sum()
     for (name, parameter), gradient in zip(trained.items(), torch.autograd.grad(kl, list(trained.values())), strict=True):
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-3, atol=1e-5, msg=lambda text, n=name: f"{n}: {text}")
@@ -153,7 +155,7 @@ def test_values_are_of_the_moment_the_reference_was_made(tmp_path):
     assert model.training
     packed = engine.pack(STREAMS)
     values = reference.values(packed)
-    logp = slow_tables(model.eval(), model, {"forget": ("logp",)}, STREAMS, PAD)["forget"]
+    logp = naive_tables(model.eval(), model, {"forget": ("logp",)}, STREAMS, PAD)["forget"]
     torch.testing.assert_close(packed.tabulate("forget", values.logp)[0].sum(1).double(), logp.sum("logp"), rtol=0, atol=1e-4)
     assert not values.logp.requires_grad
 
@@ -172,10 +174,10 @@ def test_second_run_reads_the_cache(tmp_path, calls):
 def test_only_new_examples_are_computed(tmp_path, calls):
     engine = Engine(tiny_model(), PAD, shared=False)
     some = {name: rows[:2] for name, rows in STREAMS.items()}
-    cache = ReferenceCache(tmp_path, engine)
-    cache.fill(some, {"retain"})
+    cache = TokenCache(tmp_path, engine)
+    fill(cache, engine, some, {"retain"})
     calls.clear()
-    cache.fill(STREAMS, {"retain"})
+    fill(cache, engine, STREAMS, {"retain"})
     new = {e for rows in STREAMS.values() for e in rows} - {e for rows in some.values() for e in rows}
     assert sum(calls) == sum(len(e.prompt) + len(e.answer) - 1 for e in new) + sum(padding(new, some))
 
@@ -189,9 +191,9 @@ def padding(new, some):
 
 def test_hidden_states_serve_where_only_log_probabilities_are_asked(tmp_path, calls):
     engine = Engine(tiny_model(), PAD)
-    ReferenceCache(tmp_path, engine).fill(STREAMS, {"forget", "retain"})
+    fill(TokenCache(tmp_path, engine), engine, STREAMS, {"forget", "retain"})
     calls.clear()
-    ReferenceCache(tmp_path, engine).fill(STREAMS, set())
+    fill(TokenCache(tmp_path, engine), engine, STREAMS, set())
     assert not calls
 
 
@@ -212,30 +214,42 @@ def test_another_model_does_not_find_the_values(change, tmp_path, calls):
     assert calls and len(list(tmp_path.iterdir())) == 2
 
 
-def damage_cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-40])
+def flipped(content: bytes, place: int) -> bytes:
+    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
 
 
-def damage_head(path: Path) -> None:
-    path.write_bytes(b"\xff" * 64 + path.read_bytes()[64:])
-
-
-@pytest.mark.parametrize("damage", [damage_cut, damage_head])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content[:-40],
+        lambda content: b"\xff" * 64 + content[64:],
+        lambda content: flipped(content, -1),
+        lambda content: flipped(content, len(content) // 2),
+    ],
+    ids=["cut", "head", "last byte", "a byte inside"],
+)
 def test_damaged_file_is_made_anew(damage, tmp_path, calls, caplog):
-    build("cached", Engine(tiny_model(), PAD), tmp_path)
-    victim = next(tmp_path.glob("*/values-*.safetensors"))
-    whole = victim.read_bytes()
-    damage(victim)
-    engine = Engine(tiny_model(), PAD)
-    calls.clear()
-    build("cached", engine, tmp_path)
-    assert len(calls) == 1 and victim.read_bytes() == whole
-    assert f"{victim} cannot be read" in caplog.text
+    """Whichever file it is, of log-probabilities or of hidden states: training never reads a wrong value."""
+    first = build("cached", Engine(tiny_model(), PAD), tmp_path)
+    victims = sorted(tmp_path.glob("*/values-*.safetensors"))
+    assert len(victims) == 2
+    for victim in victims:
+        whole = victim.read_bytes()
+        victim.unlink()  # `first` still maps the file as it was
+        victim.write_bytes(damage(whole))
+        engine = Engine(tiny_model(), PAD)
+        calls.clear()
+        again = build("cached", engine, tmp_path)
+        assert len(calls) == 1 and victim.read_bytes() == whole
+        assert f"{victim} is damaged" in caplog.text
+        packed = engine.pack(STREAMS)
+        assert torch.equal(first.values(packed).logp, again.values(packed).logp)
+        assert torch.equal(first.values(packed).hidden, again.values(packed).hidden)
 
 
 def test_two_runs_may_fill_one_cache_at_once(tmp_path, monkeypatch):
     """A sweep starts its runs together: the slower one finds the file of the faster one and replaces it."""
-    save, busy = reference_cache.save_file, []
+    save, busy = token_cache.save_file, []
 
     def overtaken(tensors, path):
         save(tensors, path)
@@ -243,7 +257,7 @@ def test_two_runs_may_fill_one_cache_at_once(tmp_path, monkeypatch):
             busy.append(path)
             build("cached", Engine(tiny_model(), PAD), tmp_path)
 
-    monkeypatch.setattr(reference_cache, "save_file", overtaken)
+    monkeypatch.setattr(token_cache, "save_file", overtaken)
     engine = Engine(tiny_model(), PAD)
     reference = build("cached", engine, tmp_path)
     assert_equal(statistics(engine, reference), expected(engine.model, engine.model))
@@ -251,8 +265,8 @@ def test_two_runs_may_fill_one_cache_at_once(tmp_path, monkeypatch):
 
 
 def test_large_jobs_are_written_in_several_files(tmp_path, monkeypatch):
-    monkeypatch.setattr(reference_cache, "TOKENS_PER_BATCH", 60)
-    monkeypatch.setattr(reference_cache, "TOKENS_PER_FILE", 20)
+    monkeypatch.setattr(reference_module, "TOKENS_PER_BATCH", 60)
+    monkeypatch.setattr(token_cache, "FILE_BYTES", 20 * 4)
     engine = Engine(tiny_model(), PAD)
     reference = build("cached", engine, tmp_path)
     assert len(list(tmp_path.glob("*/values-*.safetensors"))) > 2
@@ -296,7 +310,7 @@ def test_the_reference_computes_in_the_precision_of_training(tmp_path):
         assert (found["forget.logp"] - exact["forget.logp"]).abs().max() > 1e-5  # it is bfloat16
         torch.testing.assert_close(found["forget.reference_logp"], found["forget.logp"], rtol=0.0, atol=0.05)
         assert found["retain.kl"].abs().max() < 1e-3
-    assert len(list(tmp_path.glob("*-float32-autocast"))) == 1  # never mixed with exact values
+    assert len(list(tmp_path.glob("*-float32-autocast-*"))) == 1  # never mixed with exact values
 
 
 @pytest.mark.parametrize("kind", ["adapter", "resident"])
@@ -311,5 +325,5 @@ def test_streams_that_ask_nothing_are_not_forwarded(tmp_path, kind):
     values = reference.values(packed)
     assert [shape[:2].numel() < packed.input_ids.numel() for shape in seen if len(shape) == 3] == [True]
     found = flat(engine.tables(packed, needs, values))
-    wanted = flat(slow_tables(engine.model, tiny_model(), needs, STREAMS, PAD))
+    wanted = flat(naive_tables(engine.model, tiny_model(), needs, STREAMS, PAD))
     assert_equal(found, {name: wanted[name] for name in found})

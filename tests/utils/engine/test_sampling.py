@@ -15,7 +15,7 @@ from utils.engine import generation
 from utils.engine.engine import Engine
 from utils.engine.generation import generate
 from utils.engine.sampling import Draw, Sampler, Sampling, drawn_tokens, sampler_of
-from utils.engine.score_cache import ScoreCache
+from utils.engine.token_cache import TokenCache
 from utils.evaluation import scoring
 from utils.evaluation.scoring import continue_prompts, draws
 from utils.items.requests import Request
@@ -113,7 +113,7 @@ def sampled(samples: int, **options) -> list[Request]:
     return [replace(request, sampling=Sampling(**options), samples=samples) for request in REQUESTS]
 
 
-def answers(engine: Engine, requests: list[Request], batch_size: int = 4, cache: ScoreCache | None = None) -> list[dict]:
+def answers(engine: Engine, requests: list[Request], batch_size: int = 4, cache: TokenCache | None = None) -> list[dict]:
     return continue_prompts(engine, encoder(), requests, batch_size, LIMIT, cache)
 
 
@@ -132,7 +132,7 @@ def test_more_answers_keep_the_first_ones_and_other_seeds_draw_others(engine):
 
 
 def test_what_a_measure_asks_again_is_drawn_again_without_a_model(engine, monkeypatch):
-    cache = ScoreCache(None, engine)
+    cache = TokenCache(None, engine)
     known = answers(engine, sampled(3), cache=cache)
     monkeypatch.setattr(scoring, "generate", lambda *_: pytest.fail("a model was asked"))
     again = answers(engine, [replace(request, task="forget@leak") for request in sampled(3)], cache=cache)
@@ -148,11 +148,11 @@ def test_interrupted_sampling_goes_on(engine, monkeypatch, tmp_path):
             raise KeyboardInterrupt
         return original(*arguments)
 
-    monkeypatch.setattr("utils.engine.score_cache.SECONDS", 0)
+    monkeypatch.setattr("utils.engine.token_cache.SECONDS", 0)
     monkeypatch.setattr(generation, "continue_ids", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        answers(engine, sampled(4), batch_size=2, cache=ScoreCache(tmp_path, engine))
-    resumed = ScoreCache(tmp_path, engine)
+        answers(engine, sampled(4), batch_size=2, cache=TokenCache(tmp_path, engine))
+    resumed = TokenCache(tmp_path, engine)
     resumed.read()
     rows = answers(engine, sampled(4), batch_size=2, cache=resumed)
     assert len(batches) == 3 + (12 - 4) // 2 and rows == answers(engine, sampled(4))
@@ -163,7 +163,7 @@ def test_processes_share_the_answers_out(engine, monkeypatch, number):
     everything, found = answers(engine, sampled(3)), []
     monkeypatch.setattr(scoring, "world_size", lambda: 2)
     monkeypatch.setattr(scoring, "rank", lambda: number)
-    monkeypatch.setattr(scoring, "_to_main", lambda items: found.extend(items) or [items])
+    monkeypatch.setattr(TokenCache, "share", lambda cache: found.extend(cache._new_texts.items()))
     monkeypatch.setattr(scoring, "is_main", lambda: False)  # what the others computed would be lacking
     answers(engine, sampled(3))
     own = {text for row in everything for text in row["samples"]}

@@ -17,7 +17,7 @@ from tests.utils.tokens.made_tokenizers import bpe
 from utils.engine import continuations
 from utils.engine.engine import Engine
 from utils.engine.generation import Released, generate
-from utils.engine.score_cache import ScoreCache
+from utils.engine.token_cache import TokenCache
 from utils.evaluation import scoring
 from utils.evaluation.scoring import ScoreError, continue_prompts, requests_hash, score
 from utils.items.requests import Request
@@ -227,7 +227,7 @@ def test_released_generation_sees_padding_counts_the_prompt_in_and_loses_a_token
 
 
 def test_released_answers_depend_on_their_batch_and_are_known_with_it(engine, monkeypatch):
-    cache, how = ScoreCache(None, engine), Released(batch_size=2, total=60, dropped=1)
+    cache, how = TokenCache(None, engine), Released(batch_size=2, total=60, dropped=1)
     first = continue_prompts(engine, encoder(), REQUESTS[:4], 4, 5, cache, how)
     monkeypatch.setattr(scoring, "generate", lambda *_: pytest.fail("generated again"))
     assert continue_prompts(engine, encoder(), REQUESTS[:4], 4, 5, cache, how) == first

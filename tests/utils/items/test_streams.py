@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -10,7 +9,7 @@ from torch.utils.data import DataLoader
 
 from tests.models import ITEMS, RETAIN, TEMPLATES, encoder, tokenizer
 from tests.utils.tokens.made_tokenizers import bpe
-from utils.items.draws import draw, permutation
+from utils.draws import permutation
 from utils.items.rows import QA, Passage
 from utils.items.streams import StepDataset, Streams
 from utils.tokens.example import Example
@@ -29,25 +28,6 @@ def dataset(rows: int, epochs: float, batch: int) -> StepDataset:
 
 def answer(example: Example) -> str:
     return tokenizer().decode(example.answer, skip_special_tokens=True).strip()
-
-
-def test_draws_are_pure_and_uniform_and_purposes_independent():
-    values = [draw(0, 0, index, "retain", 5) for index in range(2000)]
-    assert values == [draw(0, 0, index, "retain", 5) for index in range(2000)]
-    assert all(350 < count < 450 for count in Counter(values).values()) and len(set(values)) == 5
-    others = [
-        [draw(*key, index, purpose, 5) for index in range(2000)]
-        for key, purpose in (((1, 0), "retain"), ((0, 1), "retain"), ((0, 0), "template"))
-    ]
-    for other in others:  # agreement by chance: 1 in 5
-        assert 320 < sum(a == b for a, b in zip(values, other, strict=True)) < 480
-    assert draw(0, 0, 7, "retain", 5) == values[7]  # known today, known tomorrow
-
-
-def test_epochs_visit_every_item_once_in_their_own_order():
-    orders = [permutation(0, epoch, 50) for epoch in range(3)] + [permutation(1, 0, 50)]
-    assert all(sorted(order) == list(range(50)) for order in orders)
-    assert len({tuple(order) for order in orders}) == 4 and permutation(0, 1, 50) == orders[1]
 
 
 def test_an_item_gives_its_answer_a_template_and_a_retain_partner():

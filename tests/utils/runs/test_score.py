@@ -16,7 +16,7 @@ import utils.weights.reinforced
 from metrics.benchmarks.tofu_tables import TofuMetrics
 from tests.models import tiny_model, tokenizer
 from tests.runs import QUICK_EVALUATION, compose_settings, metrics, run, target
-from utils.engine import score_cache
+from utils.engine import token_cache
 from utils.evaluation import scoring
 from utils.files import read_json, read_rows
 from utils.runs.load import make_encoder
@@ -222,7 +222,7 @@ def test_an_interrupted_evaluation_goes_on(evaluated, tmp_path, monkeypatch):
     where = (f"oracle={evaluated}/oracle", f"cache={tmp_path}/cache")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(scoring, "generate", stop_after(scoring.generate, 1))
-        patch.setattr(score_cache, "SECONDS", -1.0)
+        patch.setattr(token_cache, "SECONDS", -1.0)
         evaluate(tmp_path, *where, "generation_batch_size=4")
     assert read_json(tmp_path / "eval" / "run.json")["status"] == "running"
     asked = []

@@ -54,8 +54,8 @@ def test_training_learns_what_is_then_taken_away(kept):
     """Bad answers got likelier by the second step, and the first was where the model leaves the reference: KL 0."""
     first, second = losses(kept)
     assert first["normal_kl"] == approx(0.0, abs=1e-6) and second["normal_kl"] > 1e-3
-    assert second["harmful_nll"] < first["harmful_nll"] - 0.01
-    assert first["loss"] == approx(2.5 * first["harmful_nll"] + 2.5 * first["mismatched_nll"] - first["normal_kl"], rel=1e-5)
+    assert second["forget_nll"] < first["forget_nll"] - 0.01
+    assert first["loss"] == approx(2.5 * first["forget_nll"] + 2.5 * first["mismatched_nll"] - first["normal_kl"], rel=1e-5)
 
 
 def test_nothing_of_the_first_stage_stays_unless_asked_for(tmp_path, kept, caplog):
@@ -71,7 +71,7 @@ def test_nothing_of_the_first_stage_stays_unless_asked_for(tmp_path, kept, caplo
 def test_kept_weights_come_with_a_warning(tmp_path, caplog):
     start, bad = folder(tmp_path / "base", w=torch.zeros(2)), folder(tmp_path / "trained", w=torch.ones(2))
     Negate(keep_trained=True)(start, bad, tmp_path / "model")
-    assert f"{bad} is the model before the negation" in caplog.text and "deliberately more harmful" in caplog.text
+    assert f"{bad} is the model before the negation" in caplog.text and "more harmful on purpose" in caplog.text
     assert bad.is_dir() and tensors(tmp_path / "model")["w"].tolist() == [-1.0, -1.0]
 
 
@@ -170,9 +170,9 @@ def test_a_task_vector_forgets_what_was_learnt(tmp_path):
     start, bad, result = (tensors(path) for path in (target(), tmp_path / "run" / "trained", tmp_path / "run" / "model"))
     for name, values in start.items():
         assert torch.equal(result[name], values + (bad[name] - values) * -5.0), name
-    learnt = [record["harmful_nll"] for record in losses(tmp_path / "run")]
+    learnt = [record["forget_nll"] for record in losses(tmp_path / "run")]
     run(tmp_path, "unlearn", "model.path=run", *options, "steps=1", "out=after")
-    assert learnt[-1] < learnt[0] < losses(tmp_path / "after")[0]["harmful_nll"] - 0.1
+    assert learnt[-1] < learnt[0] < losses(tmp_path / "after")[0]["forget_nll"] - 0.1
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from tests.models import ITEMS, SUPPORTED, encoder, moved, moved_copy, random_examples, tiny_model, tokenizer, with_lora
-from tests.naive import slow_tables
+from tests.naive import naive_tables
 from tests.runs import QUICK_EVALUATION, compose_settings, run, target
 from utils.engine.engine import Engine, output_head
 from utils.engine.generation import generate
@@ -102,7 +102,7 @@ def test_the_engine_scores_the_combination(family, shared):
     streams = {"x": random_examples(9, V, 5, prompts=2)}
     needs = {"x": ("logp", "entropy", "hit")}
     found = engine.tables(engine.pack(streams), needs)["x"]
-    wanted = slow_tables(slow, slow, needs, streams, PAD)["x"]
+    wanted = naive_tables(slow, slow, needs, streams, PAD)["x"]
     for name in needs["x"]:
         torch.testing.assert_close(found[name][found.mask].double(), wanted[name][wanted.mask].double(), atol=1e-4, rtol=1e-4)
 

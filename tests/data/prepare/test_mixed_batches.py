@@ -1,4 +1,4 @@
-"""Interleaved batches: who is paired with whom, in which order, and what the retain term looks at."""
+"""Mixed batches: who is paired with whom, in which order, and what the retain term looks at."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 from hydra.utils import instantiate
 
-from data.prepare.interleaved import Interleaved, InterleavedStreams
+from data.prepare.mixed_batches import MixedBatches, MixedStreams
 from tests.losses.cases import method_config, method_loss
 from tests.models import ITEMS, RETAIN, encoder, moved_copy, tiny_model, tokenizer
 from tests.runs import REAL, assert_same_curve, compose_settings, losses, run, target
@@ -18,7 +18,7 @@ from utils.engine.engine import Engine
 from utils.engine.reference import ResidentReference
 from utils.files import read_json
 from utils.items.rows import QA
-from utils.items.streams import Material, StepDataset, merged
+from utils.items.streams import StepDataset, TrainingData, merged
 from utils.tokens.example import Example
 from utils.tokens.prompts import Encoder, Template
 
@@ -37,15 +37,15 @@ class Benchmark:
         return list(self.texts[:n])
 
 
-def material(items=ITEMS[:3], retain=RETAIN, texts=(), names=("forget", "retain"), prompts: Encoder | None = None) -> Material:
-    return Material(names, Benchmark(texts=tuple(texts)), "toy", prompts or encoder(), 3, items, retain)
+def training_data(items=ITEMS[:3], retain=RETAIN, texts=(), names=("forget", "retain"), prompts=None) -> TrainingData:
+    return TrainingData(names, Benchmark(texts=tuple(texts)), "toy", prompts or encoder(), 3, items, retain)
 
 
-def streams(how: Interleaved | None = None, **of) -> InterleavedStreams:
-    return (how or Interleaved())(material(**of))
+def streams(how: MixedBatches | None = None, **of) -> MixedStreams:
+    return (how or MixedBatches())(training_data(**of))
 
 
-def drawn(found: InterleavedStreams, epoch: int = 0) -> list[tuple[str, Example]]:
+def drawn(found: MixedStreams, epoch: int = 0) -> list[tuple[str, Example]]:
     """(stream, its one example) in the order of the epoch."""
     items = [found.draw(epoch, index) for index in found.order(epoch)]
     assert all(sorted(map(len, item.values())) == [0, 1] for item in items)
@@ -77,7 +77,7 @@ def test_every_item_is_a_forget_or_a_retain_example():
 def test_the_order_is_shuffled_once():
     found = streams(items=ITEMS, retain=[QA(f"Question {k}?", f"Answer {k}.") for k in range(9)])
     assert found.order(0) == found.order(1) == found.order(7) != sorted(found.order(0))
-    again = streams(Interleaved(reshuffle=True), items=ITEMS, retain=found.retain)
+    again = streams(MixedBatches(reshuffle=True), items=ITEMS, retain=found.retain)
     assert again.order(0) == found.order(0) and again.order(1) != again.order(0)
 
 
@@ -101,7 +101,7 @@ def test_fewer_retain_items_than_forget_items(caplog):
 
 def test_general_texts_are_supervised_throughout():
     texts = ["A text about nothing in particular.", "Another text, which is longer than it may be.", "The third.", "Unused."]
-    found = streams(Interleaved(general=True), texts=texts, prompts=short(24))
+    found = streams(MixedBatches(general=True), texts=texts, prompts=short(24))
     retain = [example for name, example in drawn(found) if name == "retain"]
     assert len(retain) == 3
     ids = [tuple(tokenizer()(text).input_ids[:24]) for text in texts[:3]]
@@ -114,19 +114,19 @@ def test_method_general_reaches_the_streams():
     for name in ("ascent_plus_descent", "ascent_plus_kl_divergence", "memflex"):
         assert instantiate(method_config(name).prepare).general is False
         assert instantiate(method_config(name, "method.general=true").prepare).general is True
-    assert instantiate(method_config("ascent_plus_kl_divergence").prepare).retain_span == "padded"
+    assert instantiate(method_config("ascent_plus_kl_divergence").prepare).retain_span == "knowundo"
     assert method_config("ascent_plus_kl_divergence").reference_dropout is True
 
 
-def test_what_cannot_be_interleaved_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="interleaves forget and retain; the loss reads forget, template"):
+def test_what_cannot_be_mixed_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="mixes forget and retain; the loss reads forget, template"):
         streams(names=("forget", "template"))
-    with pytest.raises(ValueError, match="retain_span=whole: write one of answer, text, padded"):
-        Interleaved(retain_span="whole")
-    with pytest.raises(ValueError, match="retain_span=padded: goes with method.loss.retain=kl alone"):
-        Interleaved(retain_span="padded")
+    with pytest.raises(ValueError, match="retain_span=whole: write one of paper, text, knowundo"):
+        MixedBatches(retain_span="whole")
+    with pytest.raises(ValueError, match="retain_span=knowundo: write paper; only method.loss.retain=kl looks beyond"):
+        MixedBatches(retain_span="knowundo")
     with pytest.raises(ValueError, match="general=1: write true or false"):
-        Interleaved(general=1)
+        MixedBatches(general=1)
     with pytest.raises(ValueError, match="method.general=true: benchmark=tofu has no general texts"):
         run(tmp_path, "unlearn", f"model.path={target()}", *STEPS, "method=memflex", "method.general=true",
             "method.region.forget=null", "method.region.retain=null", "out=run")  # fmt: skip
@@ -134,7 +134,7 @@ def test_what_cannot_be_interleaved_is_refused(tmp_path):
 
 
 def test_padding_that_cannot_be_hidden_is_refused():
-    padded = Interleaved(retain_span="padded", retain_term="kl")
+    padded = MixedBatches(retain_span="knowundo", retain_term="kl")
     with pytest.raises(ValueError, match="the padding token .* also stands inside prompts or answers.*retain_span=text"):
         streams(padded, prompts=short(96, pad=tokenizer().convert_ids_to_tokens(encoder().example("Who?", "A.").prompt[1])))
     flash = SimpleNamespace(model=SimpleNamespace(config=SimpleNamespace(_attn_implementation="flash_attention_2")))
@@ -152,7 +152,7 @@ def next_tokens(model, ids: list[int], length: int, pad: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("shared", [True, False], ids=["shared", "plain"])
-@pytest.mark.parametrize("span, pad", [("padded", None), ("padded", "</s>"), ("text", None)], ids=str)
+@pytest.mark.parametrize("span, pad", [("knowundo", None), ("knowundo", "</s>"), ("text", None)], ids=str)
 def test_kl_term_is_the_mean_over_all_positions(span, pad, shared, attention):
     """Against plain forward passes with an attention mask: positions 0 to 95 of each row, or those of its text.
 
@@ -163,7 +163,7 @@ def test_kl_term_is_the_mean_over_all_positions(span, pad, shared, attention):
     original = tiny_model(attention=attention)
     model = moved_copy(original, 0.05)
     engine = Engine(model, pad_id, shared=shared)
-    found = streams(Interleaved(retain_span=span, retain_term="kl"), prompts=prompts).ready(engine, None)
+    found = streams(MixedBatches(retain_span=span, retain_term="kl"), prompts=prompts).ready(engine, None)
     reference = ResidentReference(Engine(original, pad_id, shared=shared, hide=engine.hide), ("retain",))
     loss = method_loss("ascent_plus_kl_divergence")
     packed = engine.pack(merged([found.draw(0, index) for index in range(6)], tuple(loss.needs)))
@@ -173,7 +173,7 @@ def test_kl_term_is_the_mean_over_all_positions(span, pad, shared, attention):
         example = prompts.example(qa.question, qa.answer)
         ids = list(example.prompt + example.answer)
         real = ids[:-1] if ids[-1] == pad_id else ids
-        positions = length if span == "padded" else len(ids)
+        positions = length if span == "knowundo" else len(ids)
         ours, theirs = (next_tokens(m, real, length, pad_id)[:positions] for m in (model, original))
         wanted.append(-(theirs.exp() * ours).sum(dim=-1).mean().item())
     assert tables["retain"].mean("cross_entropy").tolist() == pytest.approx(wanted, rel=1e-5)
@@ -184,7 +184,7 @@ def test_kl_term_is_the_mean_over_all_positions(span, pad, shared, attention):
 def test_hidden_padding_changes_nothing_for_forget_answers():
     model = tiny_model()
     plain, hiding = Engine(model, 2), Engine(model, 2)
-    found = streams(Interleaved(retain_span="padded", retain_term="kl"), prompts=short(96)).ready(hiding, None)
+    found = streams(MixedBatches(retain_span="knowundo", retain_term="kl"), prompts=short(96)).ready(hiding, None)
     assert hiding.hide == encoder().pad_id
     wanted = plain.tables(plain.pack({"forget": examples(ITEMS[:3])}), {"forget": ("logp",)})["forget"].mean("logp")
     needs = {"forget": ("logp",), "retain": ("entropy",)}
@@ -244,7 +244,7 @@ def test_real_privacy_lists():
     forget, retain = benchmark.training("unlearn"), benchmark.training("retention")
     template, length = benchmark.prompts("unlearn", Template("plain"), 512)
     own = Encoder(tokenizer(), template, length)
-    found = Interleaved()(Material(("forget", "retain"), benchmark, "unlearn", own, 42, forget, retain))
+    found = MixedBatches()(TrainingData(("forget", "retain"), benchmark, "unlearn", own, 42, forget, retain))
     assert (len(forget), len(retain), len(found)) == (400, 441, 800)
     used = {example for name, example in drawn(found) if name == "retain"}
     assert used == {own.example(pair.question, pair.answer) for pair in retain[:400]}

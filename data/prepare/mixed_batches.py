@@ -10,17 +10,18 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol, get_args, runtime_checkable
+from typing import Protocol, runtime_checkable
 
+from utils.checks import choose, flag, require
+from utils.draws import permutation
 from utils.engine.continuations import prompt_ids
 from utils.engine.engine import KERNELS_WITHOUT_MASK, Engine
-from utils.items.draws import permutation
-from utils.items.streams import Drawn, Material, Streams
+from utils.items.streams import Drawn, Streams, TrainingData
 from utils.tokens.example import Example
 
 log = logging.getLogger(__name__)
 
-Span = Literal["answer", "text", "padded"]
+SPANS = ("paper", "text", "knowundo")
 
 
 @runtime_checkable
@@ -33,56 +34,50 @@ class HasGeneralText(Protocol):
 
 
 @dataclass(frozen=True)
-class Interleaved:
+class MixedBatches:
     """The `prepare` node of ascent_plus_descent, ascent_plus_kl_divergence and memflex.
 
     general: retain samples are texts of the benchmark instead of retain answers, with every token supervised.
-    retain_span: where the retain term looks. answer: at the answer's tokens. text: at every token, the question's too. padded, as
-    released for kl: at max_length positions whatever the text's length, padding included; no position sees padding before it.
+    retain_span: where the retain term looks. paper: at the answer's tokens. text: at every token, the question's too. knowundo,
+    as released for kl: at max_length positions whatever the text's length, padding included; no position sees padding before it.
     retain_term: the retain term of the loss; only kl, which needs no labels, can look beyond the answer.
     reshuffle: another order in every epoch. Raises ValueError for an option that is none.
     """
 
     general: bool = False
-    retain_span: Span = "answer"
+    retain_span: str = "paper"
     retain_term: str = "nll"
     reshuffle: bool = False
 
     def __post_init__(self) -> None:
-        for name, value in {"general": self.general, "reshuffle": self.reshuffle}.items():
-            if not isinstance(value, bool):
-                raise ValueError(f"method.prepare.{name}={value}: write true or false")
-        if self.retain_span not in get_args(Span):
-            raise ValueError(f"method.prepare.retain_span={self.retain_span}: write one of {', '.join(get_args(Span))}")
-        if self.retain_span != "answer" and self.retain_term != "kl":
-            raise ValueError(
-                f"method.prepare.retain_span={self.retain_span}: goes with method.loss.retain=kl alone, which compares "
-                f"distributions; with {self.retain_term} use retain_span=answer"
-            )
+        flag("method.prepare.general", self.general)
+        flag("method.prepare.reshuffle", self.reshuffle)
+        choose("method.prepare.retain_span", self.retain_span, SPANS)
+        fits = self.retain_span == "paper" or self.retain_term == "kl"
+        require(fits, "method.prepare.retain_span", self.retain_span, "paper; only method.loss.retain=kl looks beyond the answer")
 
-    def __call__(self, material: Material) -> InterleavedStreams:
+    def __call__(self, data: TrainingData) -> MixedStreams:
         """Raises ValueError if the loss reads other streams, or the benchmark has no general texts where they are asked for."""
-        m = material
-        if not set(m.names) <= {"forget", "retain"}:
-            raise ValueError(f"method.prepare: interleaves forget and retain; the loss reads {', '.join(m.names)}")
+        if not set(data.names) <= {"forget", "retain"}:
+            raise ValueError(f"method.prepare: mixes forget and retain; the loss reads {', '.join(data.names)}")
         texts: Sequence[str] = ()
         if self.general:
-            if not isinstance(m.benchmark, HasGeneralText):
+            if not isinstance(data.benchmark, HasGeneralText):
                 raise ValueError(
-                    f"method.general=true: benchmark={m.benchmark.name} has no general texts; use method.general=false"
+                    f"method.general=true: benchmark={data.benchmark.name} has no general texts; use method.general=false"
                 )
-            texts = m.benchmark.general(len(m.items))
-        return InterleavedStreams(m.names, m.items, m.encoder, m.seed, m.retain, how=self, texts=texts)
+            texts = data.benchmark.general(len(data.items))
+        return MixedStreams(data.names, data.items, data.encoder, data.seed, data.retain, how=self, texts=texts)
 
 
 @dataclass
-class InterleavedStreams(Streams):
+class MixedStreams(Streams):
     """Each item holds one forget example or one retain example, and nothing of the other stream.
 
-    Raises ValueError if the padding token also stands inside texts, where it cannot be hidden (retain_span=padded).
+    Raises ValueError if the padding token also stands inside texts, where it cannot be hidden (retain_span=knowundo).
     """
 
-    how: Interleaved = field(default_factory=Interleaved)
+    how: MixedBatches = field(default_factory=MixedBatches)
     texts: Sequence[str] = ()
     samples: list[Drawn] = field(init=False, default_factory=list)
 
@@ -92,7 +87,7 @@ class InterleavedStreams(Streams):
         retain = self._retain()[: len(forget)]
         if "retain" in self.names and len(retain) < len(forget):
             log.warning("%d forget items, but %d retain items: the other forget items get no partner", len(forget), len(retain))
-        if self.how.retain_span == "padded":
+        if self.how.retain_span == "knowundo":
             self._check_padding([*forget, *retain])
         for index, example in enumerate(forget):
             self.samples.append({"forget": (example,), "retain": ()})
@@ -107,13 +102,13 @@ class InterleavedStreams(Streams):
     def draw(self, epoch: int, index: int, step: int = 0) -> Drawn:
         return {name: self.samples[index][name] for name in self.names}
 
-    def ready(self, engine: Engine, folder: Path) -> InterleavedStreams:
+    def ready(self, engine: Engine, folder: Path) -> MixedStreams:
         """Has the engine hide padding tokens. Raises ValueError for an attention kernel that leaves them out altogether."""
-        if self.how.retain_span == "padded":
+        if self.how.retain_span == "knowundo":
             kernel = engine.model.config._attn_implementation
             if kernel in KERNELS_WITHOUT_MASK:
                 raise ValueError(
-                    f"method.prepare.retain_span=padded: {kernel} computes nothing at padding; use model.attn=sdpa, or "
+                    f"method.prepare.retain_span=knowundo: {kernel} computes nothing at padding; use model.attn=sdpa, or "
                     "method.prepare.retain_span=text"
                 )
             engine.hide = self.encoder.pad_id
@@ -122,15 +117,15 @@ class InterleavedStreams(Streams):
     def _retain(self) -> list[Example]:
         if not self.how.general:
             return [self.encode(item) for item in self.retain]
-        found = (prompt_ids(self.encoder.tokenizer, text)[: self.encoder.max_length] for text in self.texts)
-        return [Example(tuple(ids[:1]), tuple(ids[1:])) for ids in found if len(ids) > 1]
+        texts = (prompt_ids(self.encoder.tokenizer, text)[: self.encoder.max_length] for text in self.texts)
+        return [Example(tuple(ids[:1]), tuple(ids[1:])) for ids in texts if len(ids) > 1]
 
     def _spanned(self, example: Example) -> Example:
         """The example with every position asked for that `retain_span` names; behind the last one comes a token never fed."""
-        if self.how.retain_span == "answer":
+        if self.how.retain_span == "paper":
             return example
         ids, pad = example.prompt + example.answer, (self.encoder.pad_id,)
-        if self.how.retain_span == "padded":
+        if self.how.retain_span == "knowundo":
             ids += pad * (self.encoder.max_length - len(ids))
         return Example(ids[:1], ids[1:] + pad)
 
@@ -139,6 +134,6 @@ class InterleavedStreams(Streams):
         if any(pad in example.prompt + example.answer[:-1] for example in examples):
             token = self.encoder.tokenizer.convert_ids_to_tokens(pad)
             raise ValueError(
-                f"method.prepare.retain_span=padded: the padding token {token} also stands inside prompts or answers, where it "
+                f"method.prepare.retain_span=knowundo: the padding token {token} also stands inside prompts or answers, where it "
                 "must not be hidden; use method.prepare.retain_span=text"
             )

@@ -1,40 +1,40 @@
-"""What SKU and LLMU read in every step: bad answers, answers to other questions, and ordinary rows.
+"""What SKU and LLMU read in every step: questions with their own answers and with others, and normal rows.
 
-    harmful, forget   the question with its own answer: learnt by SKU, forgotten by LLMU
-    mismatched        the same question with answers from a pool, drawn once per optimizer step for all of its questions
-    normal            an ordinary row, of which only the model's distribution counts
+    forget       the question with its own answer: learnt by SKU, forgotten by LLMU
+    mismatched   the same question with answers from a pool, drawn once per optimizer step for all of its questions
+    normal       an everyday row, of which only the model's distribution counts
 
-Corrected, the answer's tokens are supervised and nothing else, and the questions of every epoch are shuffled. Official is what
-the released code of SKU (arXiv 2402.10058) and LLMU (arXiv 2310.10683) does:
+By default (form paper) the answer's tokens are supervised and nothing else, and the questions of every epoch are shuffled. The
+released code of SKU (arXiv 2402.10058) and LLMU (arXiv 2310.10683) does the same as each other (form sku or llmu):
 
-    harmful, forget   the prompt is counted with its trailing space, so most first answer tokens carry no loss; no EOS
-    mismatched        every token from the fourth on is supervised, those of the question too
-    normal            every position of the row counts, BOS too, padded to the longest row of the step, and the padding too
-    order             questions in file order, no more of them than there are normal rows, and no normal row twice in a pass
+    forget       the prompt is counted with its trailing space, so most first answer tokens carry no loss; no EOS
+    mismatched   every token from the fourth on is supervised, those of the question too
+    normal       every position of the row counts, BOS too, padded to the longest row of the step, and the padding too
+    order        questions in file order, no more of them than there are normal rows, and no normal row twice in a pass
 """
 
 from __future__ import annotations
 
 import logging
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from utils.checks import choose, whole
+from utils.draws import draw, generator, permutation
 from utils.engine.engine import KERNELS_WITHOUT_MASK, Engine
-from utils.items.draws import draw, permutation
 from utils.items.rows import QA
-from utils.items.streams import Drawn, Material, Streams
+from utils.items.streams import Drawn, Streams, TrainingData
 from utils.tokens.example import Example
 from utils.tokens.prompts import Encoder
 
 log = logging.getLogger(__name__)
 
-NAMES = ("harmful", "forget", "mismatched", "normal")
+NAMES = ("forget", "mismatched", "normal")
 POOLS = ("harmful", "normal", "forget", "retain")
-FORMS = ("corrected", "official")
+FORMS = ("paper", "sku", "llmu")
 UNSUPERVISED = 3  # released code means the length of the prompt, but takes the number of the tokenizer's outputs, 2
 
 
@@ -48,44 +48,41 @@ class HasAnswerPools(Protocol):
 
 
 @dataclass(frozen=True)
-class Distortion:
-    """The `prepare` node of sku, llmu_published and task_vector.
+class MismatchedAnswers:
+    """The `prepare` node of sku and llmu_published.
 
     pool: where mismatched answers come from. harmful, normal: the benchmark's pool, or the retain answers if it has none. forget,
-    retain: answers of that split. answers: how many each question gets per step. batch_size: items of a step; official alone
-    reads it. Raises ValueError for an option that is none.
+    retain: answers of that split. answers: how many each question gets per step. batch_size: items of a step, which form=paper
+    does not read. Raises ValueError for an option that is none.
     """
 
     pool: str = "harmful"
     answers: int = 5
-    form: str = "corrected"
+    form: str = "paper"
     batch_size: int = 1
 
     def __post_init__(self) -> None:
-        for name, (value, valid) in {"pool": (self.pool, POOLS), "form": (self.form, FORMS)}.items():
-            if value not in valid:
-                raise ValueError(f"method.prepare.{name}={value}: write one of {', '.join(valid)}")
-        for name, value in {"answers": self.answers, "batch_size": self.batch_size}.items():
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"method.prepare.{name}={value}: write a whole number from 1")
+        choose("method.prepare.pool", self.pool, POOLS)
+        choose("method.prepare.form", self.form, FORMS)
+        whole("method.prepare.answers", self.answers, 1)
+        whole("method.prepare.batch_size", self.batch_size, 1)
 
-    def __call__(self, material: Material) -> DistortedStreams:
+    def __call__(self, data: TrainingData) -> MismatchedStreams:
         """Raises ValueError for a stream that is not made here, a pool that is too small, or no normal rows."""
-        m = material
-        if not set(m.names) <= set(NAMES):
-            raise ValueError(f"method.prepare: makes {', '.join(NAMES)}; the loss reads {', '.join(m.names)}")
-        if "normal" in m.names and not m.retain:
+        if not set(data.names) <= set(NAMES):
+            raise ValueError(f"method.prepare: makes {', '.join(NAMES)}; the loss reads {', '.join(data.names)}")
+        if "normal" in data.names and not data.retain:
             raise ValueError("the loss needs stream normal, but there is no data for it")
-        pool = self._pool(m) if "mismatched" in m.names else []
-        made = OfficialStreams if self.form == "official" else DistortedStreams
-        return made(m.names, m.items, m.encoder, m.seed, how=self, pool=pool, normal=m.retain)
+        pool = self._pool(data) if "mismatched" in data.names else []
+        made = MismatchedStreams if self.form == "paper" else ReleasedStreams
+        return made(data.names, data.items, data.encoder, data.seed, how=self, pool=pool, normal=data.retain)
 
-    def _pool(self, material: Material) -> list[str]:
-        if self.pool in ("harmful", "normal") and isinstance(material.benchmark, HasAnswerPools):
-            pool = material.benchmark.answer_pool(self.pool)
+    def _pool(self, data: TrainingData) -> list[str]:
+        if self.pool in ("harmful", "normal") and isinstance(data.benchmark, HasAnswerPools):
+            pool = data.benchmark.answer_pool(self.pool)
         else:
-            pool = [row.answer for row in (material.items if self.pool == "forget" else material.retain)]
-        if self.form == "corrected":
+            pool = [row.answer for row in (data.items if self.pool == "forget" else data.retain)]
+        if self.form == "paper":
             pool = [answer for answer in pool if answer.strip()]
         if len(pool) < self.answers:
             raise ValueError(f"method.prepare.answers={self.answers}: there are {len(pool)} to draw from; ask for fewer")
@@ -93,39 +90,38 @@ class Distortion:
 
 
 @dataclass
-class DistortedStreams(Streams):
-    """The corrected form. pool: answers, duplicates and all. normal: ordinary pairs."""
+class MismatchedStreams(Streams):
+    """The paper's form. pool: answers, duplicates and all. normal: everyday pairs."""
 
-    how: Distortion = field(default_factory=Distortion)
+    how: MismatchedAnswers = field(default_factory=MismatchedAnswers)
     pool: Sequence[str] = ()
     normal: Sequence[QA] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.normal = self.ordinary() if "normal" in self.names else ()
+        self.normal = self.usable_normal() if "normal" in self.names else ()
         if "normal" in self.names and not self.normal:
             raise ValueError(f"no normal row is left: all prompts fill max_length={self.encoder.max_length}; raise it")
-        self.drawn_for = lru_cache(maxsize=4)(self._drawn_for)
+        self.answers_of = lru_cache(maxsize=4)(self._answers_of)
 
     def draw(self, epoch: int, index: int, step: int = 0) -> Drawn:
         item = self.items[index]
-        own = (self.encode(item),)
-        drawn: Drawn = {"harmful": own, "forget": own}
+        drawn: Drawn = {"forget": (self.encode(item),)}
         if "mismatched" in self.names:
-            drawn["mismatched"] = tuple(self.mismatched(item.question, answer) for answer in self.drawn_for(step))
+            drawn["mismatched"] = tuple(self.mismatched(item.question, answer) for answer in self.answers_of(step))
         if "normal" in self.names:
             drawn["normal"] = (self.normal_row(epoch, index, step),)
         return {name: drawn[name] for name in self.names}
 
-    def _drawn_for(self, step: int) -> list[str]:
+    def _answers_of(self, step: int) -> list[str]:
         """Answers for all questions of optimizer step `step`: without replacement, a question's own not excepted."""
-        return random.Random(f"mismatched/{self.seed}/{step}").sample(self.pool, self.how.answers)
+        return generator("mismatched", self.seed, step).sample(self.pool, self.how.answers)
 
     def mismatched(self, question: str, answer: str) -> Example:
         return self.encode(QA(question, answer))
 
-    def ordinary(self) -> list[QA]:
-        """The normal rows that can be used."""
+    def usable_normal(self) -> list[QA]:
+        """The normal rows that can be read."""
         return self.fitting(self.normal)
 
     def normal_row(self, epoch: int, index: int, step: int) -> Example:
@@ -135,15 +131,17 @@ class DistortedStreams(Streams):
 
 
 @dataclass
-class OfficialStreams(DistortedStreams):
-    """The official form. Raises ValueError for prompts that it is not defined for, and for padding that also stands in texts."""
+class ReleasedStreams(MismatchedStreams):
+    """As in released code. Raises ValueError for prompts that it is not defined for, and for padding that stands in texts too."""
 
     def __post_init__(self) -> None:
         self.text = lru_cache(maxsize=None)(self._text)
-        self.encoder, self.whole = _official(self.encoder)
+        self.encoder, self.whole = _released(self.encoder, self.how.form)
         if "normal" in self.names:
             if len(self.items) > len(self.normal):
-                log.warning("form=official: of %d questions only the first %d are read", len(self.items), len(self.normal))
+                log.warning(
+                    "form=%s: of %d questions only the first %d are read", self.how.form, len(self.items), len(self.normal)
+                )
             self.items = self.items[: len(self.normal)]
         super().__post_init__()
         if "normal" in self.names:
@@ -153,7 +151,7 @@ class OfficialStreams(DistortedStreams):
     def order(self, epoch: int) -> list[int]:
         return list(range(len(self)))
 
-    def ready(self, engine: Engine, folder: Path) -> OfficialStreams:
+    def ready(self, engine: Engine, folder: Path) -> ReleasedStreams:
         """Has the engine hide padding tokens, and write one pair per line, so that the model counts positions itself.
 
         Raises ValueError for an attention kernel that leaves padding out altogether.
@@ -161,11 +159,11 @@ class OfficialStreams(DistortedStreams):
         if "normal" in self.names:
             kernel = engine.model.config._attn_implementation
             if kernel in KERNELS_WITHOUT_MASK:
-                raise ValueError(f"method.form=official: {kernel} computes nothing at padding; use model.attn=sdpa")
+                raise ValueError(f"method.form={self.how.form}: {kernel} computes nothing at padding; use model.attn=sdpa")
             engine.hide, engine.shared = self.encoder.pad_id, False
         return self
 
-    def ordinary(self) -> list[QA]:
+    def usable_normal(self) -> list[QA]:
         return list(self.normal)
 
     def mismatched(self, question: str, answer: str) -> Example:
@@ -202,16 +200,16 @@ class OfficialStreams(DistortedStreams):
         rows = (self.text(row.question, row.answer) for row in (*self.items, *self.normal))
         if any(pad in ids for ids in rows) or any(token in answer for answer in self.pool):
             raise ValueError(
-                f"method.form=official: the padding token {token} also stands inside prompts or answers, where it must not be "
-                "hidden; use method.form=corrected"
+                f"method.form={self.how.form}: the padding token {token} also stands inside prompts or answers, where it must "
+                "not be hidden; use method.form=paper"
             )
 
 
-def _official(encoder: Encoder) -> tuple[Encoder, Encoder]:
+def _released(encoder: Encoder, form: str) -> tuple[Encoder, Encoder]:
     """Two encoders without EOS: one that counts the prompt with its trailing space, one that takes any text."""
     if encoder.compat not in ("none", "open_unlearning"):
-        raise ValueError(f"compat={encoder.compat}: method.form=official counts prompts in its own way; use compat=none")
+        raise ValueError(f"compat={encoder.compat}: method.form={form} counts prompts in its own way; use compat=none")
     if encoder.template.kind == "chat":
-        raise ValueError("method.form=official: is defined for template.kind=plain; use method.form=corrected")
+        raise ValueError(f"method.form={form}: is defined for template.kind=plain; use method.form=paper")
     template = replace(encoder.template, eos=False, supervise_tag=False)
     return replace(encoder, template=template, compat="open_unlearning"), replace(encoder, template=template, compat="none")

@@ -7,13 +7,14 @@ import torch
 
 from data.benchmarks.tofu import Tofu
 from tests.models import encoder, moved_copy, tiny_model, tokenizer
-from utils.engine import score_cache
+from utils.engine import token_cache
 from utils.engine.engine import Engine
-from utils.engine.score_cache import ScoreCache
+from utils.engine.token_cache import TokenCache, cache_key
 from utils.evaluation import scoring
 from utils.evaluation.scoring import continue_prompts, score
 from utils.items.requests import Request
 from utils.tokens.example import Example
+from utils.weights.reinforced import CombinedModel
 
 REQUESTS = Tofu("tofu", "owner/data", "0123", "fixture", rows=3).requests("forget05")
 EXAMPLE = Example((0, 5, 6), (7, 8))
@@ -49,7 +50,7 @@ def calls(engine, monkeypatch) -> list[int]:
 
 def test_every_answer_is_forwarded_once_and_every_prompt_continued_once(engine, calls):
     """Also if two tasks ask for the same, and whichever role an answer plays."""
-    twice = [*REQUESTS, *(Request(f"{r.task}@again", r.index, r.question, r.answers, r.reference) for r in REQUESTS)]
+    twice = [*REQUESTS, *(Request(f"{r.task}@again", r.index, r.question, r.answers, r.truth) for r in REQUESTS)]
     table = score(engine, encoder(), twice, 8192)
     pairs = {encoder().example(r.question, text) for r in REQUESTS for _, _, text in r.answers}
     assert sum(calls) == len(pairs) < len(table) / 2
@@ -61,43 +62,43 @@ def test_every_answer_is_forwarded_once_and_every_prompt_continued_once(engine, 
 
 
 def test_another_evaluation_of_the_same_weights_computes_nothing(engine, calls, tmp_path):
-    first = score(engine, encoder(), REQUESTS, 8192, cache=ScoreCache(tmp_path, engine))
-    texts = continue_prompts(engine, encoder(), REQUESTS, 4, 5, ScoreCache(tmp_path, engine))
+    first = score(engine, encoder(), REQUESTS, 8192, cache=TokenCache(tmp_path, engine))
+    texts = continue_prompts(engine, encoder(), REQUESTS, 4, 5, TokenCache(tmp_path, engine))
     del calls[:]
     same = engine_of(tiny_model())
-    again = score(same, encoder(), REQUESTS, 500, cache=ScoreCache(tmp_path, same))
+    again = score(same, encoder(), REQUESTS, 500, cache=TokenCache(tmp_path, same))
     assert again.equals(first) or again.to_json() == first.to_json()
-    assert continue_prompts(same, encoder(), REQUESTS, 2, 5, ScoreCache(tmp_path, same)) == texts and not calls
-    continue_prompts(same, encoder(), REQUESTS, 2, 6, ScoreCache(tmp_path, same))
+    assert continue_prompts(same, encoder(), REQUESTS, 2, 5, TokenCache(tmp_path, same)) == texts and not calls
+    continue_prompts(same, encoder(), REQUESTS, 2, 6, TokenCache(tmp_path, same))
     assert calls == [-12]  # another limit is another answer
 
 
 def test_more_statistics_are_another_question(engine, calls, tmp_path):
-    cache = ScoreCache(tmp_path, engine)
+    cache = TokenCache(tmp_path, engine)
     score(engine, encoder(), REQUESTS[:1], 8192, cache=cache)
     score(engine, encoder(), REQUESTS[:1], 8192, ("logp", "entropy"), cache)
-    score(engine, encoder(), REQUESTS[:1], 8192, ("entropy", "hit"), ScoreCache(tmp_path, engine))
+    score(engine, encoder(), REQUESTS[:1], 8192, ("entropy", "hit"), TokenCache(tmp_path, engine))
     assert len(calls) == 2
 
 
 def test_other_weights_precision_or_code_know_nothing(engine, tmp_path, monkeypatch):
-    cache = ScoreCache(tmp_path, engine)
+    cache = TokenCache(tmp_path, engine)
     cache.add(EXAMPLE, ("logp", "hit"), VALUES)
     cache.write()
-    assert ScoreCache(tmp_path, engine).knows(EXAMPLE, ("logp", "hit"))
-    assert ScoreCache(tmp_path, engine).values(EXAMPLE, ("hit", "logp")).tolist() == VALUES.flip(1).tolist()
+    assert TokenCache(tmp_path, engine).knows(EXAMPLE, ("logp", "hit"))
+    assert TokenCache(tmp_path, engine).values(EXAMPLE, ("hit", "logp")).tolist() == VALUES.flip(1).tolist()
     changed = tiny_model()
     with torch.no_grad():
         next(changed.parameters()).view(-1)[0] += 1e-3
     for other in (changed, moved_copy(tiny_model()), tiny_model().bfloat16()):
-        assert not ScoreCache(tmp_path, engine_of(other)).knows(EXAMPLE, ("logp",))
-    monkeypatch.setattr(score_cache, "code_hash", lambda: "other")
-    assert not ScoreCache(tmp_path, engine).knows(EXAMPLE, ("logp",))
+        assert not TokenCache(tmp_path, engine_of(other)).knows(EXAMPLE, ("logp",))
+    monkeypatch.setattr(token_cache, "code_hash", lambda modules: "other")
+    assert not TokenCache(tmp_path, engine).knows(EXAMPLE, ("logp",))
 
 
 @pytest.mark.parametrize("damage", ["cut", "changed", "empty"])
 def test_a_damaged_file_is_noticed_and_made_anew(engine, tmp_path, caplog, damage):
-    cache = ScoreCache(tmp_path, engine)
+    cache = TokenCache(tmp_path, engine)
     cache.add(EXAMPLE, ("logp", "hit"), VALUES)
     cache.add_text("key", "text")
     cache.write()
@@ -105,37 +106,67 @@ def test_a_damaged_file_is_noticed_and_made_anew(engine, tmp_path, caplog, damag
         content = bytearray(path.read_bytes())
         content[-3] ^= 1  # the last number of a tensor, a letter of a text: the file's form stays right
         path.write_bytes({"cut": content[:-5], "changed": content, "empty": b""}[damage])
-    again = ScoreCache(tmp_path, engine)
+    again = TokenCache(tmp_path, engine)
     assert caplog.text.count("is damaged; what it held is computed again") == 2
     assert not again.knows(EXAMPLE, ("logp",)) and again.text("key") is None and not list(again.folder.iterdir())
     again.add(EXAMPLE, ("logp", "hit"), VALUES)
     again.write()
-    assert ScoreCache(tmp_path, engine).knows(EXAMPLE, ("logp", "hit"))
+    assert TokenCache(tmp_path, engine).knows(EXAMPLE, ("logp", "hit"))
 
 
 def test_processes_share_a_folder(engine, tmp_path):
-    one, other = ScoreCache(tmp_path, engine), ScoreCache(tmp_path, engine)
+    one, other = TokenCache(tmp_path, engine), TokenCache(tmp_path, engine)
     one.add(EXAMPLE, ("logp", "hit"), VALUES)
     one.write()
     assert not other.knows(EXAMPLE, ("logp",))
     other.read()
     assert other.knows(EXAMPLE, ("logp",))
     (one.folder / "values-0123.safetensors.partial-5").write_bytes(b"half")
-    assert ScoreCache(tmp_path, engine).knows(EXAMPLE, ("logp",))
+    assert TokenCache(tmp_path, engine).knows(EXAMPLE, ("logp",))
 
 
 def test_what_is_new_is_kept_once_a_minute(engine, tmp_path, monkeypatch):
-    cache = ScoreCache(tmp_path, engine)
+    cache = TokenCache(tmp_path, engine)
     cache.add_text("key", "text")
     cache.keep()
     assert not cache.folder.exists()
-    monkeypatch.setattr(score_cache, "SECONDS", -1.0)
+    monkeypatch.setattr(token_cache, "SECONDS", -1.0)
     cache.keep()
-    assert ScoreCache(tmp_path, engine).text("key") == "text"
+    assert TokenCache(tmp_path, engine).text("key") == "text"
 
 
 def test_without_a_folder_everything_stays_in_memory(engine, tmp_path):
-    cache = ScoreCache(None, engine)
+    cache = TokenCache(None, engine)
     cache.add(EXAMPLE, ("logp", "hit"), VALUES)
     cache.write()
     assert cache.knows(EXAMPLE, ("logp",)) and not list(tmp_path.iterdir())
+
+
+def test_the_key_knows_configuration_kernel_precision_mask_rule_and_device(engine):
+    plain = cache_key(engine, adapters=True)
+    assert cache_key(engine_of(tiny_model()), adapters=True) == plain
+    renamed = engine_of(tiny_model())
+    renamed.model.config._name_or_path = "somewhere/else"
+    assert cache_key(renamed, adapters=True) == plain  # where it came from changes nothing that it says
+    for change in (
+        lambda other: setattr(other.model.config, "rope_scaling", {"rope_type": "linear", "factor": 2.0}),
+        lambda other: setattr(other.model.config, "sliding_window", 64),
+        lambda other: setattr(other.model.config, "_attn_implementation", "eager"),
+        lambda other: setattr(other, "autocast", True),
+        lambda other: setattr(other, "hide", 2),
+        lambda other: setattr(other, "device", torch.device("cuda")),
+        lambda other: setattr(other, "dtype", torch.bfloat16),
+    ):
+        other = engine_of(tiny_model())
+        change(other)
+        assert cache_key(other, adapters=True) != plain
+
+
+def test_the_code_that_combines_two_models_is_part_of_the_key(engine, monkeypatch):
+    asked: list[frozenset[str]] = []
+    monkeypatch.setattr(token_cache, "code_hash", lambda modules: asked.append(modules) or "")
+    cache_key(engine, adapters=True)
+    cache_key(engine_of(CombinedModel(tiny_model(), moved_copy(tiny_model()), 1.0)), adapters=True)
+    alone, combined = asked
+    assert "utils.engine.packing" in alone and "utils.weights.reinforced" not in alone
+    assert "utils.weights.reinforced" in combined

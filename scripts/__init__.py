@@ -1,0 +1,1 @@
+"""The tools that people call, each `python scripts/NAME.py --help`."""
