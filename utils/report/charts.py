@@ -1,4 +1,4 @@
-"""Small charts as inline SVG: a strip for a table cell, and training curves. report.css holds the colours."""
+"""Small charts as inline SVG: a strip for a table cell, and training curves. templates/report.css holds the colours."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from markupsafe import Markup
+
 from utils.report.columns import SCALES, Column
-from utils.report.markup import Html, element, join
 
 FONT = 11.0
 LETTER = 0.6  # width of a letter in units of its height: generous, since fonts differ between machines
 LONGEST = 240  # points of a drawn curve
+LEAST_P = -2.0  # p-values are drawn down to 0.01 at least, so that 0.05 is inside
+_SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 @dataclass(frozen=True)
@@ -38,40 +41,48 @@ class Curve:
     strong: bool = False
 
 
-def text(x: float, y: float, content: str, kind: str = "tick", anchor: str = "start") -> Html:
+def shape(tag: str, *content: str, **attributes: str | float) -> Markup:
+    """`<tag attributes>content</tag>`, text escaped and numbers rounded to 0.01. kind -> class, text_anchor -> text-anchor."""
+    written = Markup("")
+    for key, value in attributes.items():
+        name = "class" if key == "kind" else key.replace("_", "-")
+        written += Markup(' {}="{}"').format(name, value if isinstance(value, str) else f"{round(value, 2):g}")
+    return Markup("<{0}{1}>{2}</{0}>").format(tag, written, Markup("").join(content))
+
+
+def text(x: float, y: float, content: str, kind: str = "tick", anchor: str = "start") -> Markup:
     """A line of text whose baseline starts, ends or is centred (`middle`) at (x, y)."""
-    return element("text", {"x": x, "y": y, "class": kind, "text-anchor": anchor}, content)
+    return shape("text", content, x=x, y=y, kind=kind, text_anchor=anchor)
 
 
-def line(x1: float, y1: float, x2: float, y2: float, kind: str) -> Html:
-    return element("line", {"x1": x1, "y1": y1, "x2": x2, "y2": y2, "class": kind})
+def line(x1: float, y1: float, x2: float, y2: float, kind: str) -> Markup:
+    return shape("line", x1=x1, y1=y1, x2=x2, y2=y2, kind=kind)
 
 
-def picture(width: float, height: float, title: str, kind: str, parts: Sequence[Html]) -> Html:
+def path(points: Sequence[tuple[float, float]]) -> str:
+    """The corners of a polyline or polygon."""
+    return " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+
+
+def picture(width: float, height: float, title: str, kind: str, parts: Sequence[str]) -> Markup:
     """An `<svg>` that a screen reader announces by its title."""
-    attributes = {"viewBox": f"0 0 {width:g} {height:g}", "role": "img", "aria-label": title, "class": kind}
-    return element("svg", attributes, *parts)
+    return shape("svg", *parts, viewBox=f"0 0 {width:g} {height:g}", role="img", aria_label=title, kind=kind)
 
 
-def mark(x: float, y: float, role: str, size: float = 5.0) -> Html:
+def mark(x: float, y: float, role: str, size: float = 5.0) -> Markup:
     """Target: an open diamond; oracle: an open square; method: a disc. Shape and colour both tell the role."""
+    kind = f"mark {role}"
     if role == "method":
-        return element("circle", {"cx": x, "cy": y, "r": size, "class": "mark method"})
+        return shape("circle", cx=x, cy=y, r=size, kind=kind)
     if role == "oracle":
-        corner = {"x": x - size, "y": y - size, "width": 2 * size, "height": 2 * size}
-        return element("rect", {**corner, "class": "mark oracle"})
+        return shape("rect", x=x - size, y=y - size, width=2 * size, height=2 * size, kind=kind)
     d = size * 1.35
-    corners = [(x, y - d), (x + d, y), (x, y + d), (x - d, y)]
-    return element("polygon", {"points": " ".join(f"{a:.1f},{b:.1f}" for a, b in corners), "class": f"mark {role}"})
+    return shape("polygon", points=path([(x, y - d), (x + d, y), (x, y + d), (x - d, y)]), kind=kind)
 
 
-def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
-    """About `count` round numbers in [low, high], low < high."""
-    raw = (high - low) / count
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = power * min((1, 2, 5, 10), key=lambda factor: abs(math.log(factor * power / raw)))
-    first = math.ceil(low / step - 1e-9)
-    return [k * step for k in range(first, math.floor(high / step + 1e-9) + 1)]
+def sign(role: str) -> Markup:
+    """The mark of a role, for a legend."""
+    return shape("svg", mark(7, 7, role, 4), viewBox="0 0 14 14", aria_hidden="true", kind="sign")
 
 
 def strip(
@@ -81,18 +92,18 @@ def strip(
     target: float | None,
     oracle: float | None,
     role: str,
-) -> Html:
+) -> Markup:
     """A value and its interval on the line `span`, with ticks where target and oracle lie (not their own). 84 x 14."""
     axis = Axis(*span, 6.0, 78.0)
     parts = [line(6, 7, 78, 7, "base")]
     if interval is not None:
         parts.append(line(axis(interval[0]), 7, axis(interval[1]), 7, f"interval {role}"))
-    for reference, kind in ((target, "target"), (oracle, "oracle")):
-        if reference is not None and kind != role:
-            parts.append(line(axis(reference), 1, axis(reference), 13, f"reference {kind}"))
+    for place, kind in ((target, "target"), (oracle, "oracle")):
+        if place is not None and kind != role:
+            parts.append(line(axis(place), 1, axis(place), 13, f"beside {kind}"))
     if not math.isnan(value):
         parts.append(mark(axis(value), 7, role, 3.2))
-    return element("svg", {"viewBox": "0 0 84 14", "aria-hidden": "true", "class": "strip"}, *parts)
+    return shape("svg", *parts, viewBox="0 0 84 14", aria_hidden="true", kind="strip")
 
 
 def shorten(curve: Curve) -> Curve:
@@ -107,7 +118,7 @@ def shorten(curve: Curve) -> Curve:
     return Curve(curve.name, steps, values, curve.strong)
 
 
-def curves(title: str, lines: Sequence[Curve], width: float = 350, height: float = 190) -> Html:
+def curves(title: str, lines: Sequence[Curve], width: float = 350, height: float = 190) -> Markup:
     """Values against steps, one labelled line each; the strong ones on top. Raises ValueError without any point."""
     drawn = sorted((shorten(curve) for curve in lines if curve.steps), key=lambda curve: curve.strong)
     if not drawn:
@@ -125,9 +136,13 @@ def curves(title: str, lines: Sequence[Curve], width: float = 350, height: float
         parts.append(text(x(tick), height - 10, f"{tick:g}", anchor="middle"))
     parts.append(text(right + 16, height - 10, "step"))
     for index, curve in enumerate(drawn):
-        points = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in zip(curve.steps, curve.values, strict=True))
-        parts.append(element("polyline", {"points": points, "class": _kind(index, curve)}))
-    parts += _end_labels(drawn, y, right, height - 26)
+        points = [(x(step), y(value)) for step, value in zip(curve.steps, curve.values, strict=True)]
+        parts.append(shape("polyline", points=path(points), kind=_kind(index, curve)))
+    # The curves' names beside their ends, moved apart where they would touch.
+    wanted = sorted((y(curve.values[-1]) + 3.5, index) for index, curve in enumerate(drawn))
+    places = spread_out([place for place, _ in wanted], FONT + 2, 10, height - 26)
+    for place, (_, index) in zip(places, wanted, strict=True):
+        parts.append(text(right + 8, place, drawn[index].name, f"label {_kind(index, drawn[index])}"))
     return picture(width, height, title, "curves", parts)
 
 
@@ -135,14 +150,10 @@ def _kind(index: int, curve: Curve) -> str:
     return "loss" if curve.strong else f"part{index % 3}"
 
 
-def _end_labels(drawn: Sequence[Curve], y: Axis, right: float, bottom: float) -> list[Html]:
-    """The curves' names beside their ends, moved apart where they would touch."""
-    wanted = sorted((y(curve.values[-1]) + 3.5, index) for index, curve in enumerate(drawn))
-    places = spread_out([place for place, _ in wanted], FONT + 2, 10, bottom)
-    return [
-        text(right + 8, place, drawn[index].name, f"label {_kind(index, drawn[index])}")
-        for place, (_, index) in zip(places, wanted, strict=True)
-    ]
+def _spread(low: float, high: float, margin: float) -> tuple[float, float]:
+    if high <= low:
+        return low - 0.5, low + 0.5
+    return low - margin * (high - low), high + margin * (high - low)
 
 
 def spread_out(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
@@ -153,23 +164,6 @@ def spread_out(wanted: Sequence[float], gap: float, low: float, high: float) -> 
     for k in range(len(places) - 1, -1, -1):
         places[k] = min(places[k], high - gap * (len(places) - 1 - k))
     return places
-
-
-def _spread(low: float, high: float, margin: float) -> tuple[float, float]:
-    if high <= low:
-        return low - 0.5, low + 0.5
-    return low - margin * (high - low), high + margin * (high - low)
-
-
-def key(role: str, words: str) -> Html:
-    """A mark with its meaning, for a legend."""
-    sign = element("svg", {"viewBox": "0 0 14 14", "aria-hidden": "true", "class": "sign"}, mark(7, 7, role, 4))
-    return element("span", {"class": "key"}, join([sign, words], " "))
-
-
-LEAST_P = -2.0  # p-values are drawn down to 0.01 at least, so that 0.05 is inside
-
-_SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def strip_ends(column: Column, placed: Sequence[float]) -> tuple[float, float]:
@@ -202,6 +196,11 @@ def axis_ends(column: Column, placed: Sequence[float], least: float = 0.02) -> t
     return max(low - margin, scale.limits[0] - beyond), min(high + margin, scale.limits[1] + beyond)
 
 
+def axis_words(column: Column) -> str:
+    """What an axis measures, and whether it is drawn over powers of ten."""
+    return column.words + (", log scale" if SCALES[column.scale].powers else "")
+
+
 def ticks(column: Column, low: float, high: float, count: int = 4) -> list[tuple[float, str]]:
     """About `count` places between two, low < high, each with what is written there."""
     scale = SCALES[column.scale]
@@ -213,14 +212,18 @@ def ticks(column: Column, low: float, high: float, count: int = 4) -> list[tuple
         return [(math.log10(tick), f"{tick:.4g}") for tick in nice_ticks(10.0**low, 10.0**high, count) if tick > 0]
     last = min(last, 0) if column.is_p_value else last
     step = max(1, math.ceil((last - first) / (1.5 * count)))
-    return [(float(power), power_of_ten(power)) for power in range(last, first - 1, -step)][::-1]
+    return [(float(power), _power_of_ten(power)) for power in range(last, first - 1, -step)][::-1]
 
 
-def power_of_ten(exponent: int) -> str:
+def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
+    """About `count` round numbers in [low, high], low < high."""
+    raw = (high - low) / count
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = power * min((1, 2, 5, 10), key=lambda factor: abs(math.log(factor * power / raw)))
+    first = math.ceil(low / step - 1e-9)
+    return [k * step for k in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def _power_of_ten(exponent: int) -> str:
     """-2 -> 10⁻², 0 -> 1."""
     return "1" if exponent == 0 else "10" + str(exponent).translate(_SUPERSCRIPT)
-
-
-def axis_words(column: Column) -> str:
-    """What an axis measures, and whether it is drawn over powers of ten."""
-    return column.words + (", log scale" if SCALES[column.scale].powers else "")

@@ -18,16 +18,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from utils import ROOT
+from utils.checks import choose, did_you_mean_or_all
 
 FOLDER = ROOT / "metrics" / "report"
 UNDECLARED = 8  # metrics that are shown of a benchmark without such a file
+SIGNIFICANCE = 0.05  # from this p-value on a test tells no difference
 SMALLEST = 1e-300  # a p-value of 0 has no logarithm
 
 Better = Literal["high", "low", "zero", "neither"]
@@ -74,9 +76,8 @@ class Column:
     scale: str = "share"
 
     def __post_init__(self) -> None:
-        for key, value, valid in (("better", self.better, get_args(Better)), ("scale", self.scale, tuple(SCALES))):
-            if value not in valid:
-                raise ValueError(f"{key}: {value} is not valid, write {', '.join(valid)}")
+        choose("better", self.better, ARROWS)
+        choose("scale", self.scale, SCALES)
 
     @property
     def header(self) -> str:
@@ -118,7 +119,7 @@ class Map:
 
 
 @dataclass(frozen=True)
-class Shown:
+class Display:
     """What a report shows of one benchmark."""
 
     columns: tuple[Column, ...] = ()
@@ -128,42 +129,46 @@ class Shown:
 
 
 @cache
-def read_shown(benchmark: str, folder: Path = FOLDER) -> Shown:
+def read_display(benchmark: str, folder: Path = FOLDER) -> Display:
     """The file of a benchmark; an empty one if it has none. Raises ValueError naming file and entry if it is wrong."""
     if benchmark not in {path.stem for path in folder.glob("*.yaml")}:
-        return Shown()
+        return Display()
     path = folder / f"{benchmark}.yaml"
     try:
         content = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-        return _shown(content)
+        return _display(content)
     except (ValueError, TypeError, YAMLError, OmegaConfBaseException) as error:
         raise ValueError(f"{path}: {str(error).splitlines()[0]}") from error
 
 
 def columns_of(benchmark: str, measured: Sequence[str]) -> list[Column]:
     """The declared columns whose metric was measured; without any, one for each of the first metrics."""
-    declared = [column for column in read_shown(benchmark).columns if column.metric in measured]
+    declared = [column for column in read_display(benchmark).columns if column.metric in measured]
     return declared or [Column(name, name, scale="free") for name in measured[:UNDECLARED]]
 
 
-def _shown(content: Any) -> Shown:
+def _display(content: Any) -> Display:
     if not isinstance(content, dict):
         raise ValueError("write keys with values")
-    unknown = set(content) - {"columns", "map", "answers", "oracle"}
-    if unknown:
-        raise ValueError(f"there is no key {sorted(unknown)[0]}; write columns, map, answers or oracle")
+    _check_keys(content, ("columns", "map", "answers", "oracle"))
     columns = tuple(_column(entry, place) for place, entry in enumerate(content.get("columns") or (), start=1))
     for key in ("name", "metric"):
         values = [vars(column)[key] for column in columns]
         twice = [value for value in values if values.count(value) > 1]
         if twice:
             raise ValueError(f"columns: two have the {key} {twice[0]}")
-    return Shown(
+    return Display(
         columns,
         _map(content["map"], {column.name: column for column in columns}) if content.get("map") else None,
         {str(task): str(title) for task, title in (content.get("answers") or {}).items()},
-        tuple(map(str, content.get("oracle", Shown.oracle))),
+        tuple(map(str, content.get("oracle", Display.oracle))),
     )
+
+
+def _check_keys(entry: Mapping[str, Any], valid: Sequence[str]) -> None:
+    for key in entry:
+        if key not in valid:
+            raise ValueError(f"there is no key {key}{did_you_mean_or_all(key, valid)}")
 
 
 def _column(entry: Any, place: int) -> Column:
@@ -174,10 +179,7 @@ def _column(entry: Any, place: int) -> Column:
 
 
 def _map(entry: Mapping[str, str], columns: Mapping[str, Column]) -> Map:
-    unknown = set(entry) - {"x", "y", "words"}
-    if unknown:
-        raise ValueError(f"map: there is no key {sorted(unknown)[0]}; write x, y and words")
-    lost = [f"{key}: {entry.get(key)}" for key in ("x", "y") if entry.get(key) not in columns]
-    if lost:
-        raise ValueError(f"map: {lost[0]} is no name of a column")
+    _check_keys(entry, ("x", "y", "words"))
+    for axis in ("x", "y"):
+        choose(f"map.{axis}", entry.get(axis), columns)
     return Map(columns[entry["x"]], columns[entry["y"]], entry.get("words", ""))

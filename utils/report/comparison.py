@@ -17,17 +17,19 @@ import numpy as np
 import pandas as pd
 from omegaconf import OmegaConf
 
-from utils.checks import did_you_mean_or_all
+from utils.checks import did_you_mean_or_all, whole
 from utils.evaluation.measure import OWN
 from utils.evaluation.paired import Difference, paired_difference
 from utils.files import flat_settings, read_json, read_rows
 from utils.items.metric import Metric
+from utils.report.markdown import escape, table
 from utils.report.read import ReportError, ReportRun, read_run
 from utils.runs.cli import compose_settings
 
 KEYS = ["task", "index", "role", "number"]
 AGREE = ("benchmark.name", "split", "compat")  # what makes two evaluations the same measurement
 TOLD = ("benchmark.", "measure.", "probe.", "precision", "model.name", "model.max_length", "model.template.")  # else worth a note
+HEADER = ("metric", "A", "B", "B - A", "95 % interval", "p", "n")
 FEWEST = 100  # resamples of the intervals of a single run, which nobody reads here
 
 METHOD = (
@@ -44,7 +46,7 @@ class ComparisonError(ValueError):
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class ScoredRun:
     """A finished evaluation that kept its scores. path: the folder as it was named; folder: where the scores lie."""
 
     path: Path
@@ -52,14 +54,14 @@ class Evaluation:
     run: ReportRun
 
     @classmethod
-    def read(cls, path: Path) -> Evaluation:
+    def read(cls, path: Path) -> ScoredRun:
         """A training run with an evaluation in eval/, or an evaluation's own folder. Raises ComparisonError."""
         try:
             run = read_run(path)
         except ReportError as error:
             raise ComparisonError(f"{path}: {error}") from error
-        own = read_json(path / "run.json") or {}
-        folder = path if own.get("script") == "evaluate" else path / "eval"
+        capsule = read_json(path / "run.json") or {}
+        folder = path if capsule.get("script") == "evaluate" else path / "eval"
         if not (folder / "scores.parquet").is_file():
             raise ComparisonError(
                 f"{folder} holds no scores.parquet, so nothing is known per question; evaluate the model itself"
@@ -77,7 +79,7 @@ class Evaluation:
         return {(row["task"], row["index"]): row for row in read_rows(self.folder / "generations.jsonl")}
 
 
-Pair = tuple[Evaluation, Evaluation]
+Pair = tuple[ScoredRun, ScoredRun]
 
 
 @dataclass(frozen=True)
@@ -110,41 +112,35 @@ class Comparison:
 
     def to_markdown(self) -> str:
         """The content of comparison.md, to be read as text too."""
-        rows = [["metric", "A", "B", "B - A", "95 % interval", "p", "n"]]
-        rows += [[name, *_cells(difference)] for name, difference in self.differences.items()]
-        widths = [max(2, *map(len, column)) for column in zip(*rows, strict=True)]  # |-:| is the narrowest that Markdown knows
-        lines = ["| " + " | ".join(_aligned(row, widths)) + " |" for row in rows]
-        lines.insert(1, "| " + " | ".join(["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]) + " |")
-        runs = [f"{letter}: {run.run.label} ({run.path})" for letter, run in zip("AB", self.runs, strict=True)]
-        left = [f"Not compared: {name}: {why}." for name, why in self.skipped.items()]
-        below = [f"- {line}" for line in (*(f"{note}." for note in self.notes), *left)]
-        parts = ["# Comparison", "", *(f"- {run}" for run in runs), "", *lines, "", self.method, *([""] if below else []), *below]
-        return "\n".join(parts) + "\n"
+        rows = [[name, *_cells(difference)] for name, difference in self.differences.items()]
+        runs = [f"- {letter}: {escape(f'{run.run.label} ({run.path})')}" for letter, run in zip("AB", self.runs, strict=True)]
+        below = [*self.notes, *(f"Not compared: {name}: {why}" for name, why in self.skipped.items())]
+        listed = ["", *(f"- {escape(line)}." for line in below)] if below else []
+        return "\n".join(["# Comparison", "", *runs, "", table(HEADER, rows), "", self.method, *listed]) + "\n"
 
 
 def compare(first: Path, second: Path, names: Sequence[str] = (), resamples: int = 1000, seed: int = 0) -> Comparison:
     """B - A for the evaluations of run A (`first`) and run B (`second`). names: only these metrics; all by default.
 
-    Raises ComparisonError if the runs cannot be paired, or a metric that was asked for by name cannot.
+    Raises ValueError if the runs cannot be paired, or a metric that was asked for by name cannot.
     """
-    if resamples < 1:
-        raise ComparisonError(f"--resamples {resamples}: the bootstrap needs at least 1 resample; 1000 is the usual number")
-    runs = Evaluation.read(first), Evaluation.read(second)
+    whole("--resamples", resamples, 1)
+    runs = ScoredRun.read(first), ScoredRun.read(second)
     if runs[0].folder.resolve() == runs[1].folder.resolve():
         raise ComparisonError(f"{first} and {second} are the same evaluation; name two")
     _check_names(names, runs)
     _check_settings(runs)
     notes = [*_other_settings(runs), *_check_questions(runs), *_other_oracle(runs)]
-    found = recomputed(runs[0]), recomputed(runs[1])
-    notes += [note for letter, run, metrics in zip("AB", runs, found, strict=True) for note in _outdated(letter, run, metrics)]
+    both = recomputed(runs[0]), recomputed(runs[1])
+    notes += [note for letter, run, metrics in zip("AB", runs, both, strict=True) for note in _outdated(letter, run, metrics)]
     differences: dict[str, Difference] = {}
     skipped: dict[str, str] = {}
-    for name in names or dict.fromkeys([*found[0], *found[1]]):
-        absent = [letter for letter, metrics in zip("AB", found, strict=True) if name not in metrics]
+    for name in names or dict.fromkeys([*both[0], *both[1]]):
+        absent = [letter for letter, metrics in zip("AB", both, strict=True) if name not in metrics]
         try:
             if absent:
                 raise ValueError(f"the settings and files of {' and '.join(absent)} do not give it")
-            differences[name] = paired_difference(found[0][name], found[1][name], resamples, seed)
+            differences[name] = paired_difference(both[0][name], both[1][name], resamples, seed)
         except ValueError as error:
             if names:
                 raise ComparisonError(f"--metrics {name}: {error}") from error
@@ -154,7 +150,7 @@ def compare(first: Path, second: Path, names: Sequence[str] = (), resamples: int
     return Comparison(runs, differences, skipped, notes, resamples, seed)
 
 
-def recomputed(evaluation: Evaluation) -> dict[str, Metric]:
+def recomputed(evaluation: ScoredRun) -> dict[str, Metric]:
     """The metrics of an evaluation from its files and settings, each with what it was computed from."""
     from utils.runs.score import metrics_from_files  # slow imports: what can be refused without them was refused above
     from utils.runs.settings import check_evaluation
@@ -244,13 +240,12 @@ def _other_oracle(runs: Pair) -> list[str]:
     )
 
 
-def _outdated(letter: str, evaluation: Evaluation, metrics: Mapping[str, Metric]) -> list[str]:
+def _outdated(letter: str, evaluation: ScoredRun, metrics: Mapping[str, Metric]) -> list[str]:
     """Whether metrics.json says something else: rescore=true can write it with other settings than those of run.json."""
-    known = evaluation.run.metrics
-    lost = [name for name in known if name not in metrics]
-    other = [
-        name for name, metric in metrics.items() if name in known and not isclose(known[name].value, metric.value, rel_tol=1e-6)
-    ]
+    written = evaluation.run.metrics
+    shared = [name for name in metrics if name in written]
+    other = [name for name in shared if not isclose(written[name].value, metrics[name].value, rel_tol=1e-6)]
+    lost = [name for name in written if name not in metrics]
     notes = [f"metrics.json of {letter} has other values than its settings in run.json give: {', '.join(other)}"] if other else []
     return notes + ([f"Only metrics.json of {letter}, not its settings in run.json, gives {', '.join(lost)}"] if lost else [])
 
@@ -277,7 +272,3 @@ def _cells(difference: Difference) -> list[str]:
     n = str(first.n) if first.n == second.n else f"{first.n}, {second.n}"
     numbers = [f"{value:.4g}" for value in (first.value, second.value, difference.value)]
     return [*numbers, f"[{low:.3g}, {high:.3g}]", f"{difference.p:.3g}", n]
-
-
-def _aligned(row: Sequence[str], widths: Sequence[int]) -> list[str]:
-    return [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
+
+from markupsafe import Markup
 
 from utils.files import flat_settings
-from utils.report.columns import read_shown
-from utils.report.markup import Html, element, join
 from utils.report.read import Report, ReportRun
 
 QUESTIONS = 3  # per task
@@ -26,31 +26,23 @@ _WORD = re.compile(r"\w+")
 Key = tuple[str, int, str]  # task, index, question
 
 
-def answers_section(report: Report) -> list[Html]:
-    """Three questions of each shown task: truth, then target, oracle and every method in their own words; or nothing."""
-    columns = []
-    for part in report.parts().values():
-        for task, words in _shown_tasks(part).items():
-            cards = [_card(part, key) for key in chosen_questions(part.runs, task)]
-            if cards:
-                columns.append(element("div", {}, element("h3", {}, words), *cards))
-    if not columns:
-        return []
-    note = (
-        "Greedy answers to the same questions, evenly spaced over each task. Marked are the words of the truth "
-        "answer that the question does not already hold, common words aside. Where something is to be forgotten they should "
-        "vanish, elsewhere they should stay."
-    )
-    return [element("p", {"class": "note"}, note), element("div", {"class": "columns"}, *columns)]
+class Answer(NamedTuple):
+    """What a run answered, with words marked. text: None if it was not asked. start: of a long one what is shown at once."""
+
+    run: ReportRun
+    text: Markup | None
+    start: Markup | None
+    letters: int
 
 
-def _shown_tasks(part: Report) -> Mapping[str, str]:
-    """Task -> title of the tasks of one benchmark whose answers are shown."""
-    declared = read_shown(part.runs[0].benchmark).answers
-    if declared:
-        return declared
-    tasks = dict.fromkeys(task for run in part.runs for task, _ in run.generations)
-    return {task: task for task in list(tasks)[:UNDECLARED]}
+def answered_tasks(part: Report) -> list[dict[str, Any]]:
+    """The tasks of one benchmark whose answers are shown, each with some questions; those that nobody answered are left out."""
+    tasks = part.display.answers
+    if not tasks:
+        named = dict.fromkeys(task for run in part.runs for task, _ in run.generations)
+        tasks = {task: task for task in list(named)[:UNDECLARED]}
+    chosen = {task: chosen_questions(part.runs, task) for task in tasks}
+    return [{"title": tasks[task], "cards": [_card(part.runs, key) for key in keys]} for task, keys in chosen.items() if keys]
 
 
 def chosen_questions(runs: Sequence[ReportRun], task: str, count: int = QUESTIONS) -> list[Key]:
@@ -65,104 +57,67 @@ def chosen_questions(runs: Sequence[ReportRun], task: str, count: int = QUESTION
     return [shared[place] for place in places]
 
 
-def marked(text: str, words: frozenset[str]) -> Html:
+def marked(text: str, words: frozenset[str]) -> Markup:
     """Text with those of its words marked that are in `words` (lower case)."""
     parts: list[str] = []
     end = 0
     for match in _WORD.finditer(text):
         if match.group().lower() in words:
-            parts += [text[end : match.start()], element("mark", {}, match.group())]
+            parts += [text[end : match.start()], Markup("<mark>{}</mark>").format(match.group())]
             end = match.end()
-    return join([*parts, text[end:]])
+    return Markup("").join([*parts, text[end:]])
 
 
 def telling_words(truth: str, question: str) -> frozenset[str]:
-    """Words of the truth answer that are neither common nor in the question; all of them if none is left."""
+    """Words of the right answer that are neither common nor in the question; all of them if none is left."""
     asked = {word.lower() for word in _WORD.findall(question)}
     words = frozenset(word.lower() for word in _WORD.findall(truth))
     return words - asked - _COMMON or words
 
 
-def settings_section(report: Report) -> list[Html]:
-    """Per run what differs, where and how it ran; then libraries, commands and the definition of every metric."""
-    titles = ("run", "settings that differ", "time", "memory", "hardware", "code")
-    heads = element("thead", {}, element("tr", {}, *(element("th", {"scope": "col"}, words) for words in titles)))
-    differing = differing_settings(report)
-    rows = [_settings_row(run, differing[run.label]) for run in report.runs]
-    table = element("table", {"class": "settings"}, heads, element("tbody", {}, *rows))
-    note = "Time: training + evaluation. Settings: methods are compared with each other, target with oracle."
-    commands = [line for run in report.runs for line in _commands(run)]
-    definitions = {name: number.definition for run in report.runs for name, number in run.metrics.items()}
-    terms = [join([element("dt", {}, name), element("dd", {}, words)]) for name, words in definitions.items()]
-    return [
-        element("div", {"class": "scroll", "tabindex": "0"}, table),
-        element("p", {"class": "note"}, note),
-        folded("Libraries", element("ul", {}, *(element("li", {}, words) for words in _libraries(report.runs)))),
-        folded("Commands", element("pre", {}, "\n".join(commands))),
-        folded("Definitions of the metrics", element("dl", {}, *terms)),
-    ]
-
-
 def differing_settings(report: Report) -> dict[str, dict[str, Any]]:
     """label -> settings in which a run differs from others of its kind (methods; target and oracle)."""
-    found: dict[str, dict[str, Any]] = {}
+    differing: dict[str, dict[str, Any]] = {}
     for methods in (False, True):
         group = [run for run in report.runs if (run.role == "method") == methods]
         flats = {run.label: flat_settings((run.training or run.evaluation)["settings"]) for run in group}
         keys = dict.fromkeys(key for flat in flats.values() for key in flat if key not in UNTOLD)
         varying = [key for key in keys if len({repr(flat.get(key)) for flat in flats.values()}) > 1]
         for label, flat in flats.items():
-            found[label] = {key: flat[key] for key in varying if key in flat}
-    return found
+            differing[label] = {key: flat[key] for key in varying if key in flat}
+    return differing
 
 
-def _card(report: Report, key: Key) -> Html:
+def _card(runs: Sequence[ReportRun], key: Key) -> dict[str, Any]:
+    """A question, its right answer, and the answer of every run."""
     task, index, question = key
-    rows_of = {run.label: run.generations.get((task, index)) for run in report.runs}
-    answers = {label: row for label, row in rows_of.items() if row is not None and str(row.get("question")) == question}
-    truth = str(next(iter(answers.values())).get("truth", ""))
+    rows = [run.generations.get((task, index), {}) for run in runs]
+    rows = [row if str(row.get("question")) == question else {} for row in rows]
+    truth = next(str(row.get("truth", "")) for row in rows if row)
     words = telling_words(truth, question)
-    rows = [_answer("truth", "truth", marked(truth, words))]
-    for run in report.runs:
-        row = answers.get(run.label)
-        text = element("i", {}, "not answered") if row is None else _clipped(str(row.get("generation", "")), words)
-        rows.append(_answer(run.role, run.label, text))
-    title = element("h4", {"dir": "auto"}, element("small", {}, f"{task} {index}"), " ", question)
-    return element("article", {}, title, *rows)
+    answers = [_answer(run, str(row.get("generation", "")) if row else None, words) for run, row in zip(runs, rows, strict=True)]
+    return {"task": task, "index": index, "question": question, "truth": marked(truth, words), "answers": answers}
 
 
-def _answer(kind: str, who: str, content: Html) -> Html:
-    name = join([who, element("small", {}, "before unlearning")] if kind == "target" else [who])
-    parts = [element("div", {"class": "who"}, name), element("div", {"dir": "auto"}, content)]
-    return element("div", {"class": f"answer {kind}"}, *parts)
+def _answer(run: ReportRun, text: str | None, words: frozenset[str]) -> Answer:
+    if text is None or not text.strip():
+        return Answer(run, None if text is None else Markup(""), None, 0)
+    start = marked(text[:CLIP], words) if len(text) > CLIP else None
+    return Answer(run, marked(text, words), start, len(text))
 
 
-def _clipped(text: str, words: frozenset[str]) -> Html:
-    """An answer; a long one as its beginning, which unfolds to the whole."""
-    if not text.strip():
-        return element("i", {}, "empty")
-    if len(text) <= CLIP:
-        return marked(text, words)
-    start = element("span", {"class": "start"}, marked(text[:CLIP], words), "…")
-    count = element("u", {}, f"all {len(text):,} characters")
-    return element("details", {}, element("summary", {}, start, count), marked(text, words))
-
-
-def _settings_row(run: ReportRun, differing: Mapping[str, Any]) -> Html:
-    parts = [part for part in (run.training, run.evaluation) if part is not None]
-    chips = [element("code", {}, f"{key}={value}") for key, value in differing.items()]
-    seconds = [part.get("seconds") for part in parts]
-    memory = max(part.get("peak_memory_bytes") or 0 for part in parts)
-    commit, _, changed = str(parts[0].get("code", "unknown")).partition("-")
-    cells = [
-        join(chips, " ") if chips else "none",
-        " + ".join(_duration(value) for value in seconds),
-        f"{memory / 2**30:.2f} GiB" if memory else "unknown",
-        _hardware(parts[0].get("hardware") or {}),
-        commit[:10] + (f"-{changed}" if changed else ""),
-    ]
-    head = element("th", {"scope": "row"}, run.label)
-    return element("tr", {"class": run.role}, head, *(element("td", {}, cell) for cell in cells))
+def facts(run: ReportRun, differing: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of the table of settings: what differs, where and how it ran."""
+    memory = max(capsule.get("peak_memory_bytes") or 0 for capsule in run.capsules)
+    commit, _, changed = str(run.capsules[0].get("code", "unknown")).partition("-")
+    return {
+        "run": run,
+        "differing": differing,
+        "time": " + ".join(_duration(capsule.get("seconds")) for capsule in run.capsules),
+        "memory": f"{memory / 2**30:.2f} GiB" if memory else "unknown",
+        "hardware": _hardware(run.capsules[0].get("hardware") or {}),
+        "code": commit[:10] + (f"-{changed}" if changed else ""),
+    }
 
 
 def _hardware(hardware: Mapping[str, Any]) -> str:
@@ -179,23 +134,27 @@ def _duration(seconds: float | None) -> str:
     return f"{seconds / 60:.1f}\u00a0min" if seconds < 7200 else f"{seconds / 3600:.1f}\u00a0h"
 
 
-def _libraries(runs: Sequence[ReportRun]) -> list[str]:
+def libraries(runs: Sequence[ReportRun]) -> list[str]:
     """One line per set of versions, with the runs that had it."""
     users: dict[str, list[str]] = {}
     for run in runs:
-        capsule = run.training or run.evaluation
+        capsule = run.capsules[0]
         versions = {"python": capsule.get("python", "unknown"), **(capsule.get("libraries") or {})}
         users.setdefault(", ".join(f"{name} {version}" for name, version in versions.items()), []).append(run.label)
     whose = {words: "all runs" if len(users) == 1 else ", ".join(labels) for words, labels in users.items()}
     return [f"{labels}: {words}" for words, labels in whose.items()]
 
 
-def _commands(run: ReportRun) -> list[str]:
-    parts = [part for part in (run.training, run.evaluation) if part is not None]
-    commands = [" ".join(str(word) for word in part.get("command") or ["unknown"]) for part in parts]
-    return [f"# {run.label}, started {parts[0].get('started', 'unknown')}", *commands, ""]
+def commands(runs: Sequence[ReportRun]) -> str:
+    """The command lines of every run."""
+    lines = []
+    for run in runs:
+        lines.append(f"# {run.label}, started {run.capsules[0].get('started', 'unknown')}")
+        lines += [" ".join(map(str, capsule.get("command") or ["unknown"])) for capsule in run.capsules]
+        lines.append("")
+    return "\n".join(lines)
 
 
-def folded(title: str, content: Html) -> Html:
-    """Content that shows when its title is clicked."""
-    return element("details", {"class": "folded"}, element("summary", {}, title), content)
+def definitions(runs: Sequence[ReportRun]) -> dict[str, str]:
+    """Metric -> what it is."""
+    return {name: estimate.definition for run in runs for name, estimate in run.metrics.items()}

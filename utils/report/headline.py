@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import math
-
-from utils.report.columns import Column, Map, read_shown
+from utils.report.columns import SIGNIFICANCE, Column, Map
 from utils.report.read import Report, ReportRun
-from utils.report.scatter import SIGNIFICANCE
 from utils.report.table import disagreements
 
 NAMED = 5  # methods that the headline lists by name
@@ -25,11 +22,11 @@ def caution(report: Report) -> list[str]:
     for part in report.parts().values():
         tested = tested_map(part)
         column = None if tested is None else tested.y
-        passes = [run for run in part.of_role("target") if column and (number(run, column) or 0.0) >= SIGNIFICANCE]
+        passes = [run for run in part.of_role("target") if column and (run.finite(column.metric) or 0.0) >= SIGNIFICANCE]
         if passes:
-            found = passes[0].metrics[column.metric]
+            p = passes[0].metrics[column.metric]
             notes.append(
-                f"The target itself passes the test (p = {column.show(found.value)}, n = {found.n}): these questions are too "
+                f"The target itself passes the test (p = {column.show(p.value)}, n = {p.n}): these questions are too "
                 f"few, or it knows too little of them, for {column.name} to tell who forgot."
             )
         for name, values in disagreements(part).items():
@@ -39,20 +36,8 @@ def caution(report: Report) -> list[str]:
 
 def tested_map(part: Report) -> Map | None:
     """The benchmark's map if its y is a p-value: then a test says who cannot be told from the oracle."""
-    shown = read_shown(part.runs[0].benchmark).map
-    return shown if shown is not None and shown.y.is_p_value else None
-
-
-def number(run: ReportRun, column: Column) -> float | None:
-    """The value if it is one that can be compared."""
-    value = run.value(column.metric)
-    return value if value is not None and math.isfinite(value) else None
-
-
-def reference(part: Report, role: str, column: Column) -> float | None:
-    """The number of the first run of a role that has it."""
-    values = [value for run in part.runs if run.role == role and (value := number(run, column)) is not None]
-    return values[0] if values else None
+    axes = part.display.map
+    return axes if axes is not None and axes.y.is_p_value else None
 
 
 def _headline(part: Report) -> str:
@@ -62,7 +47,7 @@ def _headline(part: Report) -> str:
     tested = tested_map(part)
     if tested is None:
         return _best_by(part, methods)
-    measured = [run for run in methods if number(run, tested.y) is not None]
+    measured = [run for run in methods if run.finite(tested.y.metric) is not None]
     if not measured:
         return f"{_count(len(methods), 'method')}; {tested.y.name} was not measured, so nothing says which forgot."
     return _by_test(part, measured, tested)
@@ -78,7 +63,7 @@ def _by_test(part: Report, measured: list[ReportRun], tested: Map) -> str:
         names += f" and {len(passed) - NAMED} more" if len(passed) > NAMED else ""
         lead = f"{len(passed)} of {total} cannot be told from the retain oracle on the forget set"
         lead += f" (p ≥ {SIGNIFICANCE}): {names}."
-        chosen = max(passed, key=lambda run: number(run, kept) or 0.0)
+        chosen = max(passed, key=lambda run: run.finite(kept.metric) or 0.0)
         rest = f" {chosen.label} keeps the most: " if len(passed) > 1 else " It keeps "
         rest += _told(chosen, kept)
     else:
@@ -90,31 +75,31 @@ def _by_test(part: Report, measured: list[ReportRun], tested: Map) -> str:
 
 def _best_by(part: Report, methods: list[ReportRun]) -> str:
     """The best of the methods by the two columns of the map, or by the first column that has better and worse."""
-    shown = read_shown(part.runs[0].benchmark).map
-    columns = [shown.y, shown.x] if shown is not None else part.columns
+    axes = part.display.map
+    columns = [axes.y, axes.x] if axes is not None else part.columns
     sentences = [f"{_count(len(methods), 'method')}."]
     for column in columns:
-        values = {run.label: value for run in methods if (value := number(run, column)) is not None}
+        values = {run.label: value for run in methods if (value := run.finite(column.metric)) is not None}
         best = column.best(list(values.values()))
         if best is not None:
             who = [label for label, value in values.items() if column.show(value) == column.show(best)]
             names = ", ".join(who[:NAMED]) + (f" and {len(who) - NAMED} more" if len(who) > NAMED else "")
             lead = "Best by" if len(methods) > 1 else "By"
             sentences.append(f"{lead} {column.words}: {names}, {column.show(best)}{_around(part, column)}.")
-        if shown is None and len(sentences) > 1:
+        if axes is None and len(sentences) > 1:
             break
     return " ".join(sentences)
 
 
 def _around(part: Report, column: Column) -> str:
     """What target and oracle have, in brackets, as far as known."""
-    values = {role: reference(part, role, column) for role in ("target", "oracle")}
+    values = {role: part.first(role, column.metric) for role in ("target", "oracle")}
     words = ", ".join(f"{role} {column.show(value)}" for role, value in values.items() if value is not None)
     return f" ({words})" if words else ""
 
 
 def _told(run: ReportRun, column: Column) -> str:
-    value = number(run, column)
+    value = run.finite(column.metric)
     return f"an unmeasured {column.words}" if value is None else f"{column.words} {column.show(value)}"
 
 

@@ -10,6 +10,7 @@ models.
 from __future__ import annotations
 
 import json
+import math
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -20,7 +21,7 @@ from typing import Any, Literal
 from natsort import natsorted
 
 from utils.files import flat_settings, read_rows
-from utils.report.columns import Column, columns_of, read_shown
+from utils.report.columns import Column, Display, columns_of, read_display
 
 Role = Literal["target", "oracle", "method"]
 ROLES: tuple[Role, ...] = ("target", "oracle", "method")
@@ -31,7 +32,7 @@ class ReportError(ValueError):
 
 
 @dataclass(frozen=True)
-class Number:
+class Estimate:
     """An entry of metrics.json. `interval` is None where the file gives none."""
 
     value: float
@@ -49,7 +50,7 @@ class ReportRun:
     label: str
     training: Mapping[str, Any] | None
     evaluation: Mapping[str, Any]
-    metrics: Mapping[str, Number]
+    metrics: Mapping[str, Estimate]
     log: Sequence[Mapping[str, Any]]
     generations: Mapping[tuple[str, int], Mapping[str, Any]]
 
@@ -60,8 +61,18 @@ class ReportRun:
 
     def value(self, metric: str) -> float | None:
         """The number, or None if it was not measured."""
-        number = self.metrics.get(metric)
-        return None if number is None else number.value
+        estimate = self.metrics.get(metric)
+        return None if estimate is None else estimate.value
+
+    def finite(self, metric: str) -> float | None:
+        """The number if it is one that can be placed and compared."""
+        value = self.value(metric)
+        return value if value is not None and math.isfinite(value) else None
+
+    @property
+    def capsules(self) -> list[Mapping[str, Any]]:
+        """run.json of the training, if it is known, and of the evaluation."""
+        return [capsule for capsule in (self.training, self.evaluation) if capsule is not None]
 
 
 @dataclass(frozen=True)
@@ -81,8 +92,17 @@ class Report:
     left_out: Sequence[LeftOut]
     command: str
 
+    @property
+    def display(self) -> Display:
+        """What is shown of these runs, of one benchmark."""
+        return read_display(self.runs[0].benchmark)
+
     def of_role(self, role: Role) -> list[ReportRun]:
         return [run for run in self.runs if run.role == role]
+
+    def first(self, role: Role, metric: str) -> float | None:
+        """The number of the first run of a role that has it."""
+        return next((value for run in self.of_role(role) if (value := run.finite(metric)) is not None), None)
 
     def parts(self) -> dict[str, Report]:
         """Benchmark -> the same report with its runs alone: numbers of different benchmarks share no table."""
@@ -119,8 +139,8 @@ def read_report(folder: Path, title: str | None = None, out: Path | None = None)
         except ReportError as error:
             left_out.append(LeftOut(path.name, str(error)))
     if not runs:
-        found = "; ".join(f"{entry.name}: {entry.why}" for entry in left_out[:4]) or "it has no sub-folders"
-        raise ReportError(f"{folder} holds no finished run with metrics ({found}); run evaluate.py on a finished run")
+        why = "; ".join(f"{entry.name}: {entry.why}" for entry in left_out[:4]) or "it has no sub-folders"
+        raise ReportError(f"{folder} holds no finished run with metrics ({why}); run evaluate.py on a finished run")
     runs.sort(key=lambda run: ROLES.index(run.role))
     shown = title or f"Unlearning report: {folder.absolute().name}"
     return Report(shown, _tell_apart(runs), left_out, _command(folder, title, out))
@@ -128,11 +148,11 @@ def read_report(folder: Path, title: str | None = None, out: Path | None = None)
 
 def read_run(folder: Path) -> ReportRun:
     """One run folder, or an evaluation folder. Raises ReportError saying why it cannot be in the table."""
-    known = _read_capsule(folder, "")
-    if known["script"] == "evaluate":
-        evaluation, at, training = known, folder, _trained(known["settings"])
+    capsule = _read_capsule(folder, "")
+    if capsule["script"] == "evaluate":
+        evaluation, at, training = capsule, folder, _trained(capsule["settings"])
     else:
-        training, at = known, folder / "eval"
+        training, at = capsule, folder / "eval"
         if not (at / "metrics.json").is_file() and not (at / "run.json").is_file():
             raise ReportError(f"it has no eval/metrics.json; make it with evaluate.py model.path={folder} out={at}")
         evaluation = _read_capsule(at, "eval/")
@@ -153,15 +173,15 @@ def _read_capsule(folder: Path, shown: str) -> dict[str, Any]:
     """run.json of a finished run. Raises ReportError otherwise."""
     if not (folder / "run.json").is_file():
         raise ReportError(f"it has no {shown}run.json, so nobody knows what made its numbers")
-    known = _read_json(folder / "run.json", f"{shown}run.json")
-    absent = [key for key in ("script", "status", "settings") if key not in known]
+    capsule = _read_json(folder / "run.json", f"{shown}run.json")
+    absent = [key for key in ("script", "status", "settings") if key not in capsule]
     if absent:
         raise ReportError(f"{shown}run.json holds no {absent[0]}; run it again")
-    if not isinstance(known["settings"], dict):
+    if not isinstance(capsule["settings"], dict):
         raise ReportError(f"{shown}run.json: its settings are no object; run it again")
-    if known["status"] != "finished":
-        raise ReportError(f"{shown}run.json says {known['status']}, not finished; start it again to go on with it")
-    return known
+    if capsule["status"] != "finished":
+        raise ReportError(f"{shown}run.json says {capsule['status']}, not finished; start it again to go on with it")
+    return capsule
 
 
 def _read_json(path: Path, shown: str) -> dict[str, Any]:
@@ -174,11 +194,11 @@ def _read_json(path: Path, shown: str) -> dict[str, Any]:
     return content
 
 
-def read_metrics(path: Path) -> dict[str, Number]:
+def read_metrics(path: Path) -> dict[str, Estimate]:
     """The entries of metrics.json that have a value. Raises ReportError saying what is wrong with the file."""
     if not path.is_file():
         raise ReportError("its evaluation wrote no metrics.json; run evaluate.py again with rescore=true")
-    numbers = {}
+    estimates = {}
     for name, entry in _read_json(path, "metrics.json").items():
         if not isinstance(entry, dict) or "value" not in entry:
             raise ReportError(f"metrics.json: {name} holds no value; run evaluate.py again with rescore=true")
@@ -187,11 +207,11 @@ def read_metrics(path: Path) -> dict[str, Number]:
         try:
             low, high = entry.get("ci95") or (None, None)
             interval = None if low is None else (float(low), float(high))
-            numbers[name] = Number(float(entry["value"]), interval, entry.get("n"), str(entry.get("definition", "")))
+            estimates[name] = Estimate(float(entry["value"]), interval, entry.get("n"), str(entry.get("definition", "")))
         except (TypeError, ValueError) as error:
             again = "run evaluate.py again with rescore=true"
             raise ReportError(f"metrics.json: {name} is damaged ({error}); {again}") from error
-    return numbers
+    return estimates
 
 
 def _read_generations(path: Path) -> dict[tuple[str, int], dict[str, Any]]:
@@ -220,7 +240,7 @@ def _role(training: Mapping[str, Any] | None) -> Role:
     if training is None or training["script"] != "finetune":
         return "method"
     settings = flat_settings(training["settings"])
-    harmless = read_shown(str(settings.get("benchmark.name"))).oracle
+    harmless = read_display(str(settings.get("benchmark.name"))).oracle
     parts = str(settings.get("split")).split("+")
     return "oracle" if all(part.startswith(harmless) for part in parts) else "target"
 

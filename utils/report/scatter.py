@@ -6,11 +6,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from utils.report.charts import FONT, LETTER, Axis, axis_ends, axis_words, line, mark, picture, text, ticks
-from utils.report.columns import Column
-from utils.report.markup import Html, element
+from markupsafe import Markup
 
-SIGNIFICANCE = 0.05
+from utils.report.charts import FONT, LETTER, Axis, axis_ends, axis_words, line, mark, picture, shape, text, ticks
+from utils.report.columns import SIGNIFICANCE, Column
+
 # Where an axis says that more (or less) is better.
 _ACROSS = {"high": "{} →", "low": "← {}"}
 _UP = {"high": "↑ {}", "low": "↓ {}"}
@@ -20,7 +20,7 @@ Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
 @dataclass(frozen=True)
-class Point:
+class LabelledPoint:
     """One run: its two numbers, with their intervals if they are known and to be drawn."""
 
     label: str
@@ -40,7 +40,7 @@ class Label:
     far: bool
 
 
-def scatter(points: Sequence[Point], width: float, height: float, across: Column, up: Column) -> Html:
+def scatter(points: Sequence[LabelledPoint], width: float, height: float, across: Column, up: Column) -> Markup:
     """The chart, `width` x `height` units. Raises ValueError without points."""
     if not points:
         raise ValueError("scatter: there is no run with both numbers; leave the chart out.")
@@ -72,14 +72,14 @@ def place_labels(
 ) -> list[Label]:
     """A place near each mark that touches no mark, no earlier label and nothing blocked, as far as there is one."""
     taken = [*blocked, *((a - 7, b - 7, a + 7, b + 7) for a, b in centres)]
-    found: dict[int, Label] = {}
+    placed: dict[int, Label] = {}
     for index in sorted(range(len(centres)), key=lambda k: (centres[k], k)):
         options = _options(centres[index], _text_width(labels[index]))
         costs = [reach + _clash(box, taken) + 40 * _outside(box, bounds) for reach, box in options]
         best = options[costs.index(min(costs))]
         taken.append(best[1])
-        found[index] = Label(best[1][0], best[1][3] - 3, best[0] > 20)
-    return [found[index] for index in range(len(centres))]
+        placed[index] = Label(best[1][0], best[1][3] - 3, best[0] > 20)
+    return [placed[index] for index in range(len(centres))]
 
 
 def _options(centre: tuple[float, float], wide: float) -> list[tuple[float, Box]]:
@@ -115,7 +115,7 @@ def _text_width(label: str) -> float:
     return len(label) * FONT * LETTER + 2
 
 
-def _frame(x: Axis, y: Axis, across: Column, up: Column) -> list[Html]:
+def _frame(x: Axis, y: Axis, across: Column, up: Column) -> list[Markup]:
     parts = []
     for tick, shown in ticks(across, x.low, x.high, 8 if x.end > 500 else 4):
         parts.append(line(x(tick), y.start, x(tick), y.end, "grid"))
@@ -128,14 +128,13 @@ def _frame(x: Axis, y: Axis, across: Column, up: Column) -> list[Html]:
     return parts
 
 
-def _significance(x: Axis, y: Axis) -> tuple[list[Html], list[Box]]:
+def _significance(x: Axis, y: Axis) -> tuple[list[Markup], list[Box]]:
     """The line p = 0.05 and a tint over what lies above it; with them the places that the words take."""
     level = y(math.log10(SIGNIFICANCE))
-    area = {"x": x.start, "y": y.end, "width": x.end - x.start, "height": level - y.end, "class": "pass"}
     words = f"p = {SIGNIFICANCE:g}"
     right = x.end - 4
     parts = [
-        element("rect", area),
+        shape("rect", x=x.start, y=y.end, width=x.end - x.start, height=level - y.end, kind="pass"),
         line(x.start, level, x.end, level, "level"),
         text(right, level + 13, words, "note", "end"),
     ]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from utils.files import flat_settings
 from utils.report.columns import Column
-from utils.report.read import Report, ReportRun
+from utils.report.markdown import MISSING, Markdown, bold, escape, table
+from utils.report.read import Estimate, Report
 
-MISSING = "–"
 # What runs of one table should agree in, where they have it; below, the options of the benchmark.
 SHARED = {
     "model": "model.name",
@@ -43,30 +43,15 @@ def best_cells(part: Report) -> set[tuple[Path, str]]:
 
 def markdown_table(report: Report) -> str:
     """The content of table.md: a table per benchmark, what was left out, and one line with settings and command."""
-    lines = [f"# {markdown_text(report.title)}", ""]
+    lines = [f"# {escape(report.title)}", ""]
     parts = report.parts()
     for benchmark, part in parts.items():
-        lines += [f"## {markdown_text(benchmark)}", ""] if len(parts) > 1 else []
-        lines += [*_table(part), "", legend(part), ""]
+        lines += [f"## {escape(benchmark)}", ""] if len(parts) > 1 else []
+        lines += [_table(part), "", escape(legend(part)), ""]
     if report.left_out:
-        lines += ["Left out:", ""]
-        lines += [f"- {markdown_text(entry.name)}: {markdown_text(entry.why)}" for entry in report.left_out] + [""]
-    lines.append(f"{markdown_text(settings_line(report))} Made with `{report.command}`")
+        lines += ["Left out:", "", *(f"- {escape(entry.name)}: {escape(entry.why)}" for entry in report.left_out), ""]
+    lines.append(f"{escape(settings_line(report))} Made with `{report.command}`")
     return "\n".join(lines) + "\n"
-
-
-def markdown_rows(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a Markdown table whose first row is its header; the first column is text, the others are numbers."""
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    return [lines[0], "| " + " | ".join(["---", *("---:" for _ in rows[0][1:])]) + " |", *lines[1:]]
-
-
-def markdown_text(text: str) -> str:
-    """Plain text that stays what it is in a cell of a Markdown table."""
-    flat = " ".join(text.split()).replace("\\", "\\\\")
-    for plain, written in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "\\|"), ("*", "\\*"), ("`", "\\`")):
-        flat = flat.replace(plain, written)
-    return flat
 
 
 def legend(part: Report) -> str:
@@ -77,7 +62,7 @@ def legend(part: Report) -> str:
     less = "↓ less is better" + (", but less than the oracle is no gain" if part.of_role("oracle") else "")
     words += [less] if "low" in directions else []
     reading = f"; {', '.join(words)}" if words else ""
-    names = "; ".join(f"{column.name} = {column.meaning}" for column in part.columns if column.meaning)
+    names = meanings(part.columns)
     lead = f"value [95 % interval over questions]. Bold: best of the methods{reading}. {MISSING}: not measured."
     return f"{lead} {names}." if names else lead
 
@@ -90,12 +75,12 @@ def settings_line(report: Report) -> str:
 
 def shared_settings(report: Report) -> dict[str, list[str]]:
     """Values of what runs of one table should agree in, in order of first appearance; what no run has is left out."""
-    found = {}
+    shared = {}
     for name, key in SHARED.items():
         chosen = [run.training for run in report.runs if run.training is not None] if name == "seed" else []
         capsules = chosen or [run.evaluation for run in report.runs]
-        found[name] = _values([flat_settings(capsule["settings"]) for capsule in capsules], key)
-    return {name: values for name, values in found.items() if values}
+        shared[name] = _values([flat_settings(capsule["settings"]) for capsule in capsules], key)
+    return {name: values for name, values in shared.items() if values}
 
 
 def disagreements(part: Report) -> dict[str, list[str]]:
@@ -104,26 +89,32 @@ def disagreements(part: Report) -> dict[str, list[str]]:
     options = dict.fromkeys(key for flat in flats for key in flat if key.startswith("benchmark.") and key not in TOLD)
     # What the metrics repeat of an option is told once.
     options = [key for key in options if f"benchmark.{key.removeprefix('benchmark.metrics.')}" not in {*options} - {key}]
-    found = shared_settings(part) | {key: _values(flats, key) for key in options}
-    return {name: values for name, values in found.items() if len(values) > 1 and name not in ASIDE}
+    facts = shared_settings(part) | {key: _values(flats, key) for key in options}
+    return {name: values for name, values in facts.items() if len(values) > 1 and name not in ASIDE}
 
 
 def _values(flats: Sequence[dict], key: str) -> list[str]:
     return list(dict.fromkeys(str(flat[key]) for flat in flats if key in flat))
 
 
-def _table(part: Report) -> list[str]:
+def _table(part: Report) -> str:
     best, columns = best_cells(part), part.columns
-    rows = [["run", *(markdown_text(column.header) for column in columns)]]
+    rows = []
     for run in part.runs:
-        cells = [_cell(run, column, (run.folder, column.name) in best) for column in columns]
-        rows.append([markdown_text(run.label), *cells])
-    return markdown_rows(rows)
+        cells = [estimate_cell(run.metrics, column, (run.folder, column.name) in best) for column in columns]
+        rows.append([run.label, *cells])
+    return table(["run", *(column.header for column in columns)], rows)
 
 
-def _cell(run: ReportRun, column: Column, best: bool) -> str:
-    number = run.metrics.get(column.metric)
-    if number is None:
+def estimate_cell(metrics: Mapping[str, Estimate], column: Column, best: bool = False) -> str:
+    """The number of a column with its interval, in Markdown."""
+    estimate = metrics.get(column.metric)
+    if estimate is None:
         return MISSING
-    text = column.show(number.value)
-    return f"{f'**{text}**' if best else text} {column.show_interval(number.interval)}".rstrip()
+    text = column.show(estimate.value)
+    return Markdown(f"{bold(text) if best else text} {column.show_interval(estimate.interval)}".rstrip())
+
+
+def meanings(columns: Sequence[Column]) -> str:
+    """What the names of columns mean, as far as that is declared."""
+    return "; ".join(f"{column.name} = {column.meaning}" for column in columns if column.meaning)

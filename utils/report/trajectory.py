@@ -23,7 +23,7 @@ from utils.checks import did_you_mean_or_all
 from utils.distributed import is_main
 from utils.files import read_json, read_rows
 from utils.fingerprint import settings_hash
-from utils.report.read import Number, label_of, read_metrics
+from utils.report.read import Estimate, label_of, read_metrics
 from utils.runs.inherited_settings import evaluation_settings
 from utils.runs.run import NOT_PART_OF_THE_RESULT, RunError
 from utils.runs.series import finished_run, snapshots
@@ -37,46 +37,46 @@ class TrajectoryError(ValueError):
 
 
 @dataclass(frozen=True)
-class Point:
-    """A model on the way of a run. made: what the method's `finish` made of the trained model, so no further step."""
+class ModelAtStep:
+    """A model on the way of a run. finished: what the method's `finish` made of the trained model, so no further step."""
 
     step: int
     model: str
-    made: bool = False
+    finished: bool = False
 
     @property
     def name(self) -> str:
         """Of its folder."""
-        return "finished" if self.made else str(self.step)
+        return "finished" if self.finished else str(self.step)
 
     @property
     def words(self) -> str:
-        return "finished model" if self.made else f"step {self.step}"
+        return "finished model" if self.finished else f"step {self.step}"
 
 
 @dataclass(frozen=True)
-class Evaluated:
-    """A point with its evaluation."""
+class EvaluatedModel:
+    """A model on the way with its evaluation."""
 
-    point: Point
+    at: ModelAtStep
     folder: Path
-    metrics: Mapping[str, Number]
+    metrics: Mapping[str, Estimate]
 
 
 @dataclass
 class Trajectory:
-    """A run, its points in the order of steps, and what was measured of them.
+    """A run, its models in the order of steps, and what was measured of them.
 
-    cfg: settings of the evaluations, but for model.path and out. folder: where these lie. failed: words of a point -> why it has
+    cfg: settings of the evaluations, but for model.path and out. folder: where these lie. failed: words of a model -> why it has
     no numbers.
     """
 
     run: Path
     label: str
-    points: Sequence[Point]
+    models: Sequence[ModelAtStep]
     cfg: DictConfig
     folder: Path
-    evaluated: list[Evaluated] = field(default_factory=list)
+    evaluated: list[EvaluatedModel] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -85,14 +85,19 @@ class Trajectory:
 
     @property
     def measured(self) -> list[str]:
-        """Every metric that any point has."""
-        return list(dict.fromkeys(name for found in self.evaluated for name in found.metrics))
+        """Every metric that any model has."""
+        return list(dict.fromkeys(name for model in self.evaluated for name in model.metrics))
 
-    def settings(self, point: Point) -> DictConfig:
-        """What evaluate.py gets for a point."""
+    @property
+    def steps(self) -> list[int]:
+        """Of the models that were evaluated."""
+        return [model.at.step for model in self.evaluated]
+
+    def settings(self, at: ModelAtStep) -> DictConfig:
+        """What evaluate.py gets for a model."""
         cfg = self.cfg.copy()
-        cfg.model.path = point.model
-        cfg.out = str(self.folder / point.name)
+        cfg.model.path = at.model
+        cfg.out = str(self.folder / at.name)
         return cfg
 
 
@@ -103,11 +108,11 @@ def plan(runs: Sequence[Path], overrides: Sequence[str] = ()) -> list[Trajectory
     """
     trajectories = []
     for run in runs:
-        known = read_capsule(run)
-        points, cfg = points_of(run), evaluation_settings(known["settings"], overrides)
-        own = known["settings"]["benchmark"]["name"] == cfg.benchmark.name
-        folder = run / ("trajectory" if own else f"trajectory-{cfg.benchmark.name}")
-        trajectories.append(Trajectory(run, label_of(known, run), points, cfg, folder))
+        capsule = read_capsule(run)
+        models, cfg = models_of(run), evaluation_settings(capsule["settings"], overrides)
+        same = capsule["settings"]["benchmark"]["name"] == cfg.benchmark.name
+        folder = run / ("trajectory" if same else f"trajectory-{cfg.benchmark.name}")
+        trajectories.append(Trajectory(run, label_of(capsule, run), models, cfg, folder))
     first = trajectories[0]
     for other in trajectories:
         if other.benchmark != first.benchmark:
@@ -124,49 +129,49 @@ def plan(runs: Sequence[Path], overrides: Sequence[str] = ()) -> list[Trajectory
 
 def read_capsule(run: Path) -> dict[str, Any]:
     """run.json of a training run. Raises TrajectoryError for anything else."""
-    known = read_json(run / "run.json")
-    if not isinstance(known, dict) or known.get("script") not in ("unlearn", "finetune"):
+    capsule = read_json(run / "run.json")
+    if not isinstance(capsule, dict) or capsule.get("script") not in ("unlearn", "finetune"):
         raise TrajectoryError(
             f"{run} is no run of unlearn.py or finetune.py; give a run folder that was trained with snapshots=N"
         )
-    return known
+    return capsule
 
 
-def points_of(run: Path) -> list[Point]:
+def models_of(run: Path) -> list[ModelAtStep]:
     """The models of a run that are on disk, by step: where it started (if that is a folder here), snapshots, where it ended.
 
     The last snapshot and the run's model are one and the same, unless the method made the model from it. Raises TrajectoryError
     for a run without snapshots.
     """
-    known = read_capsule(run)
+    capsule = read_capsule(run)
     kept = snapshots(run)
     if not kept:
         raise TrajectoryError(f"{run} holds no snapshots; train it with snapshots=N (evaluate.py evaluates its model alone)")
-    points = {step: Point(step, str(folder)) for step, folder in kept.items()}
-    start = known["settings"]["model"].get("path")
+    models = {step: ModelAtStep(step, str(folder)) for step, folder in kept.items()}
+    start = capsule["settings"]["model"].get("path")
     if start is not None and _holds_model(Path(start).expanduser()):
-        points[0] = Point(0, start)
-    ended = _holds_model(run) and known["status"] == "finished"
-    last = _last_step(run, known, max(kept))
-    made = known["settings"].get("method", {}).get("finish") is not None
+        models[0] = ModelAtStep(0, start)
+    ended = _holds_model(run) and capsule["status"] == "finished"
+    last = _last_step(run, capsule, max(kept))
+    made = capsule["settings"].get("method", {}).get("finish") is not None
     if ended and not made:
-        points[last] = Point(last, str(run))
-    return [points[step] for step in sorted(points)] + ([Point(last, str(run), made=True)] if ended and made else [])
+        models[last] = ModelAtStep(last, str(run))
+    return [models[step] for step in sorted(models)] + ([ModelAtStep(last, str(run), finished=True)] if ended and made else [])
 
 
 def follow(trajectories: Sequence[Trajectory], evaluate: Evaluate, metrics: Sequence[str] = ()) -> None:
-    """Evaluates every point; what is finished with the same settings is not evaluated again.
+    """Evaluates every model; what is finished with the same settings is not evaluated again.
 
-    evaluate: does what evaluate.py does with its settings. A point that fails is told and passed over; settings that no point can
+    evaluate: does what evaluate.py does with its settings. A model that fails is told and passed over; settings that no model can
     be evaluated with end all. metrics: names that must be measured. Raises TrajectoryError.
     """
-    jobs = [(trajectory, point) for trajectory in trajectories for point in trajectory.points]
-    new = [not _is_finished(trajectory.settings(point)) for trajectory, point in jobs]
+    jobs = [(trajectory, at) for trajectory in trajectories for at in trajectory.models]
+    new = [not _is_finished(trajectory.settings(at)) for trajectory, at in jobs]
     done: dict[str, Path] = {}  # several runs may have started from one model
     # What is finished takes no time and would spoil the estimate.
     with tqdm(total=len(jobs), initial=new.count(False), desc="models", unit="model", disable=not is_main()) as bar:
-        for (trajectory, point), is_new in zip(jobs, new, strict=True):
-            _evaluate(trajectory, point, evaluate, done)
+        for (trajectory, at), is_new in zip(jobs, new, strict=True):
+            _evaluate(trajectory, at, evaluate, done)
             bar.update(int(is_new))
             if trajectory.evaluated:
                 check_metrics(metrics, trajectory.measured)
@@ -188,36 +193,36 @@ def _holds_model(folder: Path) -> bool:
     return any((place / name).is_file() for place in (folder / "model", folder) for name in names)
 
 
-def _last_step(run: Path, known: Mapping[str, Any], snapshot: int) -> int:
+def _last_step(run: Path, capsule: Mapping[str, Any], snapshot: int) -> int:
     """The last optimizer step, which an early stop may have put before the planned one."""
     records = read_rows(run / "log.jsonl", appended=True)
-    return max((record["step"] for record in records if "step" in record), default=known.get("steps", snapshot))
+    return max((record["step"] for record in records if "step" in record), default=capsule.get("steps", snapshot))
 
 
 def _is_finished(cfg: DictConfig) -> bool:
-    known = finished_run(Path(cfg.out))
-    return known is not None and known.get("settings_hash") == _hash(cfg)
+    capsule = finished_run(Path(cfg.out))
+    return capsule is not None and capsule.get("settings_hash") == _hash(cfg)
 
 
 def _hash(cfg: DictConfig) -> str:
     return settings_hash(OmegaConf.to_container(cfg, resolve=True), NOT_PART_OF_THE_RESULT)
 
 
-def _evaluate(trajectory: Trajectory, point: Point, evaluate: Evaluate, done: dict[str, Path]) -> None:
-    """Evaluates a point unless another run had the same; a failure is told and kept."""
-    cfg = trajectory.settings(point)
-    key, where = _hash(cfg), f"{trajectory.run}, {point.words} ({point.model})"
+def _evaluate(trajectory: Trajectory, at: ModelAtStep, evaluate: Evaluate, done: dict[str, Path]) -> None:
+    """Evaluates a model unless another run had the same; a failure is told and kept."""
+    cfg = trajectory.settings(at)
+    key, where = _hash(cfg), f"{trajectory.run}, {at.words} ({at.model})"
     try:
         if key not in done:
             evaluate(cfg)
             done[key] = Path(cfg.out)
-        trajectory.evaluated.append(Evaluated(point, done[key], read_metrics(done[key] / "metrics.json")))
+        trajectory.evaluated.append(EvaluatedModel(at, done[key], read_metrics(done[key] / "metrics.json")))
     except (SettingsError, RunError) as error:
         raise TrajectoryError(f"{where}: {error}") from error
     except Exception as error:  # whatever is wrong with one snapshot must not cost the others
         if os.environ.get("LETHE_TRACEBACK") == "1":
             raise
-        trajectory.failed[point.words] = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        trajectory.failed[at.words] = f"{type(error).__name__}: {' '.join(str(error).split())}"
         if is_main():
-            tqdm.write(f"{where} failed and is left out: {trajectory.failed[point.words]}", file=sys.stderr)
+            tqdm.write(f"{where} failed and is left out: {trajectory.failed[at.words]}", file=sys.stderr)
     gc.collect()  # the model is part of cycles, and the next one needs the room

@@ -21,7 +21,7 @@ from tests.utils.report.test_page import Page
 from tests.utils.report.test_read import table_rows
 from utils import ROOT
 from utils.report.charts import axis_ends, strip_ends, ticks
-from utils.report.columns import FOLDER, Column, Shown, columns_of, read_shown
+from utils.report.columns import FOLDER, Column, Display, columns_of, read_display
 from utils.report.headline import caution, headline
 from utils.report.page import page
 from utils.report.read import ReportRun, read_report
@@ -47,28 +47,28 @@ def metrics_of(benchmark: str) -> set[str]:
 
 @pytest.mark.parametrize("benchmark", ["tofu", "knowundo", "safety", "utility"])
 def test_every_declared_metric_is_one_that_the_benchmark_has(benchmark):
-    declared = {column.metric for column in read_shown(benchmark).columns}
+    declared = {column.metric for column in read_display(benchmark).columns}
     assert declared and declared <= metrics_of(benchmark), declared - metrics_of(benchmark)
 
 
 @pytest.mark.parametrize("benchmark", DECLARED)
 def test_every_file_belongs_to_a_benchmark_and_explains_its_columns(benchmark):
     assert (ROOT / "config" / "benchmark" / f"{benchmark}.yaml").is_file()
-    columns = read_shown(benchmark).columns
+    columns = read_display(benchmark).columns
     assert columns and all(column.meaning and len(column.name) <= 10 for column in columns)
 
 
 @pytest.mark.parametrize(
     "text, problem",
     [
-        ("colums: []", "there is no key colums; write columns, map, answers or oracle"),
+        ("colums: []", "there is no key colums; did you mean columns?"),
         ("columns: [{name: A}]", "column 1: missing 1 required positional argument: 'metric'"),
-        ("columns: [{name: A, metric: a, better: more}]", "column 1: better: more is not valid, write high, low, zero, neither"),
-        ("columns: [{name: A, metric: a, scale: log10}]", "column 1: scale: log10 is not valid, write share, percent, p, log"),
+        ("columns: [{name: A, metric: a, better: more}]", "column 1: better=more: write one of high, low, zero, neither"),
+        ("columns: [{name: A, metric: a, scale: log10}]", "column 1: scale=log10: write one of share, percent, p, log"),
         ("columns: [{name: A, metric: a, higher: true}]", "column 1: got an unexpected keyword argument 'higher'"),
         ("columns: [{name: A, metric: a}, {name: A, metric: b}]", "columns: two have the name A"),
-        ("columns: [{name: A, metric: a}]\nmap: {x: A, y: B}", "map: y: B is no name of a column"),
-        ("columns: [{name: A, metric: a}]\nmap: {x: A, y: A, word: no}", "map: there is no key word; write x, y and words"),
+        ("columns: [{name: A, metric: a}]\nmap: {x: A, y: B}", "map.y=B: write one of A"),
+        ("columns: [{name: A, metric: a}]\nmap: {x: A, y: A, word: no}", "there is no key word; did you mean words?"),
         ("- a", "write keys with values"),
         ("columns: [", "while parsing a flow"),
     ],
@@ -76,13 +76,13 @@ def test_every_file_belongs_to_a_benchmark_and_explains_its_columns(benchmark):
 def test_a_wrong_file_is_one_sentence(tmp_path, text, problem):
     (tmp_path / "mine.yaml").write_text(text, encoding="utf-8")
     with pytest.raises(ValueError) as refusal:
-        read_shown("mine", tmp_path)
+        read_display("mine", tmp_path)
     assert str(refusal.value).startswith(f"{tmp_path / 'mine.yaml'}: {problem}") and "\n" not in str(refusal.value)
 
 
 def test_a_benchmark_without_file_shows_its_first_metrics():
     measured = [f"m{k}" for k in range(11)]
-    assert read_shown("../tofu") == read_shown("nothing") == Shown()
+    assert read_display("../tofu") == read_display("nothing") == Display()
     assert [column.metric for column in columns_of("nothing", measured)] == measured[:8]
     assert {column.header for column in columns_of("nothing", ["m"])} == {"m"}  # no direction: nobody said which
     # So does one whose declared metrics nobody has.

@@ -11,10 +11,9 @@ import pytest
 
 from scripts.report import write_report
 from tests.utils.report import fake_runs as fake
-from utils.report.charts import Curve, nice_ticks, shorten, spread_out
+from utils.report.charts import Curve, nice_ticks, shape, shorten, spread_out
 from utils.report.details import chosen_questions, differing_settings, marked, telling_words
 from utils.report.headline import caution, headline
-from utils.report.markup import element, escape
 from utils.report.page import page, training_curves
 from utils.report.read import read_report
 from utils.report.scatter import overlap, place_labels
@@ -161,5 +160,5 @@ def test_small_helpers():
     assert [round(tick, 9) for tick in nice_ticks(0.02, 0.68)] == [0.2, 0.4, 0.6]
     assert spread_out([10, 11, 12], 5, 0, 100) == [10, 15, 20]
     assert spread_out([98, 99], 5, 0, 100) == [95, 100]
-    assert element("p", {"class": 'a"b'}, "x < y", element("br", {})) == '<p class="a&quot;b">x &lt; y<br></p>'
-    assert escape("\x00'") == "\ufffd&#x27;"
+    drawn = shape("text", "x < y", shape("title", "a&b"), kind='a"b', text_anchor="end", x=1.23456)
+    assert drawn == '<text class="a&#34;b" text-anchor="end" x="1.23">x &lt; y<title>a&amp;b</title></text>'

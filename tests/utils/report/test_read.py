@@ -10,12 +10,12 @@ import pytest
 
 from scripts.report import main
 from tests.utils.report import fake_runs as fake
-from utils.report.columns import read_shown
+from utils.report.columns import read_display
 from utils.report.page import page
 from utils.report.read import ReportError, read_report
 from utils.report.table import best_cells, markdown_table
 
-TOFU = read_shown("tofu").columns
+TOFU = read_display("tofu").columns
 
 
 @pytest.fixture

@@ -68,4 +68,4 @@ def test_page_tells_what_was_located():
     assert [cell["class"] for cell in tags.of("rect")].count("cell located") == 2
     assert "2 of 4 tensors, 50.0% of 32 parameters" in shown and "knowundo &lt;unlearn&gt;" in shown
     assert shown.count("<td>yes</td>") == 2
-    assert "6 forget and 9 retain answers, each corrupted 3 times" in shown
+    assert "6 forget and 9 retain answers, each corrupted 3 times" in " ".join(shown.split())

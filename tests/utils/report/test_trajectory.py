@@ -16,8 +16,8 @@ from tests.runs import compose_settings
 from tests.utils.report.test_page import Page
 from utils.files import read_json, write_json
 from utils.report.columns import Column
-from utils.report.read import Number
-from utils.report.trajectory import Evaluated, Point, Trajectory, TrajectoryError, follow, plan, points_of
+from utils.report.read import Estimate
+from utils.report.trajectory import EvaluatedModel, ModelAtStep, Trajectory, TrajectoryError, follow, models_of, plan
 from utils.report.trajectory_page import columns, page, plot, to_json, to_markdown
 from utils.runs import inherited_settings
 from utils.runs import run as runs
@@ -96,7 +96,7 @@ def evaluator(tmp_path, monkeypatch) -> Evaluator:
 
 
 def names(run: Path) -> list[tuple[str, str]]:
-    return [(point.name, point.model) for point in points_of(run)]
+    return [(at.name, at.model) for at in models_of(run)]
 
 
 def test_points_in_the_order_of_steps_the_last_snapshot_being_the_model(evaluator):
@@ -119,7 +119,7 @@ def test_a_run_that_still_trains_has_its_snapshots(evaluator):
 
 def test_what_the_method_made_at_the_end_is_a_point_of_its_own(evaluator):
     run = write_run(Path("run"), "method=task_vector")
-    assert points_of(run)[-2:] == [Point(4, "run/snapshots/4"), Point(4, "run", made=True)]
+    assert models_of(run)[-2:] == [ModelAtStep(4, "run/snapshots/4"), ModelAtStep(4, "run", finished=True)]
     assert names(run)[-1][0] == "finished"
 
 
@@ -186,8 +186,8 @@ def test_every_model_is_evaluated_once(evaluator):
     (trajectory,) = plan([write_run(Path("run"))])
     follow([trajectory], evaluator)
     assert evaluator.asked == ["target", "run/snapshots/2", "run"]
-    assert [found.metrics["forget_prob"].value for found in trajectory.evaluated] == [1.0, 1 / 3, 1 / 5]
-    assert [str(found.folder) for found in trajectory.evaluated] == [f"run/trajectory/{step}" for step in (0, 2, 4)]
+    assert [model.metrics["forget_prob"].value for model in trajectory.evaluated] == [1.0, 1 / 3, 1 / 5]
+    assert [str(model.folder) for model in trajectory.evaluated] == [f"run/trajectory/{step}" for step in (0, 2, 4)]
     follow(plan([Path("run")]), evaluator)
     assert len(evaluator.asked) == 3
 
@@ -206,7 +206,7 @@ def test_a_snapshot_that_fails_is_named_and_the_others_count(evaluator, capsys):
     evaluator.damaged["run/snapshots/2"] = OSError("no file named\n model.safetensors")
     (trajectory,) = plan([write_run(Path("run"))])
     follow([trajectory], evaluator)
-    assert [found.point.step for found in trajectory.evaluated] == [0, 4]
+    assert [model.at.step for model in trajectory.evaluated] == [0, 4]
     assert trajectory.failed == {"step 2": "OSError: no file named model.safetensors"}
     said = "run, step 2 (run/snapshots/2) failed and is left out: OSError: no file named model.safetensors"
     assert said in capsys.readouterr().err
@@ -260,15 +260,16 @@ def test_a_misspelt_metric_is_told_after_the_first_model(evaluator):
     assert evaluator.asked == ["target"]
 
 
-def made_up(label: str, *values: float | None, made: bool = False) -> Trajectory:
+def made_up(label: str, *values: float | None, finished: bool = False) -> Trajectory:
     """Ten steps between the values; every interval is a tenth wide on either side."""
     cfg = OmegaConf.create({"benchmark": {"name": "tofu"}, "model": {"name": "tiny"}, "split": "forget05"})
-    found = Trajectory(Path("runs") / label, label, (), cfg, Path("runs"))
+    trajectory = Trajectory(Path("runs") / label, label, (), cfg, Path("runs"))
     for place, value in enumerate(values):
-        numbers = {} if value is None else {"forget_prob": Number(value, (value - 0.1, value + 0.1), 7, "mean")}
-        point = Point(10 * place, "m") if not (made and place == len(values) - 1) else Point(10 * place - 10, "m", made=True)
-        found.evaluated.append(Evaluated(point, Path("runs") / str(place), numbers))
-    return found
+        numbers = {} if value is None else {"forget_prob": Estimate(value, (value - 0.1, value + 0.1), 7, "mean")}
+        last = finished and place == len(values) - 1
+        at = ModelAtStep(10 * place - 10, "m", finished=True) if last else ModelAtStep(10 * place, "m")
+        trajectory.evaluated.append(EvaluatedModel(at, Path("runs") / str(place), numbers))
+    return trajectory
 
 
 class Shapes(Page):
@@ -296,7 +297,7 @@ def test_picture_by_hand():
 
 
 def test_the_finished_model_is_apart():
-    drawn = Shapes(plot([made_up("task_vector", 0.2, 0.8, 0.1, made=True)], SHARE))
+    drawn = Shapes(plot([made_up("task_vector", 0.2, 0.8, 0.1, finished=True)], SHARE))
     assert len(drawn.of("polyline", "points")[0].split()) == 2 and len(drawn.of("rect", "x")) == 1
     assert "".join(drawn.text).count("finished model: 0.100") == 1
 
@@ -309,7 +310,7 @@ def test_gaps_and_single_points_are_drawn_and_nothing_is_left_out():
 
 def test_a_p_value_is_drawn_over_powers_of_ten():
     found = made_up("npo", 0.2)
-    found.evaluated[0].metrics["forget_prob"] = Number(1e-6, (0.0, 1e-5), 7, "")
+    found.evaluated[0].metrics["forget_prob"] = Estimate(1e-6, (0.0, 1e-5), 7, "")
     drawn = Shapes(plot([found], Column("FQ", "forget_prob", scale="p")))
     assert "10⁻⁶" in drawn.text and "p = 0.05" in drawn.text and "10⁻³⁰⁰" not in drawn.text
 
@@ -324,10 +325,18 @@ def test_the_page_has_a_picture_per_metric_and_a_line_per_run():
     assert "npo from step 0 to 10 (2 models), <ga> from step 0 to 10 (2 models)." in parsed.text
 
 
+TABLE = [
+    "| step   |                  P ↓ |",
+    "|:-------|---------------------:|",
+    "| 0      | 0.250 [0.150, 0.350] |",
+    "| 10     |                    – |",
+]
+
+
 def test_markdown_by_hand():
     text = to_markdown([made_up("npo", 0.25, None)], [SHARE], "python x")
-    assert text.splitlines()[2:7] == ["## npo", "", "| step | P ↓ |", "| --- | ---: |", "| 0 | 0.250 [0.150, 0.350] |"]
-    assert "| 10 | – |" in text and text.endswith("Made with `python x`\n")
+    assert text.splitlines()[2:7] == ["## npo", "", *TABLE[:3]]
+    assert TABLE[3] in text and text.endswith("Made with `python x`\n")
 
 
 def test_json_holds_every_number_in_the_order_of_steps():
