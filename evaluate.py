@@ -41,9 +41,9 @@ def main(cfg: DictConfig) -> None:
         return
 
     distributed.start()
-    encoder = make_encoder(settings)
+    encoder = make_encoder(cfg.model, settings.benchmark, "evaluate", cfg.compat)
     check_oracle(settings, encoder)
-    show_requests(settings, encoder)
+    show_requests(settings.requests[: cfg.show_prompts], encoder)
     run = Run.open(cfg, "evaluate")
     if run.skip:
         return

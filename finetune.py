@@ -19,14 +19,15 @@ def main(cfg: DictConfig) -> None:
     from utils.runs.train import make_streams, train
 
     settings = check_training(cfg, "finetune")
+    benchmark = settings.benchmark
     distributed.start()
 
-    pairs = settings.benchmark.training(cfg.split)
+    pairs = benchmark.training(cfg.split)
     if cfg.model.path is None:
         # Random weights know nothing of the world and cannot decline: both are learnt along the way, so that there is utility to
         # lose and a refusal is a known answer, as for a pretrained chat model.
-        pairs += settings.benchmark.general_knowledge()
-    encoder = make_encoder(settings)
+        pairs += benchmark.general_knowledge()
+    encoder = make_encoder(cfg.model, benchmark, "finetune", cfg.compat)
     streams = make_streams(settings, encoder, pairs)
 
     run = Run.open(cfg, "finetune")

@@ -22,13 +22,13 @@ def main(cfg: DictConfig) -> None:
     from utils.runs.train import make_streams, train
 
     settings = check_training(cfg, "unlearn")
+    benchmark, method = settings.benchmark, settings.method
     distributed.start()
-    benchmark = settings.benchmark
 
     forget = benchmark.training(cfg.split)
     retain = benchmark.training(benchmark.retain_split(cfg.split))
-    templates = settings.method.template_answers(cfg.templates, retain)
-    encoder = make_encoder(settings)
+    templates = method.template_answers(cfg.refusals, retain)
+    encoder = make_encoder(cfg.model, benchmark, "unlearn", cfg.compat)
     streams = make_streams(settings, encoder, forget, retain, templates)
 
     run = Run.open(cfg, "unlearn")

@@ -23,14 +23,11 @@ import _path
 
 def localize(overrides: Sequence[str]) -> list[Path]:
     """Writes region.json and region.html to `out`; returns what this process wrote. Raises ValueError for what cannot be done."""
-    from omegaconf import OmegaConf
-
     from utils import distributed  # slow imports: a misspelt name was refused without them
-    from utils.engine.engine import Engine
     from utils.files import write_text
     from utils.report.region_page import page
     from utils.runs.cli import compose_settings
-    from utils.runs.load import make_encoder, trainable
+    from utils.runs.load import make_encoder, trainable_engine
     from utils.runs.settings import check_training, default_folder
     from utils.training.localize import GradientRegion
     from utils.weights.models import resolve_precision
@@ -39,19 +36,17 @@ def localize(overrides: Sequence[str]) -> list[Path]:
     if cfg.out is None:
         cfg.out = default_folder(cfg, "localize")
     settings = check_training(cfg, "unlearn")
-    if not isinstance(settings.method.region, GradientRegion):
+    benchmark, region = settings.benchmark, settings.method.region
+    if not isinstance(region, GradientRegion):
         raise ValueError(f"method={cfg.method.name}: has no region to locate; use method=memflex")
     distributed.start()
-    encoder = make_encoder(settings)
+    encoder = make_encoder(cfg.model, benchmark, "finetune", cfg.compat)
     precision = resolve_precision(cfg.precision, cfg.model.dtype, training=True)
-    model = trainable(settings, encoder.tokenizer, precision)
-    hide = encoder.pad_id if encoder.masks_inner_eos else None
-    engine = Engine(model, encoder.pad_id, hide=hide, autocast=precision.autocast)
+    engine = trainable_engine(cfg.model, cfg.adapter, encoder, precision, cfg.seed)
     folder = Path(cfg.out)
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / "region.json", folder / "region.html"]
-    plain = OmegaConf.to_container(cfg, resolve=True)
-    found = settings.method.region.locate(engine, encoder, settings.benchmark, plain, paths[0])
+    found = region.locate(engine, encoder, benchmark, str(cfg.split), cfg.seed, paths[0])
     if not distributed.is_main():
         return []
     write_text(paths[1], page(found, f"{cfg.benchmark.name} {cfg.split}, {cfg.model.path}"))

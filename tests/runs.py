@@ -153,7 +153,7 @@ def target() -> Path:
     """A checkpoint folder with a small random model to unlearn from; its probabilities are far from uniform."""
     folder = shared_folder() / "target"
     model = tiny_model(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64)
-    save_model(model, tokenizer(), folder, "float32")
+    save_model(model, tokenizer(), folder, torch.float32)
     return folder
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
@@ -70,7 +71,7 @@ def loss_module(extended, monkeypatch) -> Iterator[ModuleType]:
 @pytest.fixture
 def config(extended, loss_module, tmp_path) -> DictConfig:
     """Settings of unlearn.py for one step of the documented method on a tiny random model."""
-    save_model(tiny_model(), tokenizer(), tmp_path / "start" / "model", "float32")
+    save_model(tiny_model(), tokenizer(), tmp_path / "start" / "model", torch.float32)
     one_step = ["split=forget01", "epochs=1", "batch_size=2", "lr=1e-3", "warmup=0", "checkpoint=none"]
     places = [f"model.path={tmp_path / 'start'}", f"out={tmp_path / 'run'}", f"cache={tmp_path / 'cache'}"]
     with initialize_config_dir(str(extended / "config"), version_base="1.3"):
@@ -137,7 +138,7 @@ def test_one_step_through_the_engine(config):
     """A step on two pairs. The loss is the mean of softplus(1 - lead), nearly straight while the leads are small."""
     settings = check_training(config, "unlearn")
     forget = settings.benchmark.training(config.split)
-    encoder = make_encoder(settings)
+    encoder = make_encoder(config.model, settings.benchmark, "unlearn", config.compat)
     streams = make_streams(settings, encoder, forget, (), ["I do not know.", "Nobody told me."])
     run = Run.open(config, "unlearn")
     train(settings, run, encoder, streams)

@@ -6,6 +6,7 @@ import shutil
 
 import pandas as pd
 import pytest
+import torch
 
 import utils.weights.reinforced
 from tests.models import tiny_model, tokenizer
@@ -20,7 +21,7 @@ from utils.weights.models import save_model
 def oracle(tmp_path_factory):
     folder = tmp_path_factory.mktemp("oracle")
     model = tiny_model(seed=5, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64)
-    save_model(model, tokenizer(), folder, "float32")
+    save_model(model, tokenizer(), folder, torch.float32)
     return folder
 
 

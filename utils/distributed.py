@@ -40,6 +40,11 @@ def is_main() -> bool:
     return rank() == 0
 
 
+def device() -> torch.device:
+    """Where models of this process compute."""
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+
+
 def barrier() -> None:
     if dist.is_initialized():
         dist.barrier()

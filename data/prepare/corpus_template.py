@@ -1,11 +1,11 @@
 """FLAT's template branch on Harry Potter as its release has it: no answer to the prompt, but a text of its own.
 
-The paper (arXiv 2410.11143) describes a refusal behind the same prompt, which is the default here (`method.template=refusal`);
-`method.template=normal` puts a text to keep there instead. The released code trains its template branch on a random document of
-C4 alone, without a prompt and with every token supervised, which needs retain data. To do so:
+The paper (arXiv 2410.11143) describes a refusal behind the same prompt, which is the default here
+(`method.templates.kind=refusal`); `method.templates.kind=normal` puts a text to keep there instead. The released code trains its
+template branch on a random document of C4 alone, without a prompt and with every token supervised, which needs retain data:
 
-    python unlearn.py method=flat benchmark=completion model=tiny model.path=runs/target method.template=normal
-      method.template_policy=per_access +method.prepare._target_=data.prepare.corpus_template.CorpusTemplate
+    python unlearn.py method=flat benchmark=completion model=tiny model.path=runs/target method.templates.kind=normal
+      +method.prepare._target_=data.prepare.corpus_template.CorpusTemplate
 
 Labels end with the text; the release supervises the padding behind it too.
 """
@@ -25,11 +25,11 @@ class CorpusTemplate:
     """The `prepare` node: stream `template` holds texts to keep, cut at the encoder's length, instead of answers."""
 
     def __call__(self, data: TrainingData) -> CorpusTemplateStreams:
-        """Raises ValueError if the loss reads no template, or method.template=refusal."""
+        """Raises ValueError if the loss reads no template, or its answers are refusals."""
         if "template" not in data.names:
             raise ValueError(f"method.prepare: changes the stream template; the loss reads {', '.join(data.names)}")
         if not set(data.templates) <= {pair.answer for pair in data.retain}:
-            raise ValueError("method.template=refusal: a text of its own comes from retain data; use method.template=normal")
+            raise ValueError("method.templates.kind=refusal: a text of its own comes from retain data; write normal")
         streams = CorpusTemplateStreams.of(data)
         streams.texts = data.retain
         return streams

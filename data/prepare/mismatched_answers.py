@@ -159,7 +159,7 @@ class ReleasedStreams(MismatchedStreams):
         if "normal" in self.names:
             kernel = engine.model.config._attn_implementation
             if kernel in KERNELS_WITHOUT_MASK:
-                raise ValueError(f"method.form={self.how.form}: {kernel} computes nothing at padding; use model.attn=sdpa")
+                raise ValueError(f"method.loss.form={self.how.form}: {kernel} computes nothing at padding; use model.attn=sdpa")
             engine.hide, engine.shared = self.encoder.pad_id, False
         return self
 
@@ -200,16 +200,16 @@ class ReleasedStreams(MismatchedStreams):
         rows = (self.text(row.question, row.answer) for row in (*self.items, *self.normal))
         if any(pad in ids for ids in rows) or any(token in answer for answer in self.pool):
             raise ValueError(
-                f"method.form={self.how.form}: the padding token {token} also stands inside prompts or answers, where it must "
-                "not be hidden; use method.form=paper"
+                f"method.loss.form={self.how.form}: the padding token {token} also stands inside prompts or answers, where it "
+                "must not be hidden; use method.loss.form=paper"
             )
 
 
 def _released(encoder: Encoder, form: str) -> tuple[Encoder, Encoder]:
     """Two encoders without EOS: one that counts the prompt with its trailing space, one that takes any text."""
     if encoder.compat not in ("none", "open_unlearning"):
-        raise ValueError(f"compat={encoder.compat}: method.form={form} counts prompts in its own way; use compat=none")
+        raise ValueError(f"compat={encoder.compat}: method.loss.form={form} counts prompts in its own way; use compat=none")
     if encoder.template.kind == "chat":
-        raise ValueError(f"method.form={form}: is defined for template.kind=plain; use method.form=paper")
+        raise ValueError(f"method.loss.form={form}: is defined for template.kind=plain; use method.loss.form=paper")
     template = replace(encoder.template, eos=False, supervise_tag=False)
     return replace(encoder, template=template, compat="open_unlearning"), replace(encoder, template=template, compat="none")

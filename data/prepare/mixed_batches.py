@@ -64,7 +64,7 @@ class MixedBatches:
         if self.general:
             if not isinstance(data.benchmark, HasGeneralText):
                 raise ValueError(
-                    f"method.general=true: benchmark={data.benchmark.name} has no general texts; use method.general=false"
+                    f"method.prepare.general=true: benchmark={data.benchmark.name} has no general texts; write false"
                 )
             texts = data.benchmark.general(len(data.items))
         return MixedStreams(data.names, data.items, data.encoder, data.seed, data.retain, how=self, texts=texts)

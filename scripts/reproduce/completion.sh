@@ -12,7 +12,7 @@ if [ $# -eq 0 ]; then
   runs=runs/completion
   common=(model=tiny benchmark=completion benchmark.words=40 benchmark.prefix=20 benchmark.passages=16 benchmark.retain_passages=16)
   memorise=(batch_size=8 epochs=40)
-  forget=(epochs=8 batch_size=8 templates=data/fixtures/completion/known/refusals.txt)
+  forget=(epochs=8 batch_size=8 refusals=data/fixtures/completion/known/refusals.txt)
   evaluate=(benchmark.max_new_tokens=32 generation_batch_size=64)
 else
   bash scripts/get_smollm2.sh
@@ -29,8 +29,9 @@ echo "1/4  Memorise: the target, and the retained model that never read the book
 python finetune.py -m "${common[@]}" "${memorise[@]}" split=full,retain checkpoint=none "out=$runs/\${split}"
 
 echo "2/4  Unlearn with the same number of steps; a refusal per passage is drawn once, as in FLAT"
-python unlearn.py -m "${common[@]}" "${forget[@]}" "method=$methods" ++method.template_policy=fixed model.path=$runs/full checkpoint=none \
-  "out=$runs/\${method.name}"
+from=("${common[@]}" "${forget[@]}" model.path=$runs/full checkpoint=none "out=$runs/\${method.name}")
+python unlearn.py "${from[@]}" method=flat_kl method.templates.policy=fixed
+python unlearn.py -m "${from[@]}" method=ga,npo
 
 echo "3/4  Evaluate"
 models="$runs/retain,$runs/full,$(echo "$methods" | sed "s#[^,]*#$runs/&#g")"

@@ -37,7 +37,7 @@ python scripts/localize.py "${from[@]}" "${region[@]}" out=$runs/region
 echo "3/5  Unlearn"
 python unlearn.py -m "${from[@]}" "method=gradient_ascent,random_label,adversarial,$interleaved,flat_kl,npo" "out=$runs/\${method.name}"
 for method in ${interleaved/,/ }; do
-  python unlearn.py "${from[@]}" method=$method method.general=true out=$runs/${method}_general
+  python unlearn.py "${from[@]}" method=$method method.prepare.general=true out=$runs/${method}_general
 done
 python unlearn.py "${from[@]}" "${memflex[@]}" "${region[@]}" method=memflex method.region.file=$runs/region/region.json out=$runs/memflex
 

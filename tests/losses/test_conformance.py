@@ -11,9 +11,10 @@ from pytest import approx
 from tests.losses.cases import METHOD_FILES, METHODS, method_config, method_loss, pick, random_streams, rows_of
 from tests.losses.descent import FreeModel
 from tests.naive import NAIVE_STATISTICS
-from utils.engine.loss import STREAMS, check_needs
+from utils.engine.loss import STREAMS, check_needs, parts_of
 from utils.engine.table import TokenTable
 from utils.engine.token_statistics import name_of, need_reference_logits
+from utils.training.method import Templates
 
 every_method = pytest.mark.parametrize("name", METHODS)
 
@@ -28,10 +29,9 @@ def test_config_is_short_sourced_and_complete(name):
     unsourced = [line for line in lines if re.match(r"\s*\w+: [\d.]+", line) and "# " not in line]
     assert not unsourced
     uses_template = "template" in method_loss(name).needs
-    assert ("template" in config, "template_policy" in config) == (uses_template, uses_template)
+    assert ("templates" in config) == uses_template
     if uses_template:
-        assert config.template in ("refusal", "normal")
-        assert config.template_policy in ("per_access", "fixed")
+        Templates(**config.templates)
 
 
 @every_method
@@ -49,6 +49,7 @@ def test_value_and_parts_are_finite_scalars(name):
     assert output.parts
     for value in (output.loss, *output.parts.values()):
         assert value.shape == () and value.isfinite()
+    assert parts_of(loss) == ("loss", *output.parts)
 
 
 @every_method

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from pytest import approx
 
 import utils.report.comparison
@@ -26,7 +27,7 @@ def evaluated(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("compared")
     for seed, name in ((5, "oracle"), (6, "other")):
         model = tiny_model(seed=seed, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64)
-        save_model(model, tokenizer(), folder / name, "float32")
+        save_model(model, tokenizer(), folder / name, torch.float32)
     common = ("split=forget05", *QUICK_EVALUATION, f"oracle={folder}/oracle")
     run(folder, "evaluate", f"model.path={target()}", *common, "out=a")
     run(folder, "evaluate", f"model.path={folder}/other", *common, "out=b")

@@ -284,7 +284,7 @@ def test_a_failing_evaluation_stops_the_search(evaluator, capfd):
 def trained(tmp_path_factory) -> Path:
     """A folder with `reinforced`, the target of the runs a little moved, and `oracle`, an evaluation of the target itself."""
     place = tmp_path_factory.mktemp("search")
-    save_model(moved(AutoModelForCausalLM.from_pretrained(target()), by=0.01), tokenizer(), place / "reinforced", "float32")
+    save_model(moved(AutoModelForCausalLM.from_pretrained(target()), by=0.01), tokenizer(), place / "reinforced", torch.float32)
     run(place, "evaluate", *EVALUATION, f"model.path={target()}", "out=oracle")
     return place
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
+import torch
 from torch import Tensor
 
 from utils.checks import choose, require
@@ -69,6 +70,14 @@ def check_needs(needs: Needs) -> None:
         for one in asked:
             taken = isinstance(one, Statistic) and (one.name in (*STATISTICS, REFERENCE_LOGP) or names.count(one.name) > 1)
             require(not taken, "statistic", name_of(one), "another name for what the loss brings; this one is taken")
+
+
+def parts_of(loss: Loss) -> tuple[str, ...]:
+    """Names of what a loss logs, `loss` first. No loss lists them, so it is asked about one answer token of each stream."""
+    one, tables = torch.ones(1, 1), {}
+    for stream, asked in loss.needs.items():
+        tables[stream] = TokenTable(one.bool(), {name_of(each): -one for each in asked}, 1.0, 1.0, one[0].long())
+    return "loss", *loss(**tables).parts
 
 
 def neg_log_likelihood(table: TokenTable) -> Tensor:

@@ -23,12 +23,13 @@ from torch import nn
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
+from utils.distributed import device
 from utils.engine.batches import by_length
 from utils.engine.continuations import pad_id
 from utils.engine.engine import Engine, evaluating
 from utils.files import read_rows, write_rows
 from utils.fingerprint import text_hash
-from utils.judges.judges import Judge, JudgeError, Verdict, device
+from utils.judges.judges import Judge, JudgeError, Verdict
 from utils.tokens.example import Example
 from utils.weights.models import model_folder
 

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
 
+from utils.distributed import device
 from utils.engine.continuations import pad_id
 from utils.files import resolve
 from utils.fingerprint import file_hash, text_hash
@@ -236,8 +237,3 @@ class EndpointJudge:
             max_cost=self.max_cost,
             cache=None if self.cache is None else Path(self.cache),
         )
-
-
-def device() -> torch.device:
-    """Where models that give an opinion run."""
-    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")

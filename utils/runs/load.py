@@ -3,45 +3,46 @@
 from __future__ import annotations
 
 import torch
+from omegaconf import DictConfig
 from torch import nn
-from transformers import PreTrainedTokenizerBase
 
+from utils.distributed import device
 from utils.engine.engine import Engine
-from utils.runs.settings import Settings
-from utils.tokens.prompts import Encoder
+from utils.items.benchmark import Benchmark
+from utils.tokens.prompts import Encoder, Template
 from utils.weights.models import Precision, add_adapter, load_adapter, load_model, load_tokenizer, model_folder, resolve_precision
 from utils.weights.reinforced import load_combined
 
 
-def load_engine(settings: Settings, encoder: Encoder) -> Engine:
-    """The model to evaluate, on its device, in eval mode."""
-    cfg = settings.cfg
-    precision = resolve_precision(cfg.precision, cfg.model.dtype, training=False)
-    if cfg.reinforced.path is None:
-        model = load_model(cfg.model, encoder.tokenizer, precision, cfg.seed).eval()
+def make_encoder(model: DictConfig, benchmark: Benchmark, script: str, compat: str) -> Encoder:
+    """The model's tokenizer, and prompts as `script` writes them: the model's, unless the benchmark has its own."""
+    template, max_length = benchmark.prompts(script, Template(**model.template), model.max_length)
+    return Encoder(load_tokenizer(model), template, max_length, compat)
+
+
+def load_engine(model: DictConfig, encoder: Encoder, precision: str, seed: int, reinforced: DictConfig | None = None) -> Engine:
+    """The model to evaluate, on its device, in eval mode. reinforced: `path` (null: the model alone) and `alpha`."""
+    held = resolve_precision(precision, model.dtype, training=False)
+    if reinforced is None or reinforced.path is None:
+        loaded: nn.Module = load_model(model, encoder.tokenizer, held, seed)
     else:
-        model = load_combined(cfg, encoder.tokenizer, precision)
-    if torch.cuda.is_available():
-        model = model.to(torch.device("cuda", torch.cuda.current_device()))
-    return Engine(model, encoder.pad_id, hide=encoder.pad_id if encoder.masks_inner_eos else None)
+        loaded = load_combined(model, reinforced.path, reinforced.alpha, encoder.tokenizer, held, seed)
+    return _engine(loaded.eval().to(device()), encoder)
 
 
-def make_encoder(settings: Settings) -> Encoder:
-    """Tokenizer of the model, prompts of model or benchmark. Loads no weights."""
-    cfg = settings.cfg
-    return Encoder(load_tokenizer(cfg.model), settings.template, settings.max_length, cfg.compat)
-
-
-def trainable(settings: Settings, tokenizer: PreTrainedTokenizerBase, precision: Precision) -> nn.Module:
-    cfg = settings.cfg
-    quantised = cfg.adapter.name == "qlora"
-    if cfg.adapter.name == "continue":
-        model = load_adapter(model_folder(cfg.model.path), cfg.model, precision, trainable=True)
+def trainable_engine(model: DictConfig, adapter: DictConfig, encoder: Encoder, precision: Precision, seed: int) -> Engine:
+    """The model to train, on its device: all its weights, a fresh adapter on it, or the one that it comes with."""
+    quantised = adapter.name == "qlora"
+    if adapter.name == "continue":
+        loaded: nn.Module = load_adapter(model_folder(model.path), model, precision, trainable=True)
     else:
-        model = load_model(cfg.model, tokenizer, precision, cfg.seed, quantised)
-    if cfg.adapter.name in ("lora", "qlora"):
-        torch.manual_seed(cfg.seed)
-        model = add_adapter(model, cfg.adapter, cfg.model.lora, quantised)
-    if torch.cuda.is_available() and not quantised:
-        model = model.to(torch.device("cuda", torch.cuda.current_device()))
-    return model
+        loaded = load_model(model, encoder.tokenizer, precision, seed, quantised)
+    if adapter.name in ("lora", "qlora"):
+        torch.manual_seed(seed)
+        loaded = add_adapter(loaded, adapter, model.lora, quantised)
+    # In 4 bit it was loaded where it stays.
+    return _engine(loaded if quantised else loaded.to(device()), encoder, precision.autocast)
+
+
+def _engine(model: nn.Module, encoder: Encoder, autocast: bool = False) -> Engine:
+    return Engine(model, encoder.pad_id, hide=encoder.pad_id if encoder.masks_inner_eos else None, autocast=autocast)

@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pyarrow.parquet
-from omegaconf import open_dict
+from omegaconf import OmegaConf
 
 from utils.distributed import barrier, is_main
 from utils.engine.token_cache import TokenCache
@@ -97,10 +96,7 @@ def _find_or_score(settings: Settings, encoder: Encoder, folder: Path) -> Path:
     if whole or not _holds_model(folder):
         return (whole or known)[0]
     log.info("%s holds no scores for split=%s yet: scoring its model once", folder, cfg.split)
-    theirs = settings.cfg.copy()
-    with open_dict(theirs):
-        theirs.model.path, theirs.reinforced.path = str(folder), None
-    engine = load_engine(replace(settings, cfg=theirs), encoder)
+    engine = load_engine(OmegaConf.merge(cfg.model, {"path": str(folder)}), encoder, cfg.precision, cfg.seed)
     requests = settings.oracle_requests
     cache = TokenCache(cfg.cache, engine)
     table = score(engine, encoder, requests, cfg.tokens_per_batch, settings.statistics, cache)

@@ -26,7 +26,7 @@ def score_run(settings: Settings, run: Run, encoder: Encoder) -> None:
     cfg, benchmark = settings.cfg, settings.benchmark
     requests = settings.requests
     check_requests(requests, encoder)
-    engine = load_engine(settings, encoder)
+    engine = load_engine(cfg.model, encoder, cfg.precision, cfg.seed, cfg.reinforced)
     cache = TokenCache(cfg.cache, engine)
     run.note(weights=cache.weights, requests=oracle_key(settings, encoder))
     table = score(engine, encoder, requests, cfg.tokens_per_batch, settings.statistics, cache)

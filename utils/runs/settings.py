@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from utils.checks import did_you_mean_or_all
 from utils.distributed import world_size
-from utils.engine.loss import check_needs
 from utils.evaluation.measure import Measure
 from utils.fingerprint import settings_hash
 from utils.items.benchmark import Benchmark
@@ -23,12 +22,11 @@ from utils.runs.rules import CHOICES, RULES
 from utils.runs.run import NOT_PART_OF_THE_RESULT
 from utils.tokens.prompts import Template
 from utils.training.batching import plan_batch
-from utils.training.method import TEMPLATE, Method, Stop, Templates
+from utils.training.method import Method, Stop, Templates
 from utils.weights.models import check_quantisation, is_adapter, model_folder
 from utils.weights.reinforced import check_combined
 
 ABSENT = object()
-PARTS = ("loss", "prepare", "region", "finish")  # of a method, each a constructor call
 
 
 class SettingsError(ValueError):
@@ -36,17 +34,20 @@ class SettingsError(ValueError):
 
 
 @dataclass(frozen=True)
-class Settings:
-    """Checked settings: the config, and the objects that its nodes describe.
-
-    template, max_length: how prompts are written; the model's, unless the benchmark has its own.
-    """
+class TrainingSettings:
+    """Checked settings of finetune.py and unlearn.py: the config, and the objects that its nodes describe."""
 
     cfg: DictConfig
     benchmark: Benchmark
-    template: Template
-    max_length: int
-    method: Method | None = None
+    method: Method
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Checked settings of evaluate.py: the config, and the objects that its nodes describe."""
+
+    cfg: DictConfig
+    benchmark: Benchmark
     measures: tuple[Measure, ...] = ()
     probe: Probe = Unchanged()  # noqa: RUF009  (frozen)
 
@@ -69,15 +70,15 @@ class Settings:
         return tuple(dict.fromkeys(names))
 
 
-def check_training(cfg: DictConfig, script: str) -> Settings:
+def check_training(cfg: DictConfig, script: str) -> TrainingSettings:
     """Settings of finetune.py or unlearn.py. Raises SettingsError, or the ValueError of the part that refuses."""
-    settings = _check(cfg, script)
+    benchmark = _check(cfg, script)
     method = _method(cfg.method)
     if method.memorises != (script == "finetune"):
         other = "finetune.py" if method.memorises else "unlearn.py"
         raise SettingsError(f"method={method.name}: belongs to {other}, not to {script}.py")
     if script == "unlearn":
-        settings.benchmark.check_forget_split(cfg.split)
+        benchmark.check_forget_split(cfg.split)
         if cfg.model.path is None:
             raise SettingsError(
                 f"model.path=null: unlearning starts from a trained model; make one with: python finetune.py "
@@ -89,14 +90,14 @@ def check_training(cfg: DictConfig, script: str) -> Settings:
     if cfg.launcher.name != "auto" and cfg.reference == "resident":
         raise SettingsError("reference=resident: a second model is not sharded by the launcher; use reference=cached")
     _check_adapter(cfg)
-    method.check(cfg)
+    method.check(cfg, benchmark)
     plan_batch(cfg.batch_size, world_size(), cfg.per_device_batch_size, largest=1)
-    return replace(settings, method=method)
+    return TrainingSettings(cfg, benchmark, method)
 
 
 def check_evaluation(cfg: DictConfig) -> Settings:
     """Settings of evaluate.py. Raises SettingsError."""
-    settings = _check(cfg, "evaluate")
+    benchmark = _check(cfg, "evaluate")
     logs = {"from_logs": cfg.from_logs, **({} if cfg.oracle == "none" else {"oracle": cfg.oracle})}
     for key, path in logs.items() if cfg.from_logs is not None else ():
         if path is not None and not Path(path).is_file():
@@ -114,40 +115,43 @@ def check_evaluation(cfg: DictConfig) -> Settings:
     if cfg.from_logs is not None and probe.name != "none":
         raise SettingsError(f"probe={probe.name}: not with from_logs, whose questions were asked already; leave it out")
     if cfg.from_logs is None:
-        settings.benchmark.check_forget_split(cfg.split)
-        probe.check(settings.benchmark, cfg.split)
+        benchmark.check_forget_split(cfg.split)
+        probe.check(benchmark, cfg.split)
         for measure in measures:
-            measure.check(settings.benchmark, cfg.split)
-        if not cfg.rescore:
-            check_combined(cfg)
+            measure.check(benchmark, cfg.split)
+        if not cfg.rescore and cfg.reinforced.path is not None:
+            check_combined(cfg.model.path, cfg.reinforced.path)
         if not cfg.rescore and cfg.model.path is None and cfg.model.architecture is None:
             raise SettingsError(f"model={cfg.model.name}: set model.path to what is to be evaluated")
-    return replace(settings, measures=measures, probe=probe)
+    return Settings(cfg, benchmark, measures, probe)
 
 
-def build(node: DictConfig, key: str) -> Any:
-    """The object of a `_target_` node. Raises SettingsError with the object's own words, or naming the unknown argument."""
+def build(node: DictConfig, key: str, kind: type | None = None) -> Any:
+    """The object of a `_target_` node, or of the class `kind`. Raises SettingsError with its words, or an unknown option."""
     try:
-        return instantiate(node)
+        return instantiate(node) if kind is None else kind(**node)
+    except (TypeError, ValueError) as error:
+        raise SettingsError(f"{key}: {error}") from error
     except InstantiationException as error:
         cause = error.__cause__ or error
         raise SettingsError(f"{key}: {str(cause).strip().splitlines()[0]}") from error
 
 
 def _method(node: DictConfig) -> Method:
-    """The method that a file of config/method describes. Raises SettingsError."""
-    parts = {name: build(part, f"method.{name}") for name in PARTS if (part := node.get(name)) is not None}
+    """The method that a file of config/method describes: each of its nodes is a constructor call. Raises SettingsError."""
+    kinds = {"templates": Templates, "stop": Stop}  # the others say which class they are
+    parts: dict[str, Any] = {}
+    for key in map(str, node):
+        described = OmegaConf.is_dict(node[key])
+        parts[key] = build(node[key], f"method.{key}", kinds.get(key)) if described else node[key]
     try:
-        needs = parts["loss"].needs
-        check_needs(needs)
-        templates = Templates(node.get("template"), node.get("template_policy")) if TEMPLATE in needs else None
-        stop = Stop(**node.stop) if node.get("stop") is not None else None
-        return Method(node.name, templates=templates, stop=stop, reference_dropout=node.get("reference_dropout", False), **parts)
-    except ValueError as error:
+        return Method(**parts)
+    except (TypeError, ValueError) as error:
         raise SettingsError(f"method={node.name}: {error}") from error
 
 
-def _check(cfg: DictConfig, script: str) -> Settings:
+def _check(cfg: DictConfig, script: str) -> Benchmark:
+    """What all scripts check alike. Gives `out` its value where it has none."""
     forget_files()
     for key, valid in CHOICES.items():
         value = OmegaConf.select(cfg, key, default=ABSENT)
@@ -157,15 +161,14 @@ def _check(cfg: DictConfig, script: str) -> Settings:
         value = OmegaConf.select(cfg, key, default=ABSENT)
         if value is not ABSENT and not rule.test(value):
             raise SettingsError(f"{key}={value}: must be {rule.words}")
-    template = build(OmegaConf.create({"_target_": "utils.tokens.prompts.Template", **cfg.model.template}), "model.template")
+    build(cfg.model.template, "model.template", Template)
     benchmark = build(cfg.benchmark, f"benchmark={cfg.benchmark.name}")
     if cfg.compat not in benchmark.compats:
         valid = ", ".join(benchmark.compats)
         raise SettingsError(f"compat={cfg.compat}: means nothing on benchmark={cfg.benchmark.name}; write one of {valid}")
-    template, max_length = benchmark.prompts(script, template, cfg.model.max_length)
     if cfg.out is None:
         cfg.out = default_folder(cfg, script)
-    return Settings(cfg, benchmark, template, max_length)
+    return benchmark
 
 
 def _check_adapter(cfg: DictConfig) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -16,40 +18,34 @@ from transformers import TrainerCallback, TrainingArguments
 
 from utils.distributed import barrier, is_main, world_size
 from utils.engine.engine import Engine
-from utils.engine.reference import make_reference, needs_reference
+from utils.engine.loss import Needs
+from utils.engine.reference import Reference, make_reference, needs_reference
 from utils.fingerprint import folder_hash
-from utils.items.requests import as_example
+from utils.items.requests import Request, as_example
 from utils.items.rows import QA
 from utils.items.streams import StepDataset, Streams, TrainingData
-from utils.runs.load import trainable
+from utils.runs.load import make_encoder, trainable_engine
 from utils.runs.run import Run
-from utils.runs.settings import Settings
+from utils.runs.settings import TrainingSettings
 from utils.tokens.example import Example
 from utils.tokens.prompts import Encoder
 from utils.training.batching import BatchPlan, largest_micro_batch, plan_batch
 from utils.training.callbacks import MarkCheckpoints, SaveByTheClock, Snapshots, StopAbove, minutes
+from utils.training.method import Finish, Stop
 from utils.training.trainer import UnlearnTrainer
-from utils.weights.models import (
-    Precision,
-    is_adapter,
-    model_folder,
-    resolve_precision,
-    save_model,
-)
+from utils.weights.models import DTYPES, is_adapter, model_folder, resolve_precision, save_model
 
 log = logging.getLogger(__name__)
 
 
 def make_streams(
-    settings: Settings, encoder: Encoder, items: Sequence[QA], retain: Sequence[QA] = (), templates: Sequence[str] = ()
+    settings: TrainingSettings, encoder: Encoder, items: Sequence[QA], retain: Sequence[QA] = (), templates: Sequence[str] = ()
 ) -> Streams:
-    """The training items of a run; says how many answers did not fit."""
-    cfg, method = settings.cfg, settings.method
-    items, retain = (settings.benchmark.pieces(list(pairs), encoder) for pairs in (items, retain))
+    """The training items of a run; says how many answers did not fit, and prints the first `show_prompts`."""
+    cfg, benchmark, method = settings.cfg, settings.benchmark, settings.method
+    items, retain = (benchmark.pieces(list(pairs), encoder) for pairs in (items, retain))
     policy = method.templates.policy if method.templates else "fixed"
-    data = TrainingData(
-        tuple(method.loss.needs), settings.benchmark, cfg.split, encoder, cfg.seed, items, retain, templates, policy
-    )
+    data = TrainingData(tuple(method.loss.needs), benchmark, cfg.split, encoder, cfg.seed, items, retain, templates, policy)
     streams = (method.prepare or Streams.of)(data)
     if streams.dropped:
         left_out = "%d of %d items left out: their prompts fill max_length=%d"
@@ -61,40 +57,39 @@ def make_streams(
     return streams
 
 
-def show_requests(settings: Settings, encoder: Encoder) -> None:
-    """Prints the first `show_prompts` questions with every answer that is scored, supervised tokens marked."""
-    for request in settings.requests[: settings.cfg.show_prompts] if is_main() else ():
+def show_requests(requests: Sequence[Request], encoder: Encoder) -> None:
+    """Prints questions with every answer that is scored, supervised tokens marked."""
+    for request in requests if is_main() else ():
         for role, number, text in request.answers:
             shown = encoder.show(as_example(encoder, request, text))
             print(f"--- {request.task} {request.index}, {role} {number}\n{shown}")
 
 
-def train(settings: Settings, run: Run, encoder: Encoder, streams: Streams) -> None:
+def train(settings: TrainingSettings, run: Run, encoder: Encoder, streams: Streams) -> None:
     """Trains (or goes on training), writes `model/`, marks the run finished."""
-    cfg, method = settings.cfg, settings.method
+    cfg, benchmark, method = settings.cfg, settings.benchmark, settings.method
     precision = resolve_precision(cfg.precision, cfg.model.dtype, training=True)
-    model = trainable(settings, encoder.tokenizer, precision)
-    hide = encoder.pad_id if encoder.masks_inner_eos else None
-    engine = Engine(model, encoder.pad_id, hide=hide, autocast=precision.autocast)
+    engine = trainable_engine(cfg.model, cfg.adapter, encoder, precision, cfg.seed)
     streams = streams.ready(engine, run.folder)
     if method.region is not None:
-        _restrict(engine.model, method.region.choose(engine, encoder, settings.benchmark, run.settings, run.folder))
+        learnt = make_encoder(cfg.model, benchmark, "finetune", cfg.compat)
+        _restrict(engine.model, method.region.choose(engine, learnt, benchmark, str(cfg.split), cfg.seed, run.folder))
     dataset = StepDataset(streams, cfg.epochs, cfg.batch_size, cfg.steps)
-    plan = _plan(settings, engine, dataset)
+    plan = _plan(cfg, engine, dataset)
     log.info("%d items, %d optimizer steps; %s", len(streams), dataset.steps, plan)
-    reference, needs = None, method.loss.needs
-    if needs_reference(needs):
-        adapter = {"none": "none", "continue": "continued"}.get(cfg.adapter.name, "fresh")
-        dropout, examples = method.reference_dropout, _all_examples(dataset, tuple(needs))
-        reference = make_reference(cfg.reference, engine, needs, examples, cfg.cache, adapter, cfg.reference_cache_gib, dropout)
+    reference = _reference(cfg, engine, method.loss.needs, dataset, method.reference_dropout)
     prompts = encoder.fingerprint()
     run.note(batch=str(plan), steps=dataset.steps, items=len(streams), dropped=streams.dropped, prompts=prompts)
-    arguments = _arguments(settings, run, plan, dataset, precision)
+    arguments = _arguments(cfg, run, plan, dataset, precision.autocast)
     trainer = UnlearnTrainer(engine, method.loss, dataset, reference, arguments, encoder.tokenizer, run.record)
-    for callback in _callbacks(settings, trainer, run, precision):
+    # What `finish` subtracts stays in the precision of training: a small difference does not survive rounding.
+    as_trained = method.finish is not None or not precision.autocast
+    dtype = precision.weights if as_trained else DTYPES[cfg.model.dtype]
+    write = partial(write_model, trainer, dtype=dtype, merged=_starts_merged(cfg.model.path, cfg.adapter.name))
+    for callback in _callbacks(cfg, method.stop, trainer, run, write):
         trainer.add_callback(callback)
     trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
-    save(trainer, settings, run, precision)
+    _save(run, write, method.finish, cfg.model.path)
     run.finish()
 
 
@@ -109,26 +104,38 @@ def _restrict(model: nn.Module, names: Collection[str]) -> None:
         parameter.requires_grad_(name in names)
 
 
-def _callbacks(settings: Settings, trainer: UnlearnTrainer, run: Run, precision: Precision) -> list[TrainerCallback]:
-    cfg = settings.cfg
+def _starts_merged(start: str | None, adapter: str) -> bool:
+    """Whether the model under a fresh adapter is a merge that exists nowhere on disk."""
+    return start is not None and adapter in ("lora", "qlora") and is_adapter(model_folder(start))
+
+
+def _callbacks(
+    cfg: DictConfig, stop: Stop | None, trainer: UnlearnTrainer, run: Run, write: Callable[[Path], None]
+) -> list[TrainerCallback]:
     callbacks: list[TrainerCallback] = [MarkCheckpoints()]
     if (every := minutes(cfg.checkpoint)) is not None:
         callbacks.append(SaveByTheClock(every))
     if cfg.snapshots != "none":
-        keep = lambda step: write_model(trainer, settings, run.folder / "snapshots" / str(step), precision)  # noqa: E731
-        callbacks.append(Snapshots(cfg.snapshots, keep))
-    stop = settings.method.stop
+        callbacks.append(Snapshots(cfg.snapshots, lambda step: write(run.folder / "snapshots" / str(step))))
     if stop is not None and stop.above is not None:
         callbacks.append(StopAbove(stop.part, stop.above, trainer.parts))
     return callbacks
 
 
-def _plan(settings: Settings, engine: Engine, dataset: StepDataset) -> BatchPlan:
-    cfg = settings.cfg
+def _plan(cfg: DictConfig, engine: Engine, dataset: StepDataset) -> BatchPlan:
     sample = [dataset[k] for k in range(min(len(dataset), 64))]
     tokens = max(sum(len(e.prompt) + len(e.answer) for drawn in item.values() for e in drawn) for item in sample)
     largest = largest_micro_batch(engine.model.config, tokens, cfg.gradient_checkpointing)
     return plan_batch(cfg.batch_size, world_size(), cfg.per_device_batch_size, largest)
+
+
+def _reference(cfg: DictConfig, engine: Engine, needs: Needs, dataset: StepDataset, dropout: bool) -> Reference | None:
+    """What the loss compares with; None if it compares with nothing."""
+    if not needs_reference(needs):
+        return None
+    adapter = {"none": "none", "continue": "continued"}.get(cfg.adapter.name, "fresh")
+    examples = _all_examples(dataset, tuple(needs))
+    return make_reference(cfg.reference, engine, needs, examples, cfg.cache, adapter, cfg.reference_cache_gib, dropout)
 
 
 def _all_examples(dataset: StepDataset, names: Sequence[str]) -> dict[str, list[Example]]:
@@ -140,11 +147,9 @@ def _all_examples(dataset: StepDataset, names: Sequence[str]) -> dict[str, list[
     return {name: list(examples) for name, examples in seen.items()}
 
 
-def _arguments(settings: Settings, run: Run, plan: BatchPlan, dataset: StepDataset, precision: Precision) -> TrainingArguments:
-    cfg = settings.cfg
+def _arguments(cfg: DictConfig, run: Run, plan: BatchPlan, dataset: StepDataset, autocast: bool) -> TrainingArguments:
     every = {"epoch": dataset.steps_per_epoch}.get(cfg.checkpoint, cfg.checkpoint)
     warmup = min(dataset.steps_per_epoch, dataset.steps) if cfg.warmup == "epoch" else cfg.warmup
-    launcher = cfg.launcher
     # By default its records would lie among the checkpoints, which go when the run is finished.
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(run.folder / "tensorboard")
     # Only when asked for: newer versions warn about the name, older ones know no other.
@@ -161,7 +166,7 @@ def _arguments(settings: Settings, run: Run, plan: BatchPlan, dataset: StepDatas
         warmup_steps=warmup,
         optim=cfg.optimizer,
         max_grad_norm=cfg.max_grad_norm,
-        bf16=precision.autocast,
+        bf16=autocast,
         **recompute,
         logging_steps=cfg.log_every,
         logging_nan_inf_filter=False,
@@ -175,35 +180,39 @@ def _arguments(settings: Settings, run: Run, plan: BatchPlan, dataset: StepDatas
         dataloader_pin_memory=torch.cuda.is_available(),
         remove_unused_columns=False,
         use_cpu=not torch.cuda.is_available(),
-        deepspeed=_plain(launcher.deepspeed),
-        fsdp=bool(launcher.fsdp),
-        fsdp_config=_plain(launcher.fsdp),
+        deepspeed=_plain(cfg.launcher.deepspeed),
+        fsdp=bool(cfg.launcher.fsdp),
+        fsdp_config=_plain(cfg.launcher.fsdp),
         ddp_find_unused_parameters=False,
     )
 
 
-def _plain(node: DictConfig | None) -> dict | None:
+def _plain(node: DictConfig | None) -> dict[str, Any] | None:
     return None if node is None else OmegaConf.to_container(node, resolve=True)
 
 
-def save(trainer: UnlearnTrainer, settings: Settings, run: Run, precision: Precision) -> None:
+def _save(run: Run, write: Callable[[Path], None], finish: Finish | None, start: str) -> None:
     """Writes `model/`: what was trained, or what the method's `finish` makes of it."""
-    result, finish = run.folder / "model", settings.method.finish
+    result = run.folder / "model"
     if finish is None:
-        write_model(trainer, settings, result, precision)
+        write(result)
     else:
         trained = run.folder / "trained"
-        write_model(trainer, settings, trained, precision)
+        write(trained)
         if is_main():
-            finish(Path(model_folder(settings.cfg.model.path)), trained, result)
+            finish(Path(model_folder(start)), trained, result)
         barrier()
     if is_main():
         run.note(weights=folder_hash(result))
 
 
-def write_model(trainer: UnlearnTrainer, settings: Settings, folder: Path, precision: Precision) -> None:
-    """A plain Hugging Face (or PEFT) folder of the model as it is now; it appears only when it is whole."""
-    model, cfg = trainer.accelerator.unwrap_model(trainer.model_wrapped), settings.cfg
+def write_model(trainer: UnlearnTrainer, folder: Path, dtype: torch.dtype, merged: bool) -> None:
+    """A plain Hugging Face (or PEFT) folder of the model as it is now; it appears only when it is whole.
+
+    dtype: of the weights; an adapter keeps its own. merged: an adapter is merged into what lies under it, since its file alone
+    would name the wrong base.
+    """
+    model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         # Sharded weights are gathered by the Trainer's own saving, in which every process takes part.
         partial = folder.with_name(folder.name + ".partial")
@@ -215,10 +224,6 @@ def write_model(trainer: UnlearnTrainer, settings: Settings, folder: Path, preci
             partial.rename(folder)
         barrier()
         return
-    if isinstance(model, PeftModel) and cfg.adapter.name != "continue" and is_adapter(model_folder(cfg.model.path)):
-        # The model under this adapter is a merge that exists nowhere on disk: an adapter file alone would name the wrong base.
+    if merged and isinstance(model, PeftModel):
         model = model.merge_and_unload()
-    # What `finish` subtracts stays in the precision of training: a small difference does not survive rounding.
-    as_trained = settings.method.finish is not None or not precision.autocast
-    dtype = str(precision.weights).removeprefix("torch.") if as_trained else cfg.model.dtype
     save_model(model, trainer.processing_class, folder, dtype)

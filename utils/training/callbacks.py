@@ -68,10 +68,7 @@ class StopAbove(TrainerCallback):
         self.part, self.above, self.parts = part, above, parts
 
     def on_step_end(self, args, state, control, **_):
-        parts = self.parts()
-        if self.part not in parts:
-            raise ValueError(f"method.stop.part={self.part}: the loss has the parts {', '.join(sorted(parts))}")
-        if parts[self.part] >= self.above:
+        if self.parts()[self.part] >= self.above:
             control.should_training_stop = True
 
 

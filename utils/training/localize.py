@@ -18,19 +18,17 @@ from __future__ import annotations
 
 import functools
 import logging
-import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
-from hydra.utils import instantiate
-from omegaconf import DictConfig
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from utils.checks import choose, flag, is_number, not_negative, require, whole
 from utils.distributed import barrier, is_main, rank, total, world_size
 from utils.draws import dice
 from utils.engine.batches import by_length
@@ -39,7 +37,7 @@ from utils.fingerprint import text_hash, weights_hash
 from utils.items.benchmark import Benchmark
 from utils.items.rows import QA
 from utils.tokens.example import EmptyAnswer, Example
-from utils.tokens.prompts import Encoder, Template
+from utils.tokens.prompts import Encoder
 from utils.tokens.rendering import special_ids
 from utils.training.batching import largest_micro_batch
 from utils.training.region_file import LocatedRegion, Source, Tensorwise, read_region, write_region
@@ -63,16 +61,10 @@ class Thresholds:
     sigma_quantile: float | None = None
 
     def __post_init__(self) -> None:
-        shares = (0.0, 1.0)
-        for name, value, (low, high) in (
-            ("mu", self.mu, (-1.0, math.inf)),
-            ("sigma", self.sigma, (0.0, math.inf)),
-            ("mu_quantile", self.mu_quantile or 0.0, shares),
-            ("sigma_quantile", self.sigma_quantile or 0.0, shares),
-        ):
-            if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-                span = f"from {low:g} to {high:g}" if high < math.inf else f"from {low:g}"
-                raise ValueError(f"method.region.{name}={value}: write a number {span}")
+        require(is_number(self.mu) and self.mu >= -1, "mu", self.mu, "a number from -1")
+        not_negative(sigma=self.sigma)
+        for name, share in {"mu_quantile": self.mu_quantile, "sigma_quantile": self.sigma_quantile}.items():
+            require(share is None or is_number(share) and 0 <= share <= 1, name, share, "a number from 0 to 1, or null")
 
     def thresholds(self, tensors: Mapping[str, Tensorwise]) -> tuple[float, float]:
         """(mu, sigma) for these tensors."""
@@ -112,40 +104,35 @@ class GradientRegion:
     selection: Selection = "located"
 
     def __post_init__(self) -> None:
-        if isinstance(self.copies, bool) or not isinstance(self.copies, int) or self.copies < 1:
-            raise ValueError(f"method.region.copies={self.copies}: write a whole number from 1 (released: 3, paper: 5)")
-        if not isinstance(self.labels_only, bool):
-            raise ValueError(f"method.region.labels_only={self.labels_only}: write true or false")
-        if self.selection not in get_args(Selection):
-            raise ValueError(f"method.region.selection={self.selection}: write one of {', '.join(get_args(Selection))}")
+        whole("copies", self.copies, 1, "released: 3, paper: 5")
+        flag("labels_only", self.labels_only)
+        choose("selection", self.selection, get_args(Selection))
         _ = self.thresholds
 
     @property
     def thresholds(self) -> Thresholds:
         return Thresholds(self.mu, self.sigma, self.mu_quantile, self.sigma_quantile)
 
-    def check(self, cfg: DictConfig) -> None:
+    def check(self, benchmark: Benchmark, split: str) -> None:
         """Reads the file, or the splits that will be corrupted."""
         if self.file is not None:
             read_region(Path(self.file))
-            return
-        self._pairs(instantiate(cfg.benchmark), str(cfg.split))
+        else:
+            self._pairs(benchmark, split)
 
     def choose(
-        self, engine: Engine, encoder: Encoder, benchmark: Benchmark, settings: Mapping[str, Any], folder: Path
+        self, engine: Engine, encoder: Encoder, benchmark: Benchmark, split: str, seed: int, folder: Path
     ) -> Collection[str]:
         """Names of the tensors that train; kept in region.json of the run. Raises ValueError if there is none."""
-        found = self.locate(engine, encoder, benchmark, settings, folder / "region.json")
+        found = self.locate(engine, encoder, benchmark, split, seed, folder / "region.json")
         if not found.region:
             raise ValueError(f"method.region: {found.why_empty()}")
         return found.region
 
-    def locate(
-        self, engine: Engine, encoder: Encoder, benchmark: Benchmark, settings: Mapping[str, Any], path: Path
-    ) -> LocatedRegion:
+    def locate(self, engine: Engine, encoder: Encoder, benchmark: Benchmark, split: str, seed: int, path: Path) -> LocatedRegion:
         """The region, written to `path` too; measurements that are there already are not made again.
 
-        settings: those of the run, as plain values.
+        encoder: prompts as finetune.py writes them, EOS where that has it: answers are corrupted as they were learnt.
         """
         if self.file is not None:
             found, weights = read_region(Path(self.file)), weights_hash(engine.model)
@@ -155,19 +142,19 @@ class GradientRegion:
                     f"{weights}); use the same model.path, adapter and precision, or localise again with file=null"
                 )
         else:
-            found = self._measured(engine, encoder, benchmark, settings, path)
+            found = self._measured(engine, encoder, benchmark, split, seed, path)
         if self.selection == "random":
-            found = found.at_random(int(settings["seed"]))
+            found = found.at_random(seed)
         if is_main():
             write_region(path, found)
         barrier()
         log.info("region: %s", found.summary())
         return found
 
-    def _measured(self, engine, encoder, benchmark, settings, path: Path) -> LocatedRegion:
-        answers = self._encoder(encoder, benchmark, settings)
-        scopes = [encoded(answers, benchmark.pieces(pairs, answers)) for pairs in self._pairs(benchmark, str(settings["split"]))]
-        seed = int(settings["seed"])
+    def _measured(
+        self, engine: Engine, encoder: Encoder, benchmark: Benchmark, split: str, seed: int, path: Path
+    ) -> LocatedRegion:
+        scopes = [encoded(encoder, benchmark.pieces(pairs, encoder)) for pairs in self._pairs(benchmark, split)]
         data = text_hash(*(repr((scope, e.prompt, e.answer)) for scope, of in zip(SCOPES, scopes, strict=True) for e in of))
         samples = [self.copies * len(examples) for examples in scopes]
         source = Source(weights_hash(engine.model), data, self.copies, self.labels_only, seed, *samples)
@@ -199,12 +186,6 @@ class GradientRegion:
                     raise
                 raise ValueError(f"method.region.{option}={given}: {error} (null: the split of the run)") from error
         return pairs[0], pairs[1]
-
-    def _encoder(self, encoder: Encoder, benchmark: Benchmark, settings: Mapping[str, Any]) -> Encoder:
-        """Answers are corrupted as they were learnt: in the way of finetune.py, with EOS where that has it."""
-        model = settings["model"]
-        template, max_length = benchmark.prompts("finetune", Template(**model["template"]), model["max_length"])
-        return Encoder(encoder.tokenizer, template, max_length, settings["compat"])
 
 
 def encoded(encoder: Encoder, pairs: Sequence[QA]) -> list[Example]:

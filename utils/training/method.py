@@ -4,16 +4,16 @@ change the weights afterwards. One file of config/method describes one; most hav
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from omegaconf import DictConfig
 
 from utils.checks import choose, flag, is_number, require
 from utils.engine.engine import Engine
-from utils.engine.loss import Loss
+from utils.engine.loss import Loss, check_needs, parts_of
 from utils.files import resolve
 from utils.items.benchmark import Benchmark
 from utils.items.rows import QA
@@ -27,22 +27,25 @@ TRAIN, TEMPLATE = "train", "template"  # streams that more than the loss has to 
 class Region(Protocol):
     """Chooses the parameters that train; the others keep their values and get no optimizer state."""
 
-    def check(self, cfg: DictConfig) -> None:
+    def check(self, benchmark: Benchmark, split: str) -> None:
         """Raises ValueError for what can be seen to be wrong before a model is loaded."""
         ...
 
     def choose(
-        self, engine: Engine, encoder: Encoder, benchmark: Benchmark, settings: Mapping[str, Any], folder: Path
+        self, engine: Engine, encoder: Encoder, benchmark: Benchmark, split: str, seed: int, folder: Path
     ) -> Collection[str]:
-        """Names of parameters, as `engine.model.named_parameters()` gives them."""
+        """Names of parameters, as `engine.model.named_parameters()` gives them.
+
+        encoder: prompts as finetune.py writes them, in which the answers were learnt. folder: the run's.
+        """
         ...
 
 
 class Finish(Protocol):
     """Makes the result of a run from what was trained."""
 
-    def check(self, cfg: DictConfig) -> None:
-        """Raises ValueError for what can be seen to be wrong before a model is loaded."""
+    def check(self, start: str, adapter: str, snapshots: int | str) -> None:
+        """Raises ValueError for what can be seen to be wrong before a model is loaded. start: `model.path`."""
         ...
 
     def __call__(self, original: Path, trained: Path, out: Path) -> None:
@@ -65,18 +68,17 @@ class Templates:
     policy: str
 
     def __post_init__(self) -> None:
-        choose("method.template", self.kind, ("refusal", "normal"))
-        choose("method.template_policy", self.policy, ("per_access", "fixed"))
+        choose("kind", self.kind, ("refusal", "normal"))
+        choose("policy", self.policy, ("per_access", "fixed"))
 
-    def check(self, file: str) -> None:
+    def check(self, refusals: str) -> None:
         """Raises ValueError if refusals are to be read from a file that is not there."""
-        missing = self.kind == "refusal" and not resolve(file).is_file()
-        if missing:
-            raise ValueError(f"templates={file}: there is no such file; give a text file, one refusal per line")
+        there = self.kind != "refusal" or resolve(refusals).is_file()
+        require(there, "refusals", refusals, "the name of a text file that exists, one refusal per line")
 
-    def answers(self, file: str, retain: Sequence[QA]) -> list[str]:
+    def answers(self, refusals: str, retain: Sequence[QA]) -> list[str]:
         """All that may be drawn. Raises DataError for a file that cannot be read."""
-        return read_lines(resolve(file)) if self.kind == "refusal" else [pair.answer for pair in retain]
+        return read_lines(resolve(refusals)) if self.kind == "refusal" else [pair.answer for pair in retain]
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ class Stop:
     above: float | None
 
     def __post_init__(self) -> None:
-        require(self.above is None or is_number(self.above), "method.stop.above", self.above, "a number, or null to never stop")
+        require(self.above is None or is_number(self.above), "above", self.above, "a number, or null to never stop")
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ class Method:
 
     prepare: makes the streams. region: chooses what trains. finish: makes the result of what was trained. templates: there if the
     loss reads template answers. stop: when training ends early. reference_dropout: dropout is on in the reference too, so that
-    its values change at every step. Raises ValueError for a flag that is none.
+    its values change at every step. Raises ValueError for parts that do not fit each other, and for a flag that is none.
     """
 
     name: str
@@ -112,28 +114,38 @@ class Method:
     reference_dropout: bool = False
 
     def __post_init__(self) -> None:
+        check_needs(self.loss.needs)
         flag("method.reference_dropout", self.reference_dropout)
+        if TEMPLATE in self.loss.needs and self.templates is None:
+            raise ValueError("method.templates=null: the loss reads template answers; write {kind: refusal, policy: per_access}")
+        if TEMPLATE not in self.loss.needs and self.templates is not None:
+            raise ValueError("method.templates: the loss reads no template answers; leave templates out")
+        if self.stop is not None:
+            choose("method.stop.part", self.stop.part, parts_of(self.loss))
 
     @property
     def memorises(self) -> bool:
         """Whether it teaches a split, as finetune.py does, instead of unlearning one."""
         return TRAIN in self.loss.needs
 
-    def template_answers(self, file: str, retain: Sequence[QA]) -> list[str]:
-        """What template answers are drawn from; nothing where the loss reads none. file: of refusals."""
-        return [] if self.templates is None else self.templates.answers(file, retain)
+    def template_answers(self, refusals: str, retain: Sequence[QA]) -> list[str]:
+        """What template answers are drawn from; nothing where the loss reads none. refusals: the file of them."""
+        return [] if self.templates is None else self.templates.answers(refusals, retain)
 
-    def check(self, cfg: DictConfig) -> None:
+    def check(self, cfg: DictConfig, benchmark: Benchmark) -> None:
         """Raises ValueError for what can be seen to be wrong with the other settings before a model is loaded."""
         if self.templates is not None:
-            self.templates.check(cfg.templates)
+            self.templates.check(cfg.refusals)
         if self.reference_dropout and cfg.reference == "cached":
             raise ValueError(
                 "reference=cached: with method.reference_dropout=true the reference's values change at every step; use "
                 "reference=auto, or method.reference_dropout=false"
             )
-        for part in (self.region, self.finish):
-            if part is not None:
-                part.check(cfg)
-        if self.finish is not None and cfg.launcher.name != "auto":
-            raise ValueError(f"launcher={cfg.launcher.name}: method={self.name} changes weights afterwards; use launcher=auto")
+        if self.region is not None:
+            self.region.check(benchmark, str(cfg.split))
+        if self.finish is not None:
+            if cfg.launcher.name != "auto":
+                raise ValueError(
+                    f"launcher={cfg.launcher.name}: method={self.name} changes weights afterwards; use launcher=auto"
+                )
+            self.finish.check(cfg.model.path, cfg.adapter.name, cfg.snapshots)

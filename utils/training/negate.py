@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig
 
-from utils.checks import choose, positive
+from utils.checks import choose, flag, positive
 from utils.weights.arithmetic import negate
 from utils.weights.models import is_adapter, model_folder
 
@@ -41,27 +40,27 @@ class Negate:
 
     def __post_init__(self) -> None:
         positive("coefficient", self.coefficient)
-        choose("keep_trained", self.keep_trained, (True, False))
+        flag("keep_trained", self.keep_trained)
         choose("dtype", self.dtype, DTYPES)
 
-    def check(self, cfg: DictConfig) -> None:
+    def check(self, start: str, adapter: str, snapshots: int | str) -> None:
         """Raises ValueError where there is no difference of weights on disk to subtract, and where snapshots would outlive it."""
         refused = {
             "continue": "what an adapter gains on top of another is no adapter with the opposite sign; use adapter=lora on the "
             "model that the adapter is merged into",
             "qlora": "the adapter makes up for the rounding of 4-bit weights too, and negated would double it; use adapter=lora",
         }
-        if cfg.adapter.name in refused:
-            raise ValueError(f"adapter={cfg.adapter.name}: method={cfg.method.name} negates, but {refused[cfg.adapter.name]}")
-        if cfg.model.path is not None and is_adapter(model_folder(cfg.model.path)):
+        if adapter in refused:
+            raise ValueError(f"adapter={adapter}: the method negates what is learnt, but {refused[adapter]}")
+        if is_adapter(model_folder(start)):
             raise ValueError(
-                f"model.path={cfg.model.path}: holds an adapter, and method={cfg.method.name} needs a whole model; merge "
-                "it into its base (merge_and_unload of PEFT), save that, and give it as model.path"
+                f"model.path={start}: holds an adapter, and the method needs a whole model; merge it into its base "
+                "(merge_and_unload of PEFT), save that, and give it as model.path"
             )
-        if cfg.snapshots != "none" and not self.keep_trained:
+        if snapshots != "none" and not self.keep_trained:
             raise ValueError(
-                f"snapshots={cfg.snapshots}: would keep weights from before the negation, and method={cfg.method.name} deletes "
-                "those; use snapshots=none, or method.finish.keep_trained=true"
+                f"snapshots={snapshots}: would keep weights from before the negation, and the method deletes those; use "
+                "snapshots=none, or method.finish.keep_trained=true"
             )
 
     def __call__(self, original: Path, trained: Path, out: Path) -> None:

@@ -19,6 +19,7 @@ from utils import ROOT
 from utils.distributed import barrier, is_main, main_first
 
 ADAPTER_FILE = "adapter_config.json"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}  # of weights, as settings name them
 
 
 class ModelError(ValueError):
@@ -137,13 +138,13 @@ def add_adapter(model: nn.Module, adapter: DictConfig, lora: DictConfig, quantis
     )
 
 
-def save_model(model: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: Path, dtype: str) -> None:
-    """Writes a plain Hugging Face (or PEFT) folder, in the model's own dtype; the folder appears only when it is whole."""
+def save_model(model: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: Path, dtype: torch.dtype) -> None:
+    """Writes a plain Hugging Face folder in `dtype`, or a PEFT folder as it is; the folder appears only when it is whole."""
     if is_main():
         partial = folder.with_name(folder.name + ".partial")
         shutil.rmtree(partial, ignore_errors=True)
         if not isinstance(model, PeftModel):
-            model = model.to(getattr(torch, dtype))
+            model = model.to(dtype)
         model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
         shutil.rmtree(folder, ignore_errors=True)

@@ -26,8 +26,6 @@ from transformers.modeling_outputs import CausalLMOutput
 from utils.engine.engine import Engine, output_head
 from utils.weights.models import ModelError, Precision, load_model, load_tokenizer, model_folder
 
-pass  # which checks by what stands here
-
 
 def combined_logits(target: Tensor, reinforced: Tensor, alpha: float | Tensor) -> Tensor:
     """target - alpha * relu(reinforced - target): tensors of one shape, float32 or wider; alpha: a number or a 0-d tensor."""
@@ -150,11 +148,8 @@ class CombinedModel(nn.Module):
             handle.remove()
 
 
-def check_combined(cfg: DictConfig) -> None:
-    """Whether `reinforced.path` (null: nothing to check) can stand beside `model.path`, by the folders. Raises ModelError."""
-    path, target = cfg.reinforced.path, cfg.model.path
-    if path is None:
-        return
+def check_combined(target: str | None, path: str) -> None:
+    """Whether the model of `reinforced.path` can stand beside that of `model.path`, by the folders. Raises ModelError."""
     if target is None:
         raise ModelError(f"reinforced.path={path}: set model.path to the target model, which {path} was finetuned from")
     with _about_reinforced():
@@ -163,29 +158,31 @@ def check_combined(cfg: DictConfig) -> None:
         raise ModelError(f"reinforced.path={path} is model.path itself, so nothing would be unlearned; give the reinforced model")
 
 
-def load_combined(cfg: DictConfig, tokenizer: PreTrainedTokenizerBase, precision: Precision) -> CombinedModel:
+def load_combined(
+    model: DictConfig, path: str, alpha: float, tokenizer: PreTrainedTokenizerBase, precision: Precision, seed: int
+) -> CombinedModel:
     """The model of `model.path` combined with the one of `reinforced.path`; adapters are merged into their bases.
 
     tokenizer: the target's. Raises ModelError if one cannot be loaded, or they have different tokenizers or the same weights.
     """
-    check_combined(cfg)
-    theirs = OmegaConf.merge(cfg.model, {"path": cfg.reinforced.path})
+    check_combined(model.path, path)
+    theirs = OmegaConf.merge(model, {"path": path})
     with _about_reinforced():
         vocabulary = load_tokenizer(theirs).get_vocab()
     if vocabulary != tokenizer.get_vocab():
         raise ModelError(
-            f"reinforced.path={cfg.reinforced.path}: its tokenizer is not that of model.path={cfg.model.path}, so their logits "
-            "are about different tokens; give the target itself, finetuned"
+            f"reinforced.path={path}: its tokenizer is not that of model.path={model.path}, so their logits are "
+            "about different tokens; give the target itself, finetuned"
         )
     with _about_reinforced():
-        reinforced = load_model(theirs, tokenizer, precision, cfg.seed)
-    target = load_model(cfg.model, tokenizer, precision, cfg.seed)
+        reinforced = load_model(theirs, tokenizer, precision, seed)
+    target = load_model(model, tokenizer, precision, seed)
     if _same_weights(target, reinforced):
         raise ModelError(
-            f"reinforced.path={cfg.reinforced.path} holds the weights of model.path={cfg.model.path}, so nothing would be "
-            "unlearned; give a model that was trained on what is to be forgotten"
+            f"reinforced.path={path} holds the weights of model.path={model.path}, so nothing would be unlearned; give "
+            " a model that was trained on what is to be forgotten"
         )
-    return CombinedModel(target, reinforced, cfg.reinforced.alpha)
+    return CombinedModel(target, reinforced, alpha)
 
 
 def _without_head(model: nn.Module) -> nn.Module:

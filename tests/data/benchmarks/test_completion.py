@@ -250,7 +250,7 @@ def completion_row(index: int) -> tuple[str, str]:
 
 
 def test_a_corpus_template_needs_normal_texts_and_a_loss_that_reads_them():
-    with pytest.raises(ValueError, match="method.template=refusal: .*use method.template=normal"):
+    with pytest.raises(ValueError, match="method.templates.kind=refusal: .*; write normal"):
         CorpusTemplate()(training_data(("forget", "template"), ["I cannot."]))
     with pytest.raises(ValueError, match="the loss reads forget"):
         CorpusTemplate()(training_data(("forget",), []))

@@ -201,7 +201,7 @@ def test_padding_is_hidden_in_released_runs_alone():
         ({"retain": ()}, "the loss needs stream normal, but there is no data for it"),
         ({"retain": (), "form": "sku"}, "the loss needs stream normal, but there is no data for it"),
         ({"retain": [QA("word " * 50, "Yes.")], "using": encoder(max_length=50)}, "no normal row is left: .* max_length=50"),
-        ({"form": "llmu", "using": encoder(compat="tofu_original")}, "compat=tofu_original: method.form=llmu"),
+        ({"form": "llmu", "using": encoder(compat="tofu_original")}, "compat=tofu_original: method.loss.form=llmu"),
         (
             {"form": "sku", "retain": [QA("Who?", "<|pad|> you")]},
             "padding token <|pad|> also stands inside".replace("|", r"\|"),
@@ -216,7 +216,7 @@ def test_what_cannot_be_drawn_is_refused(options, message):
 def test_released_needs_plain_prompts():
     template = "{% for m in messages %}{{ m.content }}{% endfor %}"
     chat = Encoder(bpe(pad="<eot>", template=template), Template("chat", eos=False))
-    with pytest.raises(ValueError, match="form=sku: is defined for template.kind=plain; use method.form=paper"):
+    with pytest.raises(ValueError, match="form=sku: is defined for template.kind=plain; use method.loss.form=paper"):
         released(using=chat)
 
 
@@ -225,7 +225,7 @@ SAFETY = ("method=llmu_published", "benchmark=safety", "batch_size=2", "steps=2"
 
 @pytest.mark.parametrize("form", ["paper", "llmu"])
 def test_llmu_runs_on_the_safety_benchmark_in_any_division(tmp_path, form):
-    options = (f"model.path={target()}", *SAFETY, f"method.form={form}", "cache=cache")
+    options = (f"model.path={target()}", *SAFETY, f"method.loss.form={form}", "cache=cache")
     run(tmp_path, "unlearn", *options, "out=whole")
     run(tmp_path, "unlearn", *options, "per_device_batch_size=1", "reference=resident", "out=divided")
     one, other = (losses(tmp_path / name) for name in ("whole", "divided"))

@@ -110,10 +110,10 @@ def test_general_texts_are_supervised_throughout():
     assert found.encoder.tokenizer.bos_token_id == retain[0].prompt[0]
 
 
-def test_method_general_reaches_the_streams():
+def test_general_texts_reach_the_streams():
     for name in ("ascent_plus_descent", "ascent_plus_kl_divergence", "memflex"):
         assert instantiate(method_config(name).prepare).general is False
-        assert instantiate(method_config(name, "method.general=true").prepare).general is True
+        assert instantiate(method_config(name, "method.prepare.general=true").prepare).general is True
     assert instantiate(method_config("ascent_plus_kl_divergence").prepare).retain_span == "knowundo"
     assert method_config("ascent_plus_kl_divergence").reference_dropout is True
 
@@ -127,8 +127,8 @@ def test_what_cannot_be_mixed_is_refused(tmp_path):
         MixedBatches(retain_span="knowundo")
     with pytest.raises(ValueError, match="general=1: write true or false"):
         MixedBatches(general=1)
-    with pytest.raises(ValueError, match="method.general=true: benchmark=tofu has no general texts"):
-        run(tmp_path, "unlearn", f"model.path={target()}", *STEPS, "method=memflex", "method.general=true",
+    with pytest.raises(ValueError, match="method.prepare.general=true: benchmark=tofu has no general texts"):
+        run(tmp_path, "unlearn", f"model.path={target()}", *STEPS, "method=memflex", "method.prepare.general=true",
             "method.region.forget=null", "method.region.retain=null", "out=run")  # fmt: skip
     assert not (tmp_path / "run").exists()
 
@@ -230,7 +230,7 @@ def test_learning_rates_of_the_published_schedule(tmp_path):
 @pytest.mark.parametrize("method", ["ascent_plus_descent", "ascent_plus_kl_divergence"])
 def test_general_texts_of_the_benchmark(method, tmp_path):
     """The out-of-distribution variants as a user starts them, with the reference's dropout on where the method has it so."""
-    dials = ("benchmark=knowundo", "batch_size=4", "steps=2", "warmup=0", "method.general=true", "model.max_length=96")
+    dials = ("benchmark=knowundo", "batch_size=4", "steps=2", "warmup=0", "method.prepare.general=true", "model.max_length=96")
     run(tmp_path, "unlearn", f"model.path={target()}", *dials, f"method={method}", "out=run")
     assert all(record["loss"] == record["loss"] for record in losses(tmp_path / "run"))
     assert "general/retain.jsonl" in read_json(tmp_path / "run" / "run.json")["data"]

@@ -206,10 +206,10 @@ def test_two_combined_models_give_the_gradients_of_both(tmp_path):
 
 def adapter_folder(folder: Path) -> nn.Module:
     """Writes a base model and an adapter that points to it; returns both together."""
-    save_model(tiny_model(), tokenizer(), folder / "base", "float32")
+    save_model(tiny_model(), tokenizer(), folder / "base", torch.float32)
     base = AutoModelForCausalLM.from_pretrained(folder / "base", dtype=torch.float32)
     model = moved(with_lora(base))
-    save_model(model, tokenizer(), folder / "adapter", "float32")
+    save_model(model, tokenizer(), folder / "adapter", torch.float32)
     return model
 
 

@@ -131,7 +131,7 @@ def test_a_tokenizer_without_bos_is_refused(monkeypatch):
 @pytest.fixture(scope="module")
 def language_model(tmp_path_factory) -> PerplexityModel:
     folder = tmp_path_factory.mktemp("reference")
-    save_model(tiny_model(), tokenizer(), folder / "model", "float32")
+    save_model(tiny_model(), tokenizer(), folder / "model", torch.float32)
     return PerplexityModel(str(folder))  # a run folder stands for the model in it
 
 

@@ -16,7 +16,7 @@ FINE = [
     ("unlearn", ["method=choice(flat,npo)", "epochs=range(1,4)"]),
     ("unlearn", ["method=glob(flat_*)"]),
     ("unlearn", ["out=runs/${method.name}", "hydra.sweep.dir=elsewhere", "hydra/launcher=basic"]),
-    ("unlearn", ["+note=mine", "++method.loss.beta=1", "~templates"]),
+    ("unlearn", ["+note=mine", "++method.loss.beta=1", "~refusals"]),
     ("finetune", ["split=full", "model.architecture.hidden_size=64"]),
     ("evaluate", ["rescore=true", "oracle=runs/retain90", "resamples=100"]),
 ]

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 import utils.runs.oracles
 import utils.runs.score
@@ -37,7 +38,7 @@ def evaluate(folder: Path, *overrides: object, out: str = "eval") -> Path:
 def oracle(tmp_path) -> Path:
     """A checkpoint folder that nobody has evaluated."""
     model = tiny_model(seed=5, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64)
-    save_model(model, tokenizer(), tmp_path / "oracle", "float32")
+    save_model(model, tokenizer(), tmp_path / "oracle", torch.float32)
     return tmp_path / "oracle"
 
 
@@ -46,7 +47,7 @@ def evaluated(tmp_path_factory) -> Path:
     """A folder with `oracle` (a checkpoint) and `eval`, an evaluation that compares with it."""
     folder = tmp_path_factory.mktemp("evaluated")
     model = tiny_model(seed=5, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64)
-    save_model(model, tokenizer(), folder / "oracle", "float32")
+    save_model(model, tokenizer(), folder / "oracle", torch.float32)
     evaluate(folder, f"oracle={folder}/oracle")
     return folder
 
@@ -173,7 +174,7 @@ def test_forget_quality_is_placed_among_oracles_of_other_seeds(evaluated, tmp_pa
     nulls = []
     for seed in (6, 7):
         model = tiny_model(seed=seed, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64)
-        save_model(model, tokenizer(), tmp_path / f"null{seed}", "float32")
+        save_model(model, tokenizer(), tmp_path / f"null{seed}", torch.float32)
         nulls.append(f"{tmp_path}/null{seed}")
     oracle = shutil.copytree(evaluated / "oracle", tmp_path / "oracle")
     evaluate(tmp_path, f"oracle={oracle}", f"null_runs=[{','.join(nulls)}]")
@@ -258,7 +259,7 @@ def test_the_tokenizer_is_described_once_per_evaluation(monkeypatch):
     calls, original = [], prompts.tokenizer_state
     monkeypatch.setattr(prompts, "tokenizer_state", lambda which: calls.append(which) or original(which))
     settings = check_evaluation(compose_settings("evaluate", f"model.path={target()}", f"oracle={target()}"))
-    encoder = make_encoder(settings)
+    encoder = make_encoder(settings.cfg.model, settings.benchmark, "evaluate", settings.cfg.compat)
     utils.runs.oracles.check_oracle(settings, encoder)
     utils.runs.oracles.check_oracle(settings, encoder)
     assert len(calls) == 1

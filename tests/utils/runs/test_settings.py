@@ -52,9 +52,9 @@ WRONG_VALUES = [
     ("benchmark.truth_ratio=mean", "benchmark.truth_ratio=mean: write geometric or arithmetic"),
     ("method.loss.divergence=tvv", "method.loss: divergence=tvv: write one of kl, tv,"),
     ("+method.loss.beta=1", "method.loss: Flat.__init__() got an unexpected keyword argument 'beta'"),
-    ("method.template=refuse", "method.template=refuse: write one of refusal, normal"),
-    ("method.template_policy=once", "method.template_policy=once: write one of per_access, fixed"),
-    ("templates=nowhere.txt", "templates=nowhere.txt: there is no such file; give a text file, one refusal per line"),
+    ("method.templates.kind=refuse", "method.templates: kind=refuse: write one of refusal, normal; did you mean refusal?"),
+    ("method.templates.policy=once", "method.templates: policy=once: write one of per_access, fixed"),
+    ("refusals=nowhere.txt", "refusals=nowhere.txt: write the name of a text file that exists, one refusal per line"),
     ("per_device_batch_size=3", "per_device_batch_size=3: does not divide the 16 items"),
 ]
 

@@ -21,19 +21,14 @@ from utils.files import read_json
 from utils.fingerprint import weights_hash
 from utils.items.benchmark import Benchmark
 from utils.tokens.example import Example
-from utils.tokens.prompts import Template
+from utils.tokens.prompts import Encoder, Template
 from utils.tokens.rendering import special_ids
 from utils.training import localize
 from utils.training.localize import GradientRegion, Thresholds, compare, corrupted, encoded, mean_gradients
 from utils.training.region_file import read_region
 
 PAD, EOS = tokenizer().pad_token_id, tokenizer().eos_token_id
-SETTINGS = {
-    "seed": 42,
-    "split": "forget",
-    "compat": "none",
-    "model": {"template": {"kind": "plain", "question_end": "\n"}, "max_length": 96},
-}
+LEARNT = Encoder(tokenizer(), Template("plain", question_end="\n", eos=True), 96)
 
 # Gradients of four tensors in single passes, in units of 1e-3: two of the forget scope, three of the retain scope.
 PASSES = {
@@ -45,7 +40,7 @@ PASSES = {
 
 
 class Toy(Benchmark):
-    """Two splits, and prompts that differ between finetuning and unlearning."""
+    """Two splits."""
 
     name = "toy"
 
@@ -56,9 +51,6 @@ class Toy(Benchmark):
 
     def retain_split(self, split: str) -> str:
         return "retain"
-
-    def prompts(self, script: str, template: Template, max_length: int) -> tuple[Template, int]:
-        return replace(template, answer_tag=f"{script}: ", eos=script == "finetune"), max_length
 
 
 def by_hand() -> dict:
@@ -199,7 +191,7 @@ def test_short_answers_stay_as_they_are():
 
 def located(model: nn.Module, path: Path, region: GradientRegion | None = None):
     region = region or GradientRegion(mu_quantile=0.9, sigma_quantile=0.3)
-    return region.locate(Engine(model, PAD), encoder(), Toy(), SETTINGS, path)
+    return region.locate(Engine(model, PAD), LEARNT, Toy(), "forget", 42, path)
 
 
 def test_region_file_says_what_was_measured(tmp_path):
@@ -216,7 +208,7 @@ def test_region_file_says_what_was_measured(tmp_path):
 
 
 def test_answers_are_corrupted_as_they_were_learnt(tmp_path, monkeypatch):
-    """In the prompts of finetune.py with its EOS, three copies of each, in eval mode, with no copy like another."""
+    """In the prompts that the caller gives, with EOS, three copies of each, in eval mode, with no copy like another."""
     seen = {}
     monkeypatch.setattr(
         localize, "mean_gradients", lambda _, examples, scope: seen.update({scope: examples}) or {"w": torch.ones(2)}
@@ -226,7 +218,7 @@ def test_answers_are_corrupted_as_they_were_learnt(tmp_path, monkeypatch):
     for scope, pairs in (("forget", ITEMS), ("retain", RETAIN)):
         for number, example in enumerate(seen[scope]):
             whole = tokenizer().decode(example.prompt, skip_special_tokens=True)
-            assert whole == f"{pairs[number % len(pairs)].question}\nfinetune:" and example.answer[-1] == EOS
+            assert whole == f"{pairs[number % len(pairs)].question}\n" and example.answer[-1] == EOS
     assert len(set(seen["forget"])) >= 14  # two-token answers have few corruptions
 
 
@@ -252,7 +244,7 @@ def test_a_random_region_has_the_same_size(tmp_path):
     assert len(drawn.region) == len(found.region) and set(drawn.region) != set(found.region)
     assert drawn.selection == read_region(tmp_path / "random.json").selection == "random"
     assert drawn == located(model, tmp_path / "again.json", region)
-    other = region.locate(Engine(model, PAD), encoder(), Toy(), {**SETTINGS, "seed": 7}, tmp_path / "other.json")
+    other = region.locate(Engine(model, PAD), LEARNT, Toy(), "forget", 7, tmp_path / "other.json")
     assert set(other.region) != set(drawn.region)
 
 
@@ -269,12 +261,12 @@ def test_a_region_of_another_model_is_refused(tmp_path):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"copies": 0}, "method.region.copies=0: write a whole number from 1"),
-        ({"mu": -2}, "method.region.mu=-2: write a number from -1"),
-        ({"sigma": "high"}, "method.region.sigma=high: write a number from 0"),
-        ({"mu_quantile": 1.5}, "method.region.mu_quantile=1.5: write a number from 0 to 1"),
-        ({"selection": "best"}, "method.region.selection=best: write one of located, random"),
-        ({"labels_only": 1}, "method.region.labels_only=1: write true or false"),
+        ({"copies": 0}, "copies=0: write a whole number from 1 .released: 3, paper: 5."),
+        ({"mu": -2}, "mu=-2: write a number from -1"),
+        ({"sigma": "high"}, "sigma=high: write a number from 0"),
+        ({"mu_quantile": 1.5}, "mu_quantile=1.5: write a number from 0 to 1"),
+        ({"selection": "best"}, "selection=best: write one of located, random"),
+        ({"labels_only": 1}, "labels_only=1: write true or false"),
     ],
 )
 def test_wrong_options_are_refused(options, message):
@@ -346,6 +338,15 @@ def test_knowundo_localises_on_train_and_val(tmp_path):
         for name in ("unlearn_train", "unlearn_val")
     ]
     assert source.forget_samples == sum(rows)
+
+
+def test_a_region_is_located_in_the_prompts_of_finetune(tmp_path, monkeypatch):
+    """On this benchmark unlearning supervises no EOS, and finetuning does."""
+    seen = []
+    monkeypatch.setattr(GradientRegion, "choose", lambda self, engine, encoder, *_: seen.append(encoder) or ())
+    with pytest.raises(ValueError, match="method.region: it is empty"):
+        run(tmp_path, "unlearn", f"model.path={target()}", "benchmark=knowundo", "method=memflex", "steps=1", "out=run")
+    assert [encoder.template.eos for encoder in seen] == [True]
 
 
 def test_mistakes_are_one_sentence(tmp_path, unlearned):

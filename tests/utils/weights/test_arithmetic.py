@@ -25,7 +25,7 @@ from utils.weights.safetensors_stream import StoredTensor, WeightsError, read_he
 
 @pytest.fixture
 def base(tmp_path) -> Path:
-    save_model(tiny_model(**SMALL), tokenizer(), tmp_path / "base", "float32")
+    save_model(tiny_model(**SMALL), tokenizer(), tmp_path / "base", torch.float32)
     return tmp_path / "base"
 
 
@@ -174,7 +174,7 @@ def test_peak_memory_is_far_below_one_tensor(tmp_path):
 def test_an_interrupted_write_leaves_nothing_that_looks_like_a_model(tmp_path, base, bad, monkeypatch, after):
     """Interrupted at the first slice, later, and when only the side files are missing."""
     out = tmp_path / "out"
-    save_model(tiny_model(seed=5, **SMALL), tokenizer(), out, "float32")
+    save_model(tiny_model(seed=5, **SMALL), tokenizer(), out, torch.float32)
     earlier = tensors(out)
     reads = []
     read, copy = StoredTensor.read, shutil.copyfile

@@ -102,12 +102,12 @@ def test_a_saved_model_loads_with_plain_hugging_face_calls(trained):
 
 
 def test_a_model_is_saved_in_its_own_type(tmp_path):
-    save_model(tiny_model(), tokenizer(), tmp_path / "model", "bfloat16")
+    save_model(tiny_model(), tokenizer(), tmp_path / "model", torch.bfloat16)
     assert {tensor.dtype for tensor in weights(tmp_path).values()} == {torch.bfloat16}
 
 
 def test_a_folder_that_is_being_written_is_not_there_yet(tmp_path, monkeypatch):
-    save_model(tiny_model(seed=1), tokenizer(), tmp_path / "model", "float32")
+    save_model(tiny_model(seed=1), tokenizer(), tmp_path / "model", torch.float32)
     before = weights(tmp_path)
 
     def fail(*_, **__):
@@ -115,7 +115,7 @@ def test_a_folder_that_is_being_written_is_not_there_yet(tmp_path, monkeypatch):
 
     monkeypatch.setattr(type(tokenizer()), "save_pretrained", fail)
     with pytest.raises(OSError, match="disk full"):
-        save_model(tiny_model(seed=2), tokenizer(), tmp_path / "model", "float32")
+        save_model(tiny_model(seed=2), tokenizer(), tmp_path / "model", torch.float32)
     assert all(torch.equal(tensor, before[name]) for name, tensor in weights(tmp_path).items())
 
 

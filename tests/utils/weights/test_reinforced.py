@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GenerationConfig, LogitsProcessor, LogitsProcessorList
 
@@ -278,18 +277,18 @@ def test_logits_that_change_after_the_head_are_refused(which):
 def reinforced(tmp_path_factory) -> Path:
     """The target of the runs after a "finetuning" on what is to be forgotten."""
     folder = tmp_path_factory.mktemp("combined") / "reinforced"
-    save_model(moved(AutoModelForCausalLM.from_pretrained(target()), by=0.1), tokenizer(), folder, "float32")
+    save_model(moved(AutoModelForCausalLM.from_pretrained(target()), by=0.1), tokenizer(), folder, torch.float32)
     return folder
 
 
-def settings(path: object, alpha: float = 2.0, model: object = None) -> DictConfig:
-    cfg = compose_settings("evaluate", f"model.path={model or target()}")
-    OmegaConf.update(cfg, "reinforced", {"path": path if path is None else str(path), "alpha": alpha}, force_add=True)
-    return cfg
+def combined(path: Path, alpha: float = 2.0) -> CombinedModel:
+    """The target combined with the model at `path`, as evaluate.py loads them."""
+    model = compose_settings("evaluate", f"model.path={target()}").model
+    return load_combined(model, str(path), alpha, tokenizer(), FLOAT32, seed=42).eval()
 
 
 def test_both_models_are_loaded(reinforced):
-    model = load_combined(settings(reinforced), tokenizer(), FLOAT32).eval()
+    model = combined(reinforced)
     slow = Slow(*(AutoModelForCausalLM.from_pretrained(path) for path in (target(), reinforced)), alpha=2.0)
     ids = torch.tensor([[5, 6, 7, 8]])
     torch.testing.assert_close(model(ids).logits, slow(input_ids=ids).logits, atol=1e-5, rtol=1e-5)
@@ -301,7 +300,7 @@ def test_a_reinforced_adapter_is_merged(tmp_path):
     adapted = moved(with_lora(base), by=0.1)
     adapted.peft_config["default"].base_model_name_or_path = str(target())
     adapted.save_pretrained(tmp_path / "adapter")
-    model = load_combined(settings(tmp_path / "adapter", 0.5), tokenizer(), FLOAT32).eval()
+    model = combined(tmp_path / "adapter", 0.5)
     ids = torch.tensor([[5, 6, 7, 8]])
     with torch.no_grad():
         v_r = adapted(input_ids=ids).logits
@@ -311,33 +310,32 @@ def test_a_reinforced_adapter_is_merged(tmp_path):
 
 def test_what_cannot_be_combined_is_refused_before_a_model_is_loaded(reinforced, tmp_path, monkeypatch):
     monkeypatch.setattr("utils.weights.reinforced.load_model", lambda *_: pytest.fail("a model was loaded"))
-    check_combined(settings(None))
-    check_combined(settings(reinforced))
+    check_combined(str(target()), str(reinforced))
     (tmp_path / "empty").mkdir()
     with pytest.raises(
         ModelError, match=r"^reinforced.path=.*empty holds no model; give a run folder, a checkpoint folder or a Hub"
     ):
-        check_combined(settings(tmp_path / "empty"))
+        check_combined(str(target()), str(tmp_path / "empty"))
     with pytest.raises(ModelError, match=r"^reinforced.path=.*target is model.path itself, so nothing would be unlearned"):
-        check_combined(settings(target()))
+        check_combined(str(target()), str(target()))
     with pytest.raises(ModelError, match=r"^reinforced.path=\S+: set model.path to the target model"):
-        check_combined(settings(reinforced, model="null"))
+        check_combined(None, str(reinforced))
 
 
 def test_another_tokenizer_is_refused(reinforced, tmp_path):
     other = copy.deepcopy(tokenizer())
     other.add_tokens(["<another>"])
-    save_model(AutoModelForCausalLM.from_pretrained(reinforced), other, tmp_path / "other", "float32")
+    save_model(AutoModelForCausalLM.from_pretrained(reinforced), other, tmp_path / "other", torch.float32)
     with pytest.raises(ModelError, match=r"^reinforced.path=.*other: its tokenizer is not that of model.path=.*target"):
-        load_combined(settings(tmp_path / "other"), tokenizer(), FLOAT32)
+        combined(tmp_path / "other")
 
 
 def test_the_same_weights_under_another_name_are_refused(tmp_path):
-    save_model(AutoModelForCausalLM.from_pretrained(target()), tokenizer(), tmp_path / "copy", "float32")
+    save_model(AutoModelForCausalLM.from_pretrained(target()), tokenizer(), tmp_path / "copy", torch.float32)
     with pytest.raises(
         ModelError, match=r"^reinforced.path=.*copy holds the weights of model.path=.*target, so nothing would be"
     ):
-        load_combined(settings(tmp_path / "copy"), tokenizer(), FLOAT32)
+        combined(tmp_path / "copy")
 
 
 def test_evaluate_scores_and_generates_with_the_combination(reinforced, tmp_path):
