@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import shutil
@@ -110,13 +111,14 @@ def _starts_merged(start: str | None, adapter: str) -> bool:
 
 
 def _callbacks(
-    cfg: DictConfig, stop: Stop | None, trainer: UnlearnTrainer, run: Run, write: Callable[[Path], None]
+    cfg: DictConfig, stop: Stop | None, trainer: UnlearnTrainer, run: Run, write: Callable[..., None]
 ) -> list[TrainerCallback]:
     callbacks: list[TrainerCallback] = [MarkCheckpoints()]
     if (every := minutes(cfg.checkpoint)) is not None:
         callbacks.append(SaveByTheClock(every))
     if cfg.snapshots != "none":
-        callbacks.append(Snapshots(cfg.snapshots, lambda step: write(run.folder / "snapshots" / str(step))))
+        keep = lambda step: write(run.folder / "snapshots" / str(step), trains_on=True)  # noqa: E731
+        callbacks.append(Snapshots(cfg.snapshots, keep))
     if stop is not None and stop.above is not None:
         callbacks.append(StopAbove(stop.part, stop.above, trainer.parts))
     return callbacks
@@ -191,7 +193,7 @@ def _plain(node: DictConfig | None) -> dict[str, Any] | None:
     return None if node is None else OmegaConf.to_container(node, resolve=True)
 
 
-def _save(run: Run, write: Callable[[Path], None], finish: Finish | None, start: str) -> None:
+def _save(run: Run, write: Callable[..., None], finish: Finish | None, start: str) -> None:
     """Writes `model/`: what was trained, or what the method's `finish` makes of it."""
     result = run.folder / "model"
     if finish is None:
@@ -206,11 +208,11 @@ def _save(run: Run, write: Callable[[Path], None], finish: Finish | None, start:
         run.note(weights=folder_hash(result))
 
 
-def write_model(trainer: UnlearnTrainer, folder: Path, dtype: torch.dtype, merged: bool) -> None:
+def write_model(trainer: UnlearnTrainer, folder: Path, dtype: torch.dtype, merged: bool, trains_on: bool = False) -> None:
     """A plain Hugging Face (or PEFT) folder of the model as it is now; it appears only when it is whole.
 
     dtype: of the weights; an adapter keeps its own. merged: an adapter is merged into what lies under it, since its file alone
-    would name the wrong base.
+    would name the wrong base. trains_on: whether the model is still needed.
     """
     model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
@@ -225,5 +227,6 @@ def write_model(trainer: UnlearnTrainer, folder: Path, dtype: torch.dtype, merge
         barrier()
         return
     if merged and isinstance(model, PeftModel):
-        model = model.merge_and_unload()
+        # Merging takes the adapter off for good, so a model that trains on is copied.
+        model = (copy.deepcopy(model) if trains_on else model).merge_and_unload()
     save_model(model, trainer.processing_class, folder, dtype)

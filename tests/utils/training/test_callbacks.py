@@ -21,6 +21,18 @@ def test_snapshots_are_models_of_their_step(tmp_path):
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= names
 
 
+def test_snapshots_of_an_adapter_on_an_adapter_leave_it_training(tmp_path):
+    """They are merged, since the base of the second adapter exists nowhere on disk; what trains is not."""
+    steps = ("method=ga", "split=forget01", "batch_size=2", "steps=2", "warmup=0", "lr=1e-2", "adapter=lora")
+    run(tmp_path, "unlearn", f"model.path={target()}", *steps, "out=first")
+    run(tmp_path, "unlearn", f"model.path={tmp_path}/first", *steps, "out=plain")
+    run(tmp_path, "unlearn", f"model.path={tmp_path}/first", *steps, "snapshots=1", "out=kept")
+    assert_same_weights(weights(tmp_path / "plain"), weights(tmp_path / "kept"), 0.0)
+    kept = [weights(tmp_path / "kept" / "snapshots", f"{step}/model.safetensors") for step in (1, 2)]
+    assert_same_weights(kept[1], weights(tmp_path / "kept"), 0.0)
+    assert any(not kept[0][name].equal(kept[1][name]) for name in kept[0])
+
+
 def test_steps_win_over_epochs(tmp_path):
     run(tmp_path, "unlearn", f"model.path={target()}", *STEPS, "steps=3", "out=run")
     assert [record["step"] for record in losses(tmp_path / "run")] == [1, 2, 3]
