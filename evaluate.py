@@ -18,6 +18,7 @@ from utils.runs.cli import check_command_line, one_sentence
 def main(cfg: DictConfig) -> None:
     # Slow imports: a misspelt name was refused without them.
     from utils import distributed
+    from utils.reading import files_read
     from utils.runs.load import make_encoder
     from utils.runs.oracles import bring_oracle, check_oracle
     from utils.runs.run import Run
@@ -25,31 +26,30 @@ def main(cfg: DictConfig) -> None:
     from utils.runs.settings import check_evaluation
     from utils.runs.train import show_requests
 
-    settings = check_evaluation(cfg)
-    out = Path(cfg.out)
+    with files_read() as data:
+        settings = check_evaluation(cfg)
+        out = Path(cfg.out)
 
-    if cfg.rescore:
-        write_metrics(metrics_from_files(settings, out), out)
-        return
+        if cfg.rescore:
+            write_metrics(metrics_from_files(settings, out), out)
+            return
 
-    if cfg.from_logs is not None:
-        metrics = metrics_from_logs(settings)
-        run = Run.open(cfg, "evaluate")
-        if not run.skip:
-            write_metrics(metrics, out)
-            run.finish()
-        return
+        if cfg.from_logs is not None:
+            metrics = metrics_from_logs(settings)
+        else:
+            distributed.start()
+            encoder = make_encoder(cfg.model, settings.benchmark, "evaluate", cfg.compat)
+            check_oracle(settings, encoder)
+            show_requests(settings.requests[: cfg.show_prompts], encoder)
 
-    distributed.start()
-    encoder = make_encoder(cfg.model, settings.benchmark, "evaluate", cfg.compat)
-    check_oracle(settings, encoder)
-    show_requests(settings.requests[: cfg.show_prompts], encoder)
-    run = Run.open(cfg, "evaluate")
+    run = Run.open(cfg, "evaluate", data)
     if run.skip:
         return
-    score_run(settings, run, encoder)
-    bring_oracle(settings, run, encoder)
-    write_metrics(metrics_from_files(settings, out), out)
+    if cfg.from_logs is None:
+        score_run(settings, run, encoder)
+        bring_oracle(settings, run, encoder)
+        metrics = metrics_from_files(settings, out)
+    write_metrics(metrics, out)
     run.finish()
 
 

@@ -13,24 +13,26 @@ from utils.runs.cli import check_command_line, one_sentence
 def main(cfg: DictConfig) -> None:
     # Slow imports: a misspelt name was refused without them.
     from utils import distributed
+    from utils.reading import files_read
     from utils.runs.load import make_encoder
     from utils.runs.run import Run
     from utils.runs.settings import check_training
     from utils.runs.train import make_streams, train
 
-    settings = check_training(cfg, "finetune")
-    benchmark = settings.benchmark
-    distributed.start()
+    with files_read() as data:
+        settings = check_training(cfg, "finetune")
+        benchmark = settings.benchmark
+        distributed.start()
 
-    pairs = benchmark.training(cfg.split)
-    if cfg.model.path is None:
-        # Random weights know nothing of the world and cannot decline: both are learnt along the way, so that there is utility to
-        # lose and a refusal is a known answer, as for a pretrained chat model.
-        pairs += benchmark.general_knowledge()
-    encoder = make_encoder(cfg.model, benchmark, "finetune", cfg.compat)
-    streams = make_streams(settings, encoder, pairs)
+        pairs = benchmark.training(cfg.split)
+        if cfg.model.path is None:
+            # Random weights know nothing of the world and cannot decline: both are learnt along the way, so that there is utility
+            # to lose and a refusal is a known answer, as for a pretrained chat model.
+            pairs += benchmark.general_knowledge()
+        encoder = make_encoder(cfg.model, benchmark, "finetune", cfg.compat)
+        streams = make_streams(settings, encoder, pairs)
 
-    run = Run.open(cfg, "finetune")
+    run = Run.open(cfg, "finetune", data)
     if not run.skip:
         train(settings, run, encoder, streams)
 

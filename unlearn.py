@@ -16,22 +16,24 @@ from utils.runs.cli import check_command_line, one_sentence
 def main(cfg: DictConfig) -> None:
     # Slow imports: a misspelt name was refused without them.
     from utils import distributed
+    from utils.reading import files_read
     from utils.runs.load import make_encoder
     from utils.runs.run import Run
     from utils.runs.settings import check_training
     from utils.runs.train import make_streams, train
 
-    settings = check_training(cfg, "unlearn")
-    benchmark, method = settings.benchmark, settings.method
-    distributed.start()
+    with files_read() as data:
+        settings = check_training(cfg, "unlearn")
+        benchmark, method = settings.benchmark, settings.method
+        distributed.start()
 
-    forget = benchmark.training(cfg.split)
-    retain = benchmark.training(benchmark.retain_split(cfg.split))
-    templates = method.template_answers(cfg.refusals, retain)
-    encoder = make_encoder(cfg.model, benchmark, "unlearn", cfg.compat)
-    streams = make_streams(settings, encoder, forget, retain, templates)
+        forget = benchmark.training(cfg.split)
+        retain = benchmark.training(benchmark.retain_split(cfg.split))
+        templates = method.template_answers(cfg.refusals, retain)
+        encoder = make_encoder(cfg.model, benchmark, "unlearn", cfg.compat)
+        streams = make_streams(settings, encoder, forget, retain, templates)
 
-    run = Run.open(cfg, "unlearn")
+    run = Run.open(cfg, "unlearn", data)
     if not run.skip:
         train(settings, run, encoder, streams)
 

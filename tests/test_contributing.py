@@ -140,7 +140,7 @@ def test_one_step_through_the_engine(config):
     forget = settings.benchmark.training(config.split)
     encoder = make_encoder(config.model, settings.benchmark, "unlearn", config.compat)
     streams = make_streams(settings, encoder, forget, (), ["I do not know.", "Nobody told me."])
-    run = Run.open(config, "unlearn")
+    run = Run.open(config, "unlearn", {})
     train(settings, run, encoder, streams)
     step = read_rows(run.folder / "log.jsonl")[0]
     assert step["step"] == 1

@@ -45,6 +45,11 @@ def file_hash(path: Path | str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[: 2 * SIZE]
 
 
+def bytes_hash(content: bytes) -> str:
+    """The `file_hash` of a file with this content."""
+    return hashlib.sha256(content).hexdigest()[: 2 * SIZE]
+
+
 def folder_hash(folder: Path) -> str:
     """16 hex digits of the weights in a model or adapter folder: names and contents of its safetensors files."""
     return text_hash(*(f"{path.name}:{file_hash(path)}" for path in sorted(folder.glob("*.safetensors"))))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,7 +10,7 @@ from pathlib import Path
 
 from data.files.book import Excerpt, chapters, excerpt, passages
 from data.files.sources import check_rows
-from utils.reading import DataError, note_file, read_json_lines, read_text
+from utils.reading import DataError, json_lines, note_file, read_json_lines, read_text
 
 KINDS = ("train", "test")
 JSON_ENDINGS = (".jsonl", ".json", ".json.gz", ".jsonl.gz")
@@ -103,32 +101,16 @@ def _released(path: Path) -> bool:
 @lru_cache(maxsize=8)
 def _passages(path: Path, changed: int, size: int, words: int, rest: bool, limit: int | None) -> tuple[str, ...]:
     """`changed` and `size` only tell an edited file from the one that was read before."""
-    texts = _rows(path) if path.name.endswith(JSON_ENDINGS) else [read_text(path)]
+    texts = _texts(path) if path.name.endswith(JSON_ENDINGS) else [read_text(path)]
     # One text at a time: a shard of C4 holds far more than is used.
     return tuple(islice(chain.from_iterable(passages(chapters(text), words, rest) for text in texts), limit))
 
 
-def _rows(path: Path) -> Iterator[str]:
-    opener = gzip.open if path.suffix == ".gz" else open
-    try:
-        with opener(path, "rt", encoding="utf-8", newline="\n") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield _text(path, number, line)
-    except (OSError, EOFError) as error:
-        raise DataError(f"{path}: cannot be read ({error}); fetch it again") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8; convert the file to UTF-8") from error
-
-
-def _text(path: Path, number: int, line: str) -> str:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}, row {number}: not JSON ({error.msg}); one JSON object per line is expected") from error
-    if not isinstance(row, dict) or not isinstance(row.get("text"), str):
-        raise DataError(f'{path}, row {number}: a JSON object {{"text": "..."}} is expected')
-    return row["text"]
+def _texts(path: Path) -> Iterator[str]:
+    for number, row in json_lines(path):
+        if not isinstance(row.get("text"), str):
+            raise DataError(f'{path}, row {number}: a JSON object {{"text": "..."}} is expected')
+        yield row["text"]
 
 
 def _blocks(path: Path) -> tuple[tuple[Excerpt, ...], tuple[str, ...]]:

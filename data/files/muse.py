@@ -19,11 +19,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import pandas as pd
-from pyarrow import ArrowException
-
 from data.files.sources import FIXTURES, Source, check_rows
-from utils.reading import DataError, note_file, read_json_lines
+from utils.reading import DataError, read_json_lines, read_parquet
 
 PARQUET = "-00000-of-00001.parquet"  # how push_to_hub names the one file of a split
 FIELDS = {"verbmem": ("prompt", "gt"), "knowmem": ("question", "answer"), "privleak": ("text",)}
@@ -45,7 +42,7 @@ class MuseFiles:
     def rows(self, config: str, split: str) -> list[dict]:
         """The rows of a split. Raises DataError naming file and row; only running text may be blank here and there."""
         path = self._path(config, split)
-        rows = _read_parquet(path) if path.suffix == ".parquet" else read_json_lines(path)
+        rows = read_parquet(path) if path.suffix == ".parquet" else read_json_lines(path)
         if config in FIELDS:
             check_rows(path, rows, FIELDS[config], {})
             return rows
@@ -72,14 +69,3 @@ class MuseFiles:
 
     def _source(self, config: str) -> Source:
         return Source(f"muse/{self.corpus}/{config}", self.root, "", "")
-
-
-def _read_parquet(path: Path) -> list[dict]:
-    try:
-        rows = pd.read_parquet(path).to_dict("records")
-    except (OSError, ArrowException) as error:
-        raise DataError(f"{path}: cannot be read as Parquet ({type(error).__name__}); download it again") from error
-    if not rows:
-        raise DataError(f"{path}: holds no rows")
-    note_file(path)
-    return rows

@@ -7,15 +7,13 @@ The data set was released twice under one name, and results on the two do not co
 
 from __future__ import annotations
 
-import json
-import lzma
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 
 from utils.items.rows import QA
-from utils.reading import DataError, note_file
+from utils.reading import DataError, json_lines, note_file
 
 TEXTS = ("prompt", "response_0", "response_1")
 FLAGS = ("is_response_0_safe", "is_response_1_safe")
@@ -98,7 +96,7 @@ def read_pku(paths: Sequence[Path]) -> SafeRlhf:
 def _read(path: Path, changed: int, size: int) -> SafeRlhf:
     """`changed` and `size` only tell an edited file from the one that was read before."""
     rows, columns = [], None
-    for number, row in _objects(path):
+    for number, row in json_lines(path):
         if columns is None:
             columns = tuple(sorted(row))
         rows.append(_judged(path, number, row))
@@ -109,26 +107,6 @@ def _read(path: Path, changed: int, size: int) -> SafeRlhf:
     if columns is None:
         raise DataError(f"{path}: holds no rows")
     return SafeRlhf(tuple(rows), columns)
-
-
-def _objects(path: Path) -> Iterator[tuple[int, dict]]:
-    number = 0
-    opener = lzma.open if path.suffix == ".xz" else open
-    try:
-        with opener(path, "rt", encoding="utf-8", newline="\n") as file:
-            for number, line in enumerate(file, start=1):
-                if not line.strip():
-                    continue
-                row = json.loads(line)
-                if not isinstance(row, dict):
-                    raise DataError(f"{path}, row {number}: a JSON {type(row).__name__}; one JSON object per line is expected")
-                yield number, row
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}, row {number}: not JSON ({error.msg}); one JSON object per line is expected") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}, after row {number}: not UTF-8; convert the file to UTF-8") from error
-    except (lzma.LZMAError, EOFError) as error:
-        raise DataError(f"{path}: broken xz file ({error}); fetch it again, or drop .xz from its name") from error
 
 
 def _judged(path: Path, number: int, row: dict) -> Judged:

@@ -14,12 +14,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import pandas as pd
-
 from data.files.sources import check_rows
 from utils.draws import generator
 from utils.items.rows import QA
-from utils.reading import DataError, note_file, read_json_lines, read_text
+from utils.reading import DataError, read_json_lines, read_parquet, read_text
 
 CSV = {
     "question": "Question",
@@ -155,13 +153,7 @@ def _csv(path: Path) -> list[dict]:
 
 
 def _records(path: Path) -> list[dict]:
-    if path.suffix != ".parquet":
-        return read_json_lines(path)
-    note_file(path)
-    try:
-        return json.loads(pd.read_parquet(path).to_json(orient="records"))  # plain lists instead of arrays
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: not a Parquet file ({error}); fetch it again") from error
+    return read_parquet(path) if path.suffix == ".parquet" else read_json_lines(path)
 
 
 def _choices(path: Path, number: int, row: dict, field: str) -> Choices:

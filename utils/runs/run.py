@@ -30,7 +30,6 @@ from utils import ROOT
 from utils.distributed import barrier, is_main, world_size
 from utils.files import flat_settings, read_json, read_rows, write_json, write_rows, write_text
 from utils.fingerprint import settings_hash
-from utils.reading import files_read
 from utils.training.callbacks import last_checkpoint
 
 log = logging.getLogger(__name__)
@@ -68,8 +67,8 @@ class Run:
     _started: float = field(default_factory=time.time)
 
     @classmethod
-    def open(cls, cfg: DictConfig, script: str) -> Run:
-        """Starts, resumes or skips the run in `cfg.out`.
+    def open(cls, cfg: DictConfig, script: str, data: Mapping[str, str]) -> Run:
+        """Starts, resumes or skips the run in `cfg.out`. data: name -> hash of the files that it goes by (utils/reading.py).
 
         Raises RunError if the folder holds a run with other settings or from other weights, or something that is no run, or a
         half-written run while resume=false. Without overwrite=true only the folder of a run that failed before its first
@@ -77,7 +76,7 @@ class Run:
         """
         settings = OmegaConf.to_container(cfg, resolve=True)
         run = cls(Path(str(cfg.out)), settings)
-        state = run._look(script)
+        state = run._look(script, data)
         if state == "finished" and not cfg.overwrite:
             log.info("%s is finished with these settings; skipped (overwrite=true runs it again)", run.folder)
             run.skip = True
@@ -88,7 +87,7 @@ class Run:
         if is_main():
             if state != "running" or cfg.overwrite:
                 run._clear()
-            run._begin(script, cfg)
+            run._begin(script, cfg, data)
         barrier()
         return run
 
@@ -122,7 +121,7 @@ class Run:
             shutil.rmtree(self.checkpoints, ignore_errors=True)
         barrier()
 
-    def _look(self, script: str) -> str:
+    def _look(self, script: str, data: Mapping[str, str]) -> str:
         """new | running | finished. Raises RunError for what is in the way."""
         overwrite, resume = self.settings["overwrite"], self.settings["resume"]
         if self.folder.exists() and not self.folder.is_dir():
@@ -145,7 +144,7 @@ class Run:
             )
         now, before = sources(self.settings), known.get("sources", {})
         made_anew = [f"{key} was made anew since and has other weights" for key in before if before[key] != now[key]]
-        data, earlier = files_read(), known.get("data", {})
+        earlier = known.get("data", {})
         changed_files = [key for key in data if key in earlier and data[key] != earlier[key]]
         made_anew += [f"the data file {key} has changed since" for key in changed_files]
         if made_anew:
@@ -172,12 +171,12 @@ class Run:
         begun = ("config.yaml", "run.json", self.checkpoints.name)
         return self.checkpoint is not None or any(path.name not in begun for path in self.folder.iterdir())
 
-    def _begin(self, script: str, cfg: DictConfig) -> None:
+    def _begin(self, script: str, cfg: DictConfig, data: Mapping[str, str]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._trim_log()
         write_text(self.folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
         self.capsule = {"script": script, "status": "running", "settings": self.settings, **capsule(self.settings)}
-        self.capsule |= {"sources": sources(self.settings), "data": files_read()}
+        self.capsule |= {"sources": sources(self.settings), "data": dict(sorted(data.items()))}
         write_json(self.folder / "run.json", self.capsule)
 
     def _clear(self) -> None:

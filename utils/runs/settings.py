@@ -17,7 +17,6 @@ from utils.fingerprint import settings_hash
 from utils.items.benchmark import Benchmark
 from utils.items.probe import Probe, Unchanged
 from utils.items.requests import Request
-from utils.reading import forget_files
 from utils.runs.rules import CHOICES, RULES
 from utils.runs.run import NOT_PART_OF_THE_RESULT
 from utils.tokens.prompts import Template
@@ -152,7 +151,6 @@ def _method(node: DictConfig) -> Method:
 
 def _check(cfg: DictConfig, script: str) -> Benchmark:
     """What all scripts check alike. Gives `out` its value where it has none."""
-    forget_files()
     for key, valid in CHOICES.items():
         value = OmegaConf.select(cfg, key, default=ABSENT)
         if value is not ABSENT and str(value) not in valid:

@@ -300,7 +300,7 @@ def test_a_download_of_the_data_set_is_read_as_it_stands(copied):
     (folder / "retain2.jsonl").write_text("[an older form of the same]", encoding="utf-8")
     assert muse(copied).training("retain2") == expected
     (folder / "retain2-00000-of-00001.parquet").write_bytes(b"PAR1 half")
-    with pytest.raises(DataError, match="retain2-00000-of-00001.parquet: cannot be read as Parquet"):
+    with pytest.raises(DataError, match="retain2-00000-of-00001.parquet: not a Parquet file"):
         muse(copied).training("retain2")
 
 

@@ -17,7 +17,7 @@ from tests.models import tiny_model, tokenizer
 from tests.runs import REAL, compose_settings, launch, metrics, run, target
 from utils.engine.engine import Engine
 from utils.files import read_json, read_rows
-from utils.reading import DataError, files_read, forget_files
+from utils.reading import DataError, files_read
 from utils.runs.settings import SettingsError, check_evaluation, check_training
 from utils.tokens.prompts import Template
 
@@ -112,9 +112,9 @@ def test_some_tasks_and_some_documents(tmp_path):
 
 
 def test_files_that_were_read_are_noted():
-    forget_files()
-    utility(tasks=("piqa", "rte")).requests("all")
-    assert set(files_read()) == {"piqa/validation.jsonl", "rte/validation.jsonl"}
+    with files_read() as noted:
+        utility(tasks=("piqa", "rte")).requests("all")
+    assert set(noted) == {"piqa/validation.jsonl", "rte/validation.jsonl"}
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 
 from data.files.pku import read_pku, same_prompt
 from utils.items.rows import QA
-from utils.reading import DataError, files_read, forget_files
+from utils.reading import DataError, files_read
 
 OLD = {"better_response_id": 0, "safer_response_id": 0}
 NEW = {"prompt_source": "x", "response_0_source": "y", "response_0_severity_level": 1, "better_response_id": 0}
@@ -67,9 +67,10 @@ def test_layouts_are_told_apart_and_give_the_same_pairs(tmp_path):
 
 def test_published_files_are_compressed(tmp_path):
     plain, packed = write(tmp_path / "train.jsonl", ROWS), write(tmp_path / "train.jsonl.xz", ROWS)
-    forget_files()
-    assert read_pku([packed]) == read_pku([plain])
-    assert set(files_read()) == {f"{tmp_path.name}/train.jsonl", f"{tmp_path.name}/train.jsonl.xz"}
+    read_pku([packed])
+    with files_read() as noted:
+        assert read_pku([packed]) == read_pku([plain])
+    assert set(noted) == {f"{tmp_path.name}/train.jsonl", f"{tmp_path.name}/train.jsonl.xz"}
 
 
 def test_files_of_one_release_are_joined_and_of_two_refused(tmp_path):
@@ -115,7 +116,7 @@ def test_bad_rows_are_named(tmp_path, change, sentence):
         ("a.jsonl", b"", "a.jsonl: holds no rows"),
         ("a.jsonl", b"\n[1]\n", "a.jsonl, row 2: a JSON list"),
         ("a.jsonl", b"{'a'}\n", "a.jsonl, row 1: not JSON"),
-        ("a.jsonl", b"\xff\xfe", "a.jsonl, after row 0: not UTF-8"),
+        ("a.jsonl", b"\xff\xfe", "a.jsonl, row 1: not UTF-8"),
         ("a.jsonl.xz", b"{}", "a.jsonl.xz: broken xz file"),
         ("a.jsonl.xz", lzma.compress(b"{}" * 1000)[:-20], "a.jsonl.xz: broken xz file"),
     ],

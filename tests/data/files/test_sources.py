@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
+import lzma
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 
 from data.files import sources
 from data.files.sources import Source, check_rows
-from utils.reading import DataError, files_read, forget_files, read_json_lines, read_lines
+from utils.reading import DataError, files_read, json_lines, note_file, read_json_lines, read_lines
 
 
 def source(root: Path | str) -> Source:
@@ -80,7 +82,7 @@ def test_rows_are_read_in_order_and_unicode_line_ends_stay_inside_strings(tmp_pa
 
 
 BROKEN = [
-    (b'{"a": 1}\n\xff{"a": 2}', "a.json, row 2: not UTF-8 (byte 9); convert the file to UTF-8"),
+    (b'{"a": 1}\n\xff{"a": 2}', "a.json, row 2: not UTF-8 (byte 0 of the row); convert it to UTF-8"),
     (b'{"a": 1}\n{"a": 2,}', "a.json, row 2: not JSON"),
     (b'{"a": 1}\n[1, 2]', "a.json, row 2: a JSON list; one JSON object per line is expected"),
     (b'[\n{"a": 1}\n]', "a.json, row 1: not JSON"),
@@ -132,15 +134,32 @@ def test_lines_of_text(tmp_path):
             read_lines(tmp_path / name)
 
 
-def test_files_are_remembered_by_content_until_the_next_run(tmp_path):
+def test_files_are_noted_by_content_for_the_block_that_reads_them(tmp_path):
     (tmp_path / "tofu").mkdir()
-    (tmp_path / "tofu" / "full.json").write_text('{"a": 1}\n')
-    forget_files()
-    read_json_lines(tmp_path / "tofu" / "full.json")
-    before = files_read()
-    assert before == {"tofu/full.json": hashlib.sha256(b'{"a": 1}\n').hexdigest()[:16]}
-    (tmp_path / "tofu" / "full.json").write_text('{"a": 2}\n')
-    read_json_lines(tmp_path / "tofu" / "full.json")
-    assert files_read().keys() == before.keys() and files_read() != before
-    forget_files()
-    assert files_read() == {}
+    path = tmp_path / "tofu" / "full.json"
+    path.write_text('{"a": 1}\n')
+    with files_read() as noted:
+        read_json_lines(path)
+        before = dict(noted)
+        assert before == {"tofu/full.json": hashlib.sha256(b'{"a": 1}\n').hexdigest()[:16]}
+        with files_read() as inner:
+            assert read_lines(path) and set(inner) == {"tofu/full.json"}
+        path.write_text('{"a": 2}\n')
+        note_file(path)
+    assert noted.keys() == before.keys() and noted != before
+    path.write_text('{"a": 3}\n')
+    read_json_lines(path)
+    assert noted["tofu/full.json"] == hashlib.sha256(b'{"a": 2}\n').hexdigest()[:16]
+
+
+def test_large_files_are_read_by_line_and_may_be_compressed(tmp_path):
+    content = b'{"a": 1}\n\n{"a": 2}\n'
+    (tmp_path / "a.jsonl").write_bytes(content)
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(content))
+    (tmp_path / "a.jsonl.xz").write_bytes(lzma.compress(content))
+    for path in tmp_path.iterdir():
+        assert list(json_lines(path)) == [(1, {"a": 1}), (3, {"a": 2})]
+    (tmp_path / "b.json.gz").write_bytes(gzip.compress(content * 1000)[:-20])
+    for name, problem in {"b.json.gz": ": broken gz file .*; fetch it again, or drop .gz", "c.jsonl": ": cannot be read"}.items():
+        with pytest.raises(DataError, match=name + problem):
+            list(json_lines(tmp_path / name))

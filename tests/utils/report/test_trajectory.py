@@ -74,7 +74,7 @@ class Evaluator:
         self.damaged: dict[str, Exception] = {}
 
     def __call__(self, cfg: DictConfig) -> None:
-        run = Run.open(cfg, "evaluate")
+        run = Run.open(cfg, "evaluate", {})
         if run.skip:
             return
         self.asked.append(cfg.model.path)

@@ -143,7 +143,7 @@ def test_run_json_tells_which_data_were_read_and_changed_data_are_refused(cut_of
 
 
 def opened(out: Path, *overrides: object, script: str = "unlearn") -> Run:
-    return Run.open(compose_settings(script, f"out={out}", *overrides), script)
+    return Run.open(compose_settings(script, f"out={out}", *overrides), script, {})
 
 
 def finished(out: Path, *overrides: object) -> Path:
