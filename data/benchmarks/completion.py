@@ -23,7 +23,7 @@ from omegaconf import DictConfig
 
 from data.files.book import SLACK, Excerpt, kept_out
 from data.files.completion import KINDS, Corpus, has_released, read_books, read_passages, read_released, text_files
-from data.files.sources import FIXTURES
+from data.files.sources import local_root
 from metrics.benchmarks.completion import FORGOTTEN, HOLDOUT, TASKS, CompletionMetrics
 from utils.engine.engine import Engine
 from utils.engine.generation import Released
@@ -241,7 +241,7 @@ class Completion(Benchmark):
 
     @property
     def _folder(self) -> Path:
-        root = FIXTURES if self.data_root == "fixture" else Path(str(self.data_root)).expanduser()
+        root = local_root(str(self.data_root))
         return root / self.name
 
     def _files(self, dial: str, named: str | list[str] | None, folder: Path) -> list[Path]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from data.files.knowundo_authors import SCOPES, first_authors
-from data.files.sources import ENDINGS, FIXTURES, Source, check_rows
+from data.files.sources import ENDINGS, Source, check_rows, local_root
 from metrics.benchmarks.knowundo import KnowUnDoMetrics
 from utils.distributed import main_first
 from utils.items.benchmark import Benchmark, Metrics
@@ -187,7 +187,7 @@ class KnowUnDo(Benchmark):
         return _pairs(path, _read_rows(path))
 
     def _folder(self, below: str) -> Path:
-        root = FIXTURES if self.data_root == "fixture" else Path(self.data_root).expanduser()
+        root = local_root(self.data_root)
         return root / self.name / below
 
     def _source(self, below: str, hub: str, files: str) -> Source:

@@ -19,7 +19,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.files.sources import FIXTURES, Source, check_rows
+from data.files.sources import Source, check_rows, local_root
 from utils.reading import DataError, read_json_lines, read_parquet
 
 PARQUET = "-00000-of-00001.parquet"  # how push_to_hub names the one file of a split
@@ -64,8 +64,7 @@ class MuseFiles:
         return whole if whole.is_file() else self._source(config).file(split)
 
     def _folder(self, config: str) -> Path:
-        root = FIXTURES if self.root == "fixture" else Path(self.root).expanduser()
-        return root / "muse" / self.corpus / config
+        return local_root(self.root) / "muse" / self.corpus / config
 
     def _source(self, config: str) -> Source:
         return Source(f"muse/{self.corpus}/{config}", self.root, "", "")

@@ -10,13 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
 from data.files.pku import SafeRlhf, read_pku
-from data.files.sources import FIXTURES
+from data.files.sources import download, local_root, only_file
 from data.files.truthfulqa import MultipleChoice, Question, read_multiple_choice, read_truthfulqa
-from utils.distributed import main_first
 from utils.reading import DataError
 
 QUESTIONS = ("TruthfulQA.csv", "generation_validation.jsonl")
@@ -40,7 +36,7 @@ class SafetyFiles:
         names = (f"{part}.jsonl", f"{part}.jsonl.xz")
         if self.data_root != "hub":
             return read_pku([self._local("pku_saferlhf", names)])
-        return read_pku([_download(self.hub, file, self.revision, f"pku_saferlhf/{names[0]}") for file in self.hub_files[part]])
+        return read_pku([download(self.hub, file, self.revision, f"pku_saferlhf/{names[0]}") for file in self.hub_files[part]])
 
     def questions(self) -> list[Question]:
         """TruthfulQA with its answers. Raises DataError."""
@@ -54,24 +50,11 @@ class SafetyFiles:
         if self.data_root != "hub":
             return self._local("truthfulqa", names)
         file = f"{configuration}/validation-00000-of-00001.parquet"
-        return _download(self.truthfulqa_hub, file, self.truthfulqa_revision, f"truthfulqa/{names[0]}")
+        return download(self.truthfulqa_hub, file, self.truthfulqa_revision, f"truthfulqa/{names[0]}")
 
     def _local(self, folder: str, names: Sequence[str]) -> Path:
-        root = FIXTURES / self.benchmark if self.data_root == "fixture" else Path(self.data_root).expanduser()
-        found = [root / folder / name for name in names if (root / folder / name).is_file()]
-        if not found:
-            raise DataError(f"data_root={self.data_root}: {root / folder} holds neither {names[0]} nor {names[1]}")
-        if len(found) > 1:
-            raise DataError(f"data_root={self.data_root}: both {names[0]} and {names[1]} exist in {root / folder}; remove one")
-        return found[0]
-
-
-def _download(hub: str, file: str, revision: str, local: str) -> Path:
-    try:
-        with main_first():
-            return Path(hf_hub_download(hub, file, repo_type="dataset", revision=revision))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise DataError(
-            f"data_root=hub: {hub}/{file} at revision {revision[:8]} cannot be fetched ({type(error).__name__}); give "
-            f"data_root=DIR with DIR/{local}, or data_root=fixture"
-        ) from error
+        root = local_root(self.data_root) / (self.benchmark if self.data_root == "fixture" else "") / folder
+        found = only_file(self.data_root, root, names)
+        if found is None:
+            raise DataError(f"data_root={self.data_root}: {root} holds neither {names[0]} nor {names[1]}")
+        return found

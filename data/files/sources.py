@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from utils import ROOT
+from utils.checks import did_you_mean_or_all
 from utils.distributed import main_first
 from utils.reading import DataError
 
@@ -31,29 +31,45 @@ class Source:
         """Path of the rows called `name`. Raises DataError saying where it looked."""
         if self.root == "hub":
             return self.download(f"{name}.json")
-        folder = (FIXTURES if self.root == "fixture" else Path(self.root).expanduser()) / self.benchmark
-        found = [folder / f"{name}{ending}" for ending in ENDINGS if (folder / f"{name}{ending}").is_file()]
-        if len(found) > 1:
-            raise DataError(f"data_root={self.root}: both {found[0].name} and {found[1].name} exist in {folder}; remove one")
-        if not found:
+        folder = local_root(self.root) / self.benchmark
+        found = only_file(self.root, folder, [f"{name}{ending}" for ending in ENDINGS])
+        if found is None:
             raise DataError(f"data_root={self.root}: {folder / name}.json does not exist{_nearest(folder, name)}")
-        return found[0]
+        return found
 
     def has(self, name: str) -> bool:
         """Whether there are rows called `name`; of the Hub it is believed."""
-        folder = (FIXTURES if self.root == "fixture" else Path(self.root).expanduser()) / self.benchmark
+        folder = local_root(self.root) / self.benchmark
         return self.root == "hub" or any((folder / f"{name}{ending}").is_file() for ending in ENDINGS)
 
     def download(self, file: str) -> Path:
         """A file of the dataset on the Hub. Raises DataError if it cannot be fetched."""
-        try:
-            with main_first():
-                return Path(hf_hub_download(self.hub, file, repo_type="dataset", revision=self.revision))
-        except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-            raise DataError(
-                f"data_root=hub: {self.hub}/{file} at revision {self.revision[:8]} cannot be fetched "
-                f"({type(error).__name__}); give data_root=DIR with DIR/{self.benchmark}/{file}, or data_root=fixture"
-            ) from error
+        return download(self.hub, file, self.revision, f"{self.benchmark}/{file}")
+
+
+def local_root(data_root: str) -> Path:
+    """The folder of all benchmarks' files: the shipped one, or the user's."""
+    return FIXTURES if data_root == "fixture" else Path(data_root).expanduser()
+
+
+def only_file(data_root: str, folder: Path, names: Sequence[str]) -> Path | None:
+    """The one file of these names that the folder holds, or None. Raises DataError if it holds two: they may differ."""
+    found = [name for name in names if (folder / name).is_file()]
+    if len(found) > 1:
+        raise DataError(f"data_root={data_root}: both {found[0]} and {found[1]} exist in {folder}; remove one")
+    return folder / found[0] if found else None
+
+
+def download(hub: str, file: str, revision: str, local: str) -> Path:
+    """A file of a data set on the Hub. Raises DataError if it cannot be fetched, with the file `local` that may stand for it."""
+    try:
+        with main_first():
+            return Path(hf_hub_download(hub, file, repo_type="dataset", revision=revision))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise DataError(
+            f"data_root=hub: {hub}/{file} at revision {revision[:8]} cannot be fetched ({type(error).__name__}); give "
+            f"data_root=DIR with DIR/{local}, or data_root=fixture"
+        ) from error
 
 
 def check_rows(path: Path | str, rows: Sequence[dict], texts: Sequence[str], lists: dict[str, int | None]) -> None:
@@ -82,5 +98,4 @@ def _nearest(folder: Path, name: str) -> str:
     if not folder.is_dir():
         return f"; the folder {folder} is missing"
     present = sorted(path.stem for path in folder.iterdir() if path.suffix in ENDINGS)
-    close = difflib.get_close_matches(name, present, 3, 0.5)
-    return f". Did you mean {' or '.join(close)}?" if close else f"; the folder holds {', '.join(present) or 'no data'}"
+    return did_you_mean_or_all(name, present) if present else "; the folder holds no data"

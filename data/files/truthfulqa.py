@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.files.sources import check_rows
+from utils.checks import choose
 from utils.draws import generator
 from utils.items.rows import QA
 from utils.reading import DataError, read_json_lines, read_parquet, read_text
@@ -114,14 +115,13 @@ def normal_rows(questions: Sequence[Question], form: str = "each") -> list[QA]:
     each: every question with its best answer, then with each other true one. best: with its best answer alone (LLMU's released
     code). joined: all questions with their best answers, then all again with the true ones as one string (SKU's released code).
     """
+    choose("benchmark.normal_rows", form, FORMS)
     best = [QA(q.text, q.best) for q in questions]
     if form == "best":
         return best
     if form == "joined":
         return best + [QA(q.text, q.joined) for q in questions]
-    if form == "each":
-        return [QA(q.text, text) for q in questions for text in dict.fromkeys((q.best, *q.correct)) if text.strip()]
-    raise ValueError(f"benchmark.normal_rows={form}: write one of {', '.join(FORMS)}")
+    return [QA(q.text, text) for q in questions for text in dict.fromkeys((q.best, *q.correct)) if text.strip()]
 
 
 def split_questions(count: int, seed: int) -> dict[str, list[int]]:

@@ -359,7 +359,7 @@ def test_missing_files_say_what_belongs_there(tmp_path, copied):
     with pytest.raises(DataError, match="put forget.jsonl of configuration raw of the dataset owner/news there"):
         muse(tmp_path / "nowhere").training("forget")
     (copied / "muse" / "news" / "raw" / "retain2.jsonl").unlink()
-    with pytest.raises(DataError, match="retain2.json does not exist. Did you mean retain1"):
+    with pytest.raises(DataError, match="retain2.json does not exist; did you mean retain1"):
         muse(copied).training("full")
     with pytest.raises(DataError, match="there is no folder .*train; put retain1.jsonl of configuration train"):
         muse().training("train_retain1")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-import data.files.safety
+import data.files.sources
 import utils.judges.judges
 from data.benchmarks.safety import Safety, first_answer
 from data.files.sources import FIXTURES
@@ -172,14 +172,14 @@ def test_the_hub_is_asked_for_pinned_revisions(monkeypatch, copied):
         asked.append((repo, file, repo_type, revision))
         return str(copied / "pku_saferlhf" / f"{Path(file).name.split('.')[0]}.jsonl")
 
-    monkeypatch.setattr(data.files.safety, "hf_hub_download", download)
+    monkeypatch.setattr(data.files.sources, "hf_hub_download", download)
     assert safety("hub").training("harmful") == safety().training("harmful")
     assert asked == [("owner/pku", "round0/train.jsonl.xz", "dataset", "0123456789")]
 
     def fail(*_, **__):
         raise OSError
 
-    monkeypatch.setattr(data.files.safety, "hf_hub_download", fail)
+    monkeypatch.setattr(data.files.sources, "hf_hub_download", fail)
     with pytest.raises(DataError) as refusal:
         safety("hub").training("normal")
     assert str(refusal.value) == (

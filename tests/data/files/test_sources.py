@@ -41,9 +41,9 @@ def test_two_files_for_one_split_are_refused(folder):
 
 
 def test_what_is_missing_is_named_with_what_is_there(folder, tmp_path):
-    with pytest.raises(DataError, match=r"tofu/forget01.json does not exist. Did you mean forget10"):
+    with pytest.raises(DataError, match=r"tofu/forget01.json does not exist; did you mean forget10"):
         source(folder).file("forget01")
-    with pytest.raises(DataError, match="tofu/zzz.json does not exist; the folder holds forget10, retain90"):
+    with pytest.raises(DataError, match="tofu/zzz.json does not exist; there are forget10, retain90"):
         source(folder).file("zzz")
     with pytest.raises(DataError, match="does not exist; the folder .*nowhere/tofu is missing"):
         source(tmp_path / "nowhere").file("forget10")
