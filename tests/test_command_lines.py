@@ -136,7 +136,7 @@ def test_logs_of_the_original_code_give_its_numbers(tmp_path, overrides, key):
 REFUSED = [
     ("unlearn", ["lerning_rate=1"], "lerning_rate=1: there is no key lerning_rate; there are"),
     ("unlearn", ["method=flta"], "method=flta: there is no such method; did you mean flat?"),
-    ("unlearn", ["reference=cachd"], "reference=cachd: not a valid value; did you mean cached?"),
+    ("unlearn", ["reference=cachd"], "reference=cachd: write one of auto, adapter, cached, resident; did you mean cached?"),
     ("unlearn", ["model.path=null"], "model.path=null: unlearning starts from a trained model; make one with: python"),
     ("finetune", ["split=retain9"], "split=retain9: TOFU has full, forget01"),
     ("evaluate", [], "oracle=null: forget quality compares with a retain oracle. Make one with: python finetune.py"),

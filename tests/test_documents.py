@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator, Mapping
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
@@ -15,10 +15,11 @@ from data.benchmarks.tofu import Tofu
 from tests.losses.cases import method_config, method_loss
 from tests.test_contributing import documented_files
 from utils import ROOT
+from utils.checks import choose
 from utils.engine.packing import pack
 from utils.engine.reference import needs_reference
 from utils.runs import cli
-from utils.runs.rules import CHOICES
+from utils.runs.rules import DIALS as CHECKS
 from utils.tokens.example import Example
 
 
@@ -217,8 +218,9 @@ def test_dial(row):
             defaults = {shown(cfg, key) for cfg, _ in nodes}
             assert defaults == set(ticked(row[2])), key
         group = ROOT / "config" / key
-        if key in CHOICES:
-            assert set(ticked(row[1])) == set(CHOICES[key])
+        check = CHECKS.get(key)
+        if isinstance(check, partial) and check.func is choose:
+            assert set(ticked(row[1])) == set(check.keywords["valid"])
         elif group.is_dir() and ticked(row[1]) and not row[1].startswith("a file"):
             assert set(ticked(row[1])) == {path.stem for path in group.glob("*.yaml")}
 

@@ -10,14 +10,13 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from utils.checks import did_you_mean_or_all
 from utils.distributed import world_size
 from utils.evaluation.measure import Measure
 from utils.fingerprint import settings_hash
 from utils.items.benchmark import Benchmark
 from utils.items.probe import Probe, Unchanged
 from utils.items.requests import Request
-from utils.runs.rules import CHOICES, RULES
+from utils.runs.rules import DIALS
 from utils.runs.run import NOT_PART_OF_THE_RESULT
 from utils.tokens.prompts import Template
 from utils.training.batching import plan_batch
@@ -151,14 +150,13 @@ def _method(node: DictConfig) -> Method:
 
 def _check(cfg: DictConfig, script: str) -> Benchmark:
     """What all scripts check alike. Gives `out` its value where it has none."""
-    for key, valid in CHOICES.items():
+    for key, check in DIALS.items():
         value = OmegaConf.select(cfg, key, default=ABSENT)
-        if value is not ABSENT and str(value) not in valid:
-            raise SettingsError(f"{key}={value}: not a valid value{did_you_mean_or_all(value, valid)}")
-    for key, rule in RULES.items():
-        value = OmegaConf.select(cfg, key, default=ABSENT)
-        if value is not ABSENT and not rule.test(value):
-            raise SettingsError(f"{key}={value}: must be {rule.words}")
+        try:
+            if value is not ABSENT:
+                check(key, value)
+        except ValueError as error:
+            raise SettingsError(str(error)) from error
     build(cfg.model.template, "model.template", Template)
     benchmark = build(cfg.benchmark, f"benchmark={cfg.benchmark.name}")
     if cfg.compat not in benchmark.compats:
