@@ -55,6 +55,11 @@ def is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
+def first_line(error: Exception) -> str:
+    """What the error of a library says, for one sentence: its first line, at most 160 characters of it, or its name."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+
+
 def nearest(word: object, valid: Iterable[str], most: int = 3) -> list[str]:
     """Up to `most` valid names that look like `word`, then those whose last dotted part does; capitals do not matter."""
     lower = {name.lower(): name for name in sorted(valid)}

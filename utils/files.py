@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +75,29 @@ def write_parquet(table: pd.DataFrame, path: Path) -> None:
     partial = path.with_name(path.name + ".partial")
     table.to_parquet(partial, index=False)
     partial.replace(path)
+
+
+@contextmanager
+def whole_folder(out: Path, size: int = 0) -> Iterator[Path]:
+    """Yields a folder beside `out` to write `size` bytes into. It becomes `out` when the block ends, and is deleted if it fails.
+
+    What an interrupted attempt left is deleted first. Raises ValueError if the disk has no room.
+    """
+    partial = out.with_name(out.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        free = shutil.disk_usage(partial).free
+        if free < size:
+            raise ValueError(
+                f"out={out} needs {size / 2**30:.2f} GiB, and {free / 2**30:.2f} GiB are free; make room or choose another disk"
+            )
+        yield partial
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    shutil.rmtree(out, ignore_errors=True)
+    partial.rename(out)
 
 
 def resolve(path: str) -> Path:

@@ -78,7 +78,7 @@ def test_an_adapter_gives_an_adapter(tmp_path):
         ("--plus 1 a b c", "--plus 1 a b c: write --plus C FINETUNED .ORIGIN., one or two folders"),
         ("--minus -1 b", "--minus -1: the number must be above 0; --plus adds and --minus subtracts"),
         ("--minus nan b", "--minus nan: the number must be above 0"),
-        ("--minus inf b", "coefficient=inf must be a finite number above 0"),
+        ("--minus inf b", "coefficient=inf: write a number above 0"),
         ("--minus 1 a", "hold the same weights, so their task vector is zero"),
         ("--minus 1 runs/nowhere", "runs/nowhere holds no model; give a run folder, a model folder or a Hub name"),
     ],

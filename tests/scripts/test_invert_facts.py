@@ -253,7 +253,7 @@ def test_bad_input_is_one_sentence(tmp_path, monkeypatch):
         main(["--questions", str(questions), "--model", "m", "--out", out])
     with pytest.raises(SystemExit, match="split=forget7: TOFU has"):
         main(["--split", "forget7", "--model", "m", "--out", out])
-    with pytest.raises(SystemExit, match="model=nowhere: holds no model"):
+    with pytest.raises(SystemExit, match="model=nowhere: write the folder of a Hugging Face model"):
         main(["--model", "nowhere", "--out", out])
     monkeypatch.delenv("NO_SUCH_KEY", raising=False)
     with pytest.raises(SystemExit, match="the environment variable NO_SUCH_KEY is empty"):

@@ -24,6 +24,8 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
+from utils.checks import require, whole
+
 log = logging.getLogger(__name__)
 
 BUSY = (408, 409, 425, 429, 500, 502, 503, 504)  # worth asking again
@@ -163,7 +165,7 @@ class Endpoint:
     reply. workers: requests at a time. timeout: seconds for one reply. tries: of one request, if the endpoint is busy or silent.
     pause: seconds before the second try, doubled for each further one (an endpoint may ask for a longer one); at most a minute.
     prices, max_cost: stops before more than max_cost can have been spent. A reply that never came counts in full.
-    cache: JSON-lines file of replies. Raises EndpointError for settings that cannot work, and for a missing key.
+    cache: JSON-lines file of replies. Raises ValueError for settings that cannot work, and for a missing key.
     """
 
     url: str
@@ -181,12 +183,10 @@ class Endpoint:
     ledger: Ledger = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if urlsplit(self.url).scheme not in ("http", "https") or not urlsplit(self.url).netloc:
-            raise EndpointError(f"endpoint={self.url}: write a URL such as https://HOST/v1")
-        if min(self.workers, self.tries, self.max_tokens) < 1:
-            raise EndpointError(
-                f"workers={self.workers}, tries={self.tries}, max_tokens={self.max_tokens}: each must be at least 1"
-            )
+        parts = urlsplit(self.url)
+        require(parts.scheme in ("http", "https") and parts.netloc != "", "endpoint", self.url, "a URL such as https://HOST/v1")
+        for key, value in {"workers": self.workers, "tries": self.tries, "max_tokens": self.max_tokens}.items():
+            whole(key, value, 1)
         if self.max_cost is not None and self.prices is None:
             raise EndpointError(f"max_cost={self.max_cost:g}: a limit on cost needs the prices of tokens read and written")
         self._headers = {"Content-Type": "application/json", "User-Agent": "lethe"}

@@ -21,17 +21,15 @@ from typing import NamedTuple
 import torch
 from torch import nn
 from tqdm import tqdm
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
-from utils.distributed import device
 from utils.engine.batches import by_length
 from utils.engine.continuations import pad_id
 from utils.engine.engine import Engine, evaluating
 from utils.files import read_rows, write_rows
 from utils.fingerprint import text_hash
-from utils.judges.judges import Judge, JudgeError, Verdict
+from utils.judges.judges import Judge, JudgeError, Verdict, load_with_tokenizer
 from utils.tokens.example import Example
-from utils.weights.models import model_folder
 
 CHUNK = 64  # outputs asked about between two writes of a file
 LONGEST = 1024  # tokens of an output that a language model reads, BOS counted
@@ -71,14 +69,9 @@ class PerplexityModel:
     path: str
 
     def losses(self, texts: Sequence[str], tokens_per_batch: int) -> list[TextLoss | None]:
-        where = model_folder(self.path)
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(where)
-            model = AutoModelForCausalLM.from_pretrained(where, dtype=torch.float32)
-        except (OSError, ValueError) as error:
-            why = str(error).strip().partition("\n")[0][:160]
-            raise JudgeError(f"perplexity_model={self.path}: cannot be loaded ({why}); check the name or folder") from error
-        return output_perplexity(model.eval().to(device()), tokenizer, texts, tokens_per_batch=tokens_per_batch)
+        load = AutoModelForCausalLM.from_pretrained
+        model, tokenizer = load_with_tokenizer(load, "perplexity_model", self.path, torch.float32)
+        return output_perplexity(model, tokenizer, texts, tokens_per_batch=tokens_per_batch)
 
 
 def add_perplexities(model: PerplexityModel, generations: Sequence[dict], folder: Path, tokens_per_batch: int) -> list[dict]:

@@ -7,7 +7,7 @@ different judges do not compare: each has a name, which stands in the definition
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,15 +17,14 @@ import torch
 from torch import nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
 
+from utils.checks import choose, first_line, flag, is_number, require, whole
 from utils.distributed import device
 from utils.engine.continuations import pad_id
 from utils.files import resolve
 from utils.fingerprint import file_hash, text_hash
 from utils.judges.endpoint import Ask, Endpoint, Prices
 from utils.reading import read_lines
-from utils.weights.models import model_folder
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+from utils.weights.models import DTYPES, model_folder
 
 
 class JudgeError(ValueError):
@@ -109,12 +108,13 @@ class ClassifierJudge:
     revision: str | None = None
 
     def __post_init__(self) -> None:
-        if "{output}" not in self.text:
-            raise ValueError(f"judge.text={self.text!r}: {{output}} must stand where the output belongs")
-        if not 0 < self.threshold < 1:
-            raise ValueError(f"judge.threshold={self.threshold}: write a probability between 0 and 1")
-        if self.dtype not in DTYPES:
-            raise ValueError(f"judge.dtype={self.dtype}: write {' or '.join(DTYPES)}")
+        require("{output}" in self.text, "judge.text", self.text, "{output} where the output belongs")
+        between = is_number(self.threshold) and 0 < self.threshold < 1
+        require(between, "judge.threshold", self.threshold, "a probability between 0 and 1")
+        choose("judge.dtype", self.dtype, DTYPES)
+        flag("judge.multi_label", self.multi_label)
+        whole("judge.max_length", self.max_length, 1)
+        whole("judge.batch_size", self.batch_size, 1)
 
     @property
     def name(self) -> str:
@@ -122,7 +122,7 @@ class ClassifierJudge:
         return f"{self.path} ({text_hash(*map(str, rest))[:8]})"
 
     def check(self) -> None:
-        model_folder(self.path)
+        model_folder(self.path, "judge.path")
 
     @torch.no_grad()
     def judge(self, questions: Sequence[str], outputs: Sequence[str]) -> list[Verdict]:
@@ -148,15 +148,11 @@ class ClassifierJudge:
 
     @cached_property
     def _loaded(self) -> tuple[nn.Module, PreTrainedTokenizerBase]:
-        where, options = model_folder(self.path), {"revision": self.revision} if self.revision else {}
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(where, padding_side="right", **options)
-            model = AutoModelForSequenceClassification.from_pretrained(where, dtype=DTYPES[self.dtype], **options)
-        except (OSError, ValueError) as error:
-            why = str(error).strip().partition("\n")[0][:160]
-            raise JudgeError(f"judge.path={self.path}: cannot be loaded ({why}); check the name or folder") from error
+        load, dtype = AutoModelForSequenceClassification.from_pretrained, DTYPES[self.dtype]
+        model, tokenizer = load_with_tokenizer(load, "judge.path", self.path, dtype, self.revision)
+        tokenizer.padding_side = "right"
         tokenizer.pad_token_id = model.config.pad_token_id = pad_id(tokenizer)
-        return model.eval().to(device()), tokenizer
+        return model, tokenizer
 
     @cached_property
     def _harmful(self) -> list[int]:
@@ -171,6 +167,22 @@ class ClassifierJudge:
         if unknown or not wanted:
             raise JudgeError(f"judge.labels={list(self.labels)}: {self.path} has {', '.join(names.values())}")
         return [number for number, label in sorted(names.items()) if label in wanted or str(number) in wanted]
+
+
+def load_with_tokenizer(
+    load: Callable[..., nn.Module], key: str, path: Path | str, dtype: torch.dtype, revision: str | None = None
+) -> tuple[nn.Module, PreTrainedTokenizerBase]:
+    """A model that gives an opinion, on its device in eval mode, and its tokenizer. Raises JudgeError with the key of `path`.
+
+    load: `from_pretrained` of a class of transformers. path: a folder, a run or a name on the Hub.
+    """
+    where, options = model_folder(path, key), {"revision": revision} if revision else {}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(where, **options)
+        model = load(where, dtype=dtype, **options)
+    except (OSError, ValueError) as error:
+        raise JudgeError(f"{key}={path}: cannot be loaded ({first_line(error)}); check the name or folder") from error
+    return model.eval().to(device()), tokenizer
 
 
 INSTRUCTION = (

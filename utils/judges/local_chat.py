@@ -11,13 +11,15 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, LogitsProcessor, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, LogitsProcessor, PreTrainedTokenizerBase
 
+from utils.checks import not_negative, require, whole
 from utils.draws import torch_generator
 from utils.engine.batches import by_length
 from utils.engine.continuations import continue_ids, end_ids, pad_id, prompt_ids
 from utils.fingerprint import text_hash
 from utils.judges.endpoint import Ask, Reply
+from utils.judges.judges import load_with_tokenizer
 from utils.tokens.rendering import chat_text
 
 
@@ -57,11 +59,9 @@ class LocalChat:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.temperature < 0 or self.max_tokens < 1 or self.batch_size < 1:
-            raise ValueError(
-                f"temperature={self.temperature:g}, max_tokens={self.max_tokens}, batch_size={self.batch_size}: "
-                "the first must not be negative, the others at least 1"
-            )
+        not_negative(temperature=self.temperature)
+        whole("max_tokens", self.max_tokens, 1)
+        whole("batch_size", self.batch_size, 1)
 
     def replies(self, asks: Sequence[Ask]) -> Iterator[tuple[int, Reply]]:
         """(place in `asks`, reply) pairs; the longest prompts come first."""
@@ -85,12 +85,7 @@ class LocalChat:
 
 def load_local_chat(folder: Path, temperature: float, max_tokens: int, batch_size: int, seed: int) -> LocalChat:
     """The model and tokenizer in `folder`, on the GPU if there is one. Raises ValueError if they cannot be loaded."""
-    if not (folder / "config.json").is_file():
-        raise ValueError(f"model={folder}: holds no model (no config.json); give the folder of a Hugging Face model")
-    cuda = torch.cuda.is_available()
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16 if cuda else torch.float32)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"model={folder}: cannot be loaded ({str(error).strip().splitlines()[0][:160]})") from error
-    return LocalChat(model.to("cuda" if cuda else "cpu").eval(), tokenizer, temperature, max_tokens, batch_size, seed)
+    require(folder.is_dir(), "model", folder, "the folder of a Hugging Face model, or of a run")
+    dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
+    model, tokenizer = load_with_tokenizer(AutoModelForCausalLM.from_pretrained, "model", folder, dtype)
+    return LocalChat(model, tokenizer, temperature, max_tokens, batch_size, seed)

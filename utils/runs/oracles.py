@@ -150,7 +150,7 @@ def _same_folder(path: str | None, folder: Path) -> bool:
 
 def _holds_model(folder: Path) -> bool:
     try:
-        return Path(model_folder(str(folder))).is_dir()
+        return Path(model_folder(folder)).is_dir()
     except ValueError:
         return False
 

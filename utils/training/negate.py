@@ -14,15 +14,11 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from utils.checks import choose, flag, positive
 from utils.weights.arithmetic import negate
-from utils.weights.models import is_adapter, model_folder
+from utils.weights.models import DTYPES, is_adapter, model_folder
 
 log = logging.getLogger(__name__)
-
-DTYPES = {None: None, "float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -41,7 +37,7 @@ class Negate:
     def __post_init__(self) -> None:
         positive("coefficient", self.coefficient)
         flag("keep_trained", self.keep_trained)
-        choose("dtype", self.dtype, DTYPES)
+        choose("dtype", self.dtype, (None, *DTYPES))
 
     def check(self, start: str, adapter: str, snapshots: int | str) -> None:
         """Raises ValueError where there is no difference of weights on disk to subtract, and where snapshots would outlive it."""
@@ -65,7 +61,7 @@ class Negate:
 
     def __call__(self, original: Path, trained: Path, out: Path) -> None:
         """Writes `out`, then deletes `trained`. Raises WeightsError as `negate` of the weights does; `trained` then stays."""
-        negate(original, trained, out, self.coefficient, DTYPES[self.dtype])
+        negate(original, trained, out, self.coefficient, None if self.dtype is None else DTYPES[self.dtype])
         if not self.keep_trained:
             shutil.rmtree(trained)
             return

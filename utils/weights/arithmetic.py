@@ -18,7 +18,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from math import isfinite
 from pathlib import Path
 from typing import Protocol
 
@@ -26,8 +25,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from utils.files import read_json, write_json
-from utils.weights.checkpoints import Checkpoint, check_target, counterparts, local_folder, whole_folder
+from utils.checks import choose, is_number, positive, require
+from utils.files import read_json, whole_folder, write_json
+from utils.weights.checkpoints import Checkpoint, check_target, counterparts, local_folder
 from utils.weights.models import ADAPTER_FILE, ModelError, is_adapter, model_folder
 from utils.weights.safetensors_stream import FLOATS, NAMES, StoredTensor, TensorSpec, WeightsError, write_tensors
 
@@ -44,7 +44,7 @@ PLAIN_STARTS = (True, False, "gaussian", "eva", "orthogonal", "mica")
 class TaskVector:
     """coefficient * (theta_finetuned - theta_origin), arXiv 2212.04089.
 
-    Raises WeightsError for a coefficient that is 0, infinite or NaN.
+    Raises ValueError for a coefficient that is 0, infinite or NaN.
     """
 
     coefficient: float
@@ -77,17 +77,16 @@ def combine(base: Path, terms: Sequence[TaskVector], out: Path, dtype: torch.dty
 def negate(base: Path, finetuned: Path, out: Path, coefficient: float = 1.0, dtype: torch.dtype | None = None) -> None:
     """Writes theta_base - coefficient * (theta_finetuned - theta_base); of an adapter on `base`, its opposite (`negate_adapter`).
 
-    coefficient: lambda of SKU (1.0: 2 theta_0 - theta_bad), alpha of MUSE. Raises WeightsError as `combine` does, and for a
-    coefficient that is not above 0: that would strengthen what is to be forgotten.
+    coefficient: lambda of SKU (1.0: 2 theta_0 - theta_bad), alpha of MUSE. Raises WeightsError as `combine` does, ValueError for
+    a coefficient that is not above 0: that would strengthen what is to be forgotten.
     """
-    if not 0 < coefficient < float("inf"):
-        raise WeightsError(f"coefficient={coefficient} must be a finite number above 0: the task vector is subtracted")
+    positive("coefficient", coefficient)
     folder = local_folder(finetuned)
-    if not is_adapter(str(folder)):
+    if not is_adapter(folder):
         combine(base, [TaskVector(-coefficient, folder, base)], out, dtype)
         return
-    named = (read_json(folder / ADAPTER_FILE) or {}).get("base_model_name_or_path")
-    if not _same_model(str(named), str(base)):
+    named = str((read_json(folder / ADAPTER_FILE) or {}).get("base_model_name_or_path"))
+    if not _same_model(named, base):
         raise WeightsError(
             f"{folder} is an adapter of {named}, not of {base}; give that as base, or correct base_model_name_or_path in "
             f"{folder / ADAPTER_FILE}"
@@ -209,7 +208,7 @@ def _write(source: Checkpoint, result: _Result, out: Path) -> None:
         config = read_json(partial / "config.json")
         if config is not None and result.dtype is not None:
             key = "torch_dtype" if "torch_dtype" in config else "dtype"
-            write_json(partial / "config.json", {**config, key: str(result.dtype).removeprefix("torch.")})
+            write_json(partial / "config.json", {**config, key: _name(result.dtype)})
 
 
 def _cast(stored: StoredTensor, dtype: torch.dtype | None) -> TensorSpec:
@@ -224,11 +223,12 @@ def _finite(name: str, result: Tensor, inputs: dict[StoredTensor, Tensor]) -> Te
     for stored, values in inputs.items():
         if not values.isfinite().all():
             raise WeightsError(f"{stored.file}: {name} holds a value that is infinite or NaN; train or copy that model again")
-    dtype = str(result.dtype).removeprefix("torch.")
-    raise WeightsError(f"{name}: the result is too large for {dtype}; give a smaller coefficient, or a type of wider range")
+    raise WeightsError(
+        f"{name}: the result is too large for {_name(result.dtype)}; give a smaller coefficient, or a type of wider range"
+    )
 
 
-def _same_model(one: str, other: str) -> bool:
+def _same_model(one: str, other: Path) -> bool:
     """Whether two paths or Hub names mean the same folder; nothing is fetched."""
     try:
         return Path(model_folder(one)).resolve() == Path(model_folder(other)).resolve()
@@ -264,11 +264,13 @@ def _factor(name: str) -> str | None:
 
 
 def _check_coefficient(coefficient: float) -> None:
-    if not isfinite(coefficient) or coefficient == 0:
-        raise WeightsError(f"coefficient={coefficient} must be a finite number other than 0")
+    require(is_number(coefficient) and coefficient != 0, "coefficient", coefficient, "a number other than 0")
 
 
 def _check_dtype(dtype: torch.dtype | None) -> None:
-    if dtype is not None and dtype not in FLOATS.values():
-        names = ", ".join(str(known).removeprefix("torch.") for known in FLOATS.values())
-        raise WeightsError(f"dtype={str(dtype).removeprefix('torch.')} is none of {names}")
+    choose("dtype", _name(dtype), (None, *map(_name, FLOATS.values())))
+
+
+def _name(dtype: torch.dtype | None) -> str | None:
+    """torch.float32 -> float32, as settings and files write it."""
+    return None if dtype is None else str(dtype).removeprefix("torch.")

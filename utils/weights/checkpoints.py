@@ -1,13 +1,11 @@
-"""Checkpoints on disk as named tensors: where each lies, which belong together in two of them, folders that appear whole.
+"""Checkpoints on disk as named tensors: where each lies, which belong together in two of them.
 
 Only headers are read here; a model is never loaded.
 """
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,9 +41,9 @@ class Checkpoint:
         Raises WeightsError if there is none of that kind, or if it is damaged or quantised.
         """
         folder = local_folder(path)
-        if adapter and not is_adapter(str(folder)):
+        if adapter and not is_adapter(folder):
             raise WeightsError(f"{folder} is no adapter; give the folder of one")
-        if not adapter and is_adapter(str(folder)):
+        if not adapter and is_adapter(folder):
             raise WeightsError(f"{folder} is an adapter, not a whole model; merge it (merge_and_unload of PEFT) and save that")
         if not adapter and "quantization_config" in (read_json(folder / "config.json") or {}):
             raise WeightsError(f"{folder} is quantised; give a checkpoint in 16, 32 or 64 bit")
@@ -85,7 +83,7 @@ def local_folder(path: Path) -> Path:
     Raises WeightsError if there is none.
     """
     try:
-        folder = Path(model_folder(str(path)))
+        folder = Path(model_folder(path))
     except ModelError:
         raise WeightsError(f"{path} holds no model; give a run folder, a model folder or a Hub name") from None
     if folder.is_dir():
@@ -178,28 +176,5 @@ def check_target(out: Path, inputs: Sequence[Path]) -> None:
             raise WeightsError(f"out={out} would replace {folder}, which is read; choose another out")
     if out.exists() and not out.is_dir():
         raise WeightsError(f"out={out}: there is a file of that name; choose another out")
-    if out.exists() and any(out.iterdir()) and not (out / "config.json").is_file() and not is_adapter(str(out)):
+    if out.exists() and any(out.iterdir()) and not (out / "config.json").is_file() and not is_adapter(out):
         raise WeightsError(f"out={out} exists and holds no model; choose another out")
-
-
-@contextmanager
-def whole_folder(out: Path, size: int) -> Iterator[Path]:
-    """Yields a folder beside `out` to write `size` bytes into. It becomes `out` when the block ends, and is deleted if it fails.
-
-    What an interrupted attempt left is deleted first. Raises WeightsError if the disk has no room.
-    """
-    partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        free = shutil.disk_usage(partial).free
-        if free < size:
-            raise WeightsError(
-                f"out={out} needs {size / 2**30:.2f} GiB, and {free / 2**30:.2f} GiB are free; make room or choose another disk"
-            )
-        yield partial
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    shutil.rmtree(out, ignore_errors=True)
-    partial.rename(out)

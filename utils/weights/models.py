@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAn
 from transformers.utils.logging import disable_progress_bar
 
 from utils import ROOT
+from utils.checks import first_line
 from utils.distributed import barrier, is_main, main_first
+from utils.files import whole_folder
 
 ADAPTER_FILE = "adapter_config.json"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}  # of weights, as settings name them
@@ -45,23 +46,23 @@ def resolve_precision(name: str, model_dtype: str, training: bool) -> Precision:
     return Precision(torch.bfloat16, False)
 
 
-def model_folder(path: str) -> str:
+def model_folder(path: Path | str, key: str = "model.path") -> str:
     """A run folder stands for the model in it; everything else (a checkpoint folder, a Hub name) stands for itself.
 
-    Raises ModelError for a local folder that holds no model.
+    Raises ModelError, with the key that it was given by, for a local folder that holds no model.
     """
-    folder = Path(path).expanduser()
+    folder, name = Path(path).expanduser(), str(path)
     for candidate in (folder / "model", folder):
-        if (candidate / "config.json").is_file() or is_adapter(str(candidate)):
+        if (candidate / "config.json").is_file() or is_adapter(candidate):
             return str(candidate)
-    looks_local = folder.exists() or path.startswith((".", "/", "~", "runs", "models")) or path.count("/") > 1
+    looks_local = folder.exists() or name.startswith((".", "/", "~", "runs", "models")) or name.count("/") > 1
     if looks_local:
         state = "holds no model" if folder.exists() else "does not exist"
-        raise ModelError(f"model.path={path} {state}; give a run folder, a checkpoint folder or a Hub name")
-    return path
+        raise ModelError(f"{key}={path} {state}; give a run folder, a checkpoint folder or a Hub name")
+    return name
 
 
-def is_adapter(folder: str) -> bool:
+def is_adapter(folder: Path | str) -> bool:
     """Whether a folder (as `model_folder` gives it) holds an adapter instead of a whole model."""
     return (Path(folder) / ADAPTER_FILE).is_file()
 
@@ -76,7 +77,7 @@ def load_tokenizer(model: DictConfig) -> PreTrainedTokenizerBase:
         with main_first():
             tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=model.trust_remote_code)
     except (OSError, ValueError) as error:
-        raise ModelError(f"model={model.name}: no tokenizer at {where} ({_first_line(error)}); {_how_to_get(model)}") from error
+        raise ModelError(f"model={model.name}: no tokenizer at {where} ({first_line(error)}); {_how_to_get(model)}") from error
     if tokenizer.eos_token_id is None:
         raise ModelError(f"model={model.name}: the tokenizer at {where} has no EOS token, so answers cannot end")
     if tokenizer.pad_token_id is None:
@@ -101,7 +102,7 @@ def load_model(
     except ModelError:
         raise
     except (OSError, ValueError) as error:
-        raise ModelError(f"model.path={model.path}: cannot be loaded ({_first_line(error)}); {_how_to_get(model)}") from error
+        raise ModelError(f"model.path={model.path}: cannot be loaded ({first_line(error)}); {_how_to_get(model)}") from error
 
 
 def load_adapter(path: str, model: DictConfig, precision: Precision, trainable: bool = False) -> PeftModel:
@@ -141,14 +142,11 @@ def add_adapter(model: nn.Module, adapter: DictConfig, lora: DictConfig, quantis
 def save_model(model: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: Path, dtype: torch.dtype) -> None:
     """Writes a plain Hugging Face folder in `dtype`, or a PEFT folder as it is; the folder appears only when it is whole."""
     if is_main():
-        partial = folder.with_name(folder.name + ".partial")
-        shutil.rmtree(partial, ignore_errors=True)
         if not isinstance(model, PeftModel):
             model = model.to(dtype)
-        model.save_pretrained(partial)
-        tokenizer.save_pretrained(partial)
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
+        with whole_folder(folder) as partial:
+            model.save_pretrained(partial)
+            tokenizer.save_pretrained(partial)
     barrier()
 
 
@@ -205,7 +203,3 @@ def _how_to_get(model: DictConfig) -> str:
     if str(model.path).startswith("models/smollm2"):
         return "make it with: bash scripts/get_smollm2.sh"
     return "set model.path=DIR to a local copy, or check the name, your network and access rights"
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from math import isfinite
 from pathlib import Path
 
 import torch
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, GenerationConfig, LogitsProcessorList, PreTrainedTokenizerBase
 from transformers.modeling_outputs import CausalLMOutput
 
+from utils.checks import positive
 from utils.engine.engine import Engine, output_head
 from utils.weights.models import ModelError, Precision, load_model, load_tokenizer, model_folder
 
@@ -35,15 +35,12 @@ def combined_logits(target: Tensor, reinforced: Tensor, alpha: float | Tensor) -
 class CombinedHead(nn.Module):
     """The output heads of both models as one: (..., H_target + H_reinforced) hidden states -> (..., V) float32 logits.
 
-    Raises ModelError if alpha is not a finite number above 0, or the heads have vocabularies of different size.
+    Raises ValueError if alpha is not a finite number above 0, ModelError if the heads have vocabularies of different size.
     """
 
     def __init__(self, target: nn.Linear, reinforced: nn.Linear, alpha: float):
         super().__init__()
-        if not (isfinite(alpha) and alpha > 0):
-            raise ModelError(
-                f"reinforced.alpha={alpha} must be a finite number above 0; at 0 the combination is the target model"
-            )
+        positive("reinforced.alpha", alpha)  # at 0 the combination is the target model
         if target.weight.shape[0] != reinforced.weight.shape[0]:
             raise ModelError(
                 f"the target model has {target.weight.shape[0]} tokens and the reinforced model {reinforced.weight.shape[0]}; "
@@ -152,8 +149,7 @@ def check_combined(target: str | None, path: str) -> None:
     """Whether the model of `reinforced.path` can stand beside that of `model.path`, by the folders. Raises ModelError."""
     if target is None:
         raise ModelError(f"reinforced.path={path}: set model.path to the target model, which {path} was finetuned from")
-    with _about_reinforced():
-        folder = model_folder(path)
+    folder = model_folder(path, "reinforced.path")
     if Path(folder).resolve() == Path(model_folder(target)).resolve():
         raise ModelError(f"reinforced.path={path} is model.path itself, so nothing would be unlearned; give the reinforced model")
 
@@ -180,7 +176,7 @@ def load_combined(
     if _same_weights(target, reinforced):
         raise ModelError(
             f"reinforced.path={path} holds the weights of model.path={model.path}, so nothing would be unlearned; give "
-            " a model that was trained on what is to be forgotten"
+            "a model that was trained on what is to be forgotten"
         )
     return CombinedModel(target, reinforced, alpha)
 

@@ -235,5 +235,5 @@ def test_tokens_are_estimated_and_bounded():
 )
 def test_bad_settings_are_refused(options, said, monkeypatch):
     monkeypatch.delenv("NO_SUCH_KEY", raising=False)
-    with pytest.raises(EndpointError, match=said):
+    with pytest.raises(ValueError, match=said):
         Endpoint(**{"url": "http://127.0.0.1/v1", "model": "m", "key_variable": None, **options})

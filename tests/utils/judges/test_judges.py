@@ -152,9 +152,11 @@ def test_labels_that_do_not_exist_are_refused(three_labels, options, sentence):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"text": "{question}"}, "judge.text='{question}': {output} must stand"),
+        ({"text": "{question}"}, "judge.text={question}: write {output} where the output belongs"),
         ({"threshold": 1.0}, "judge.threshold=1.0: write a probability"),
-        ({"dtype": "int8"}, "judge.dtype=int8: write float32 or bfloat16"),
+        ({"batch_size": 0}, "judge.batch_size=0: write a whole number from 1"),
+        ({"multi_label": 1}, "judge.multi_label=1: write true or false"),
+        ({"dtype": "int8"}, "judge.dtype=int8: write one of float32, bfloat16"),
     ],
 )
 def test_bad_options_of_a_classifier(options, sentence):

@@ -258,7 +258,7 @@ def test_nothing_trains():
 
 @pytest.mark.parametrize("alpha", [0.0, -1.0, float("nan"), float("inf")])
 def test_alpha_must_be_a_finite_number_above_zero(alpha):
-    with pytest.raises(ModelError, match=f"reinforced.alpha={alpha} must be a finite number above 0"):
+    with pytest.raises(ValueError, match=f"reinforced.alpha={alpha}: write a number above 0"):
         CombinedModel(small(), small(seed=1), alpha)
 
 
