@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from transformers import PretrainedConfig
 
 AUTO_TOKENS_SHARE = 0.3
 CPU_LIMIT = 16
@@ -48,7 +49,7 @@ def plan_batch(batch_size: int, processes: int, per_device: int | str, largest: 
     return BatchPlan(batch_size, processes, per_device, share // per_device)
 
 
-def largest_micro_batch(config, tokens_per_item: int, recompute: bool) -> int:
+def largest_micro_batch(config: PretrainedConfig, tokens_per_item: int, recompute: bool) -> int:
     """How many items fit on the device at once: a cautious estimate from layers, width and free memory.
 
     Activations of one token and layer take about 34 * hidden_size bytes in 16 bit (Korthikanti et al., arXiv 2205.05198, without

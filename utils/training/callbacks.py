@@ -7,8 +7,9 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from transformers import ProgressCallback, TrainerCallback
+from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from utils.distributed import agree, barrier
 
@@ -19,7 +20,7 @@ class MarkCheckpoints(TrainerCallback):
     `last_checkpoint` reads only marked ones, so at every moment there is one to go on from.
     """
 
-    def on_save(self, args, state, control, **_):
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         barrier()  # other processes write their part too
         if not state.is_world_process_zero:
             return
@@ -39,14 +40,14 @@ class SaveByTheClock(TrainerCallback):
         self.seconds, self.clock = 60 * minutes, clock
         self._last = clock()
 
-    def on_train_begin(self, args, state, control, **_):
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._last = self.clock()
 
-    def on_step_end(self, args, state, control, **_):
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if agree(self.clock() - self._last >= self.seconds, args.device):
             control.should_save = True
 
-    def on_save(self, args, state, control, **_):
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._last = self.clock()
 
 
@@ -56,7 +57,7 @@ class Snapshots(TrainerCallback):
     def __init__(self, every: int, keep: Callable[[int], None]):
         self.every, self.keep = every, keep
 
-    def on_step_end(self, args, state, control, **_):
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if state.global_step % self.every == 0 or state.global_step == state.max_steps:
             self.keep(state.global_step)
 
@@ -67,7 +68,7 @@ class StopAbove(TrainerCallback):
     def __init__(self, part: str, above: float, parts: Callable[[], dict[str, float]]):
         self.part, self.above, self.parts = part, above, parts
 
-    def on_step_end(self, args, state, control, **_):
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if self.parts()[self.part] >= self.above:
             control.should_training_stop = True
 
@@ -75,8 +76,15 @@ class StopAbove(TrainerCallback):
 class Progress(ProgressCallback):
     """The progress bar with the newest loss beside it, instead of a line per record (those are in log.jsonl)."""
 
-    def on_log(self, args, state, control, logs=None, **_):
-        if self.training_bar is not None and "loss" in logs:
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        if self.training_bar is not None and logs is not None and "loss" in logs:
             self.training_bar.set_postfix(loss=f"{float(logs['loss']):.4g}")
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils.data import SequentialSampler
+from torch import Tensor, nn
+from torch.utils.data import Dataset, SequentialSampler
 from transformers import PreTrainedTokenizerBase, ProgressCallback, Trainer, TrainingArguments
 
 from utils.distributed import total, world_size
@@ -16,6 +17,7 @@ from utils.engine.engine import Engine
 from utils.engine.loss import Loss
 from utils.engine.packing import Packed, pack
 from utils.engine.reference import Reference, needs_reference
+from utils.engine.table import TokenTable
 from utils.items.streams import Drawn, StepDataset, merged
 from utils.training.callbacks import Progress, last_checkpoint
 
@@ -62,11 +64,13 @@ class UnlearnTrainer(Trainer):
         if self.pop_callback(ProgressCallback):
             self.add_callback(Progress)
 
-    def _get_train_sampler(self, train_dataset=None):
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> SequentialSampler:
         # The dataset already holds the epochs one after another, each in its own seeded order.
         return SequentialSampler(self.train_dataset)
 
-    def get_batch_samples(self, epoch_iterator: Iterator, num_batches: int, device) -> tuple[list, Counts]:
+    def get_batch_samples(
+        self, epoch_iterator: Iterator, num_batches: int, device: torch.device
+    ) -> tuple[list[dict[str, Packed]], Counts]:
         """The micro-batches of one optimizer step, with the step's examples and tokens per stream over all processes."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         names = list(self.loss.needs)
@@ -78,7 +82,9 @@ class UnlearnTrainer(Trainer):
         counts = total(own.to(self.args.device, torch.float32))
         return batches, {name: (counts[row, 0], counts[row, 1]) for row, name in enumerate(names)}
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch: Counts | None = None):
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Packed], return_outputs: bool = False, num_items_in_batch: Counts | None = None
+    ) -> Tensor | tuple[Tensor, dict[str, TokenTable]]:
         """This micro-batch's share of the step's loss, times the number of processes (their gradients are averaged)."""
         packed: Packed = inputs["packed"]
         values = self.reference.values(packed) if needs_reference(self.loss.needs) else None
@@ -93,7 +99,7 @@ class UnlearnTrainer(Trainer):
             value = value.detach().float()
             self._parts[name] = self._parts[name] + value if name in self._parts else value
 
-    def _get_grad_norm(self, model, grad_norm=None):
+    def _get_grad_norm(self, model: nn.Module, grad_norm: float | None = None) -> Tensor | float:
         """The last thing before the optimizer step: stop if anything is not finite, while the weights still are."""
         norm = super()._get_grad_norm(model, grad_norm)
         names = list(self._parts)
@@ -128,12 +134,12 @@ class UnlearnTrainer(Trainer):
         self.record({"step": self.state.global_step, **logs})
         super().log(logs, start_time)
 
-    def floating_point_ops(self, inputs) -> int:
+    def floating_point_ops(self, inputs: dict[str, Packed]) -> int:
         # The Trainer's estimate assumes plain (batch, length) inputs; scripts/bench.py measures instead.
         return 0
 
 
-def _collate(items: list[Drawn], names: tuple[str, ...], layout: dict) -> dict[str, Packed]:
+def _collate(items: list[Drawn], names: tuple[str, ...], layout: dict[str, Any]) -> dict[str, Packed]:
     return {"packed": pack(merged(items, names), **layout)}
 
 
