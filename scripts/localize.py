@@ -46,12 +46,12 @@ def localize(overrides: Sequence[str]) -> list[Path]:
     folder = Path(cfg.out)
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / "region.json", folder / "region.html"]
-    found = region.locate(engine, encoder, benchmark, str(cfg.split), cfg.seed, paths[0])
+    located = region.locate(engine, encoder, benchmark, str(cfg.split), cfg.seed, paths[0])
     if not distributed.is_main():
         return []
-    write_text(paths[1], page(found, f"{cfg.benchmark.name} {cfg.split}, {cfg.model.path}"))
-    if not found.region:
-        print(found.why_empty())
+    write_text(paths[1], page(located, f"{cfg.benchmark.name} {cfg.split}, {cfg.model.path}"))
+    if not located.region:
+        print(located.why_empty())
     return paths
 
 

@@ -208,8 +208,8 @@ def _check_questions(runs: Pair) -> list[str]:
         for row in joined[joined["wanted"] != joined["wanted_other"]].to_dict("records"):
             words = f"the answer ({row['role']}) is {row['wanted']!r} in one and {row['wanted_other']!r} in the other"
             raise _differ(runs, row["task"], row["index"], words)
-    only = [(letter, sorted(mine - theirs)) for letter, mine, theirs in (("A", *tasks), ("B", *tasks[::-1]))]
-    return [f"Only {letter} was asked: {', '.join(names)}" for letter, names in only if names]
+    alone = {"A": tasks[0] - tasks[1], "B": tasks[1] - tasks[0]}
+    return [f"Only {letter} was asked: {', '.join(sorted(names))}" for letter, names in alone.items() if names]
 
 
 def _check_same_rows(runs: Pair, shared: set[str], rows: Sequence[set[tuple]]) -> None:
