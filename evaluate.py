@@ -21,19 +21,19 @@ def main(cfg: DictConfig) -> None:
     from utils.runs.load import make_encoder
     from utils.runs.oracles import bring_oracle, check_oracle
     from utils.runs.run import Run
-    from utils.runs.score import metrics_from_files, metrics_from_logs, score_run, write_metrics
+    from utils.runs.score import metrics_from_files, score_run, show_requests, write_metrics
     from utils.runs.settings import check_evaluation
-    from utils.runs.train import show_requests
 
-    settings = check_evaluation(cfg)
+    settings, questions = check_evaluation(cfg)
     out = Path(cfg.out)
 
     if cfg.rescore:
-        write_metrics(metrics_from_files(settings, out), out)
+        write_metrics(metrics_from_files(out, questions, cfg.compat, cfg.resamples), out)
         return
 
     if cfg.from_logs is not None:
-        metrics = metrics_from_logs(settings)
+        oracle_log = None if cfg.oracle in (None, "none") else Path(cfg.oracle)
+        metrics = settings.benchmark.from_logs(Path(cfg.from_logs), oracle_log, cfg.compat, cfg.resamples)
         run = Run.open(cfg, "evaluate")
         if not run.skip:
             write_metrics(metrics, out)
@@ -42,14 +42,14 @@ def main(cfg: DictConfig) -> None:
 
     distributed.start()
     encoder = make_encoder(settings)
-    check_oracle(settings, encoder)
-    show_requests(settings, encoder)
+    check_oracle(cfg, questions, encoder)
+    show_requests(questions.requests[: cfg.show_prompts], encoder)
     run = Run.open(cfg, "evaluate")
     if run.skip:
         return
-    score_run(settings, run, encoder)
-    bring_oracle(settings, run, encoder)
-    write_metrics(metrics_from_files(settings, out), out)
+    score_run(cfg, questions, encoder, run)
+    bring_oracle(cfg, questions, encoder, run)
+    write_metrics(metrics_from_files(out, questions, cfg.compat, cfg.resamples), out)
     run.finish()
 
 

@@ -13,11 +13,9 @@ from omegaconf import DictConfig, OmegaConf
 from utils.checks import did_you_mean_or_all
 from utils.distributed import world_size
 from utils.engine.loss import check_needs
-from utils.evaluation.measure import Measure
+from utils.evaluation.questions import Questions
 from utils.fingerprint import settings_hash
 from utils.items.benchmark import Benchmark
-from utils.items.probe import Probe, Unchanged
-from utils.items.requests import Request
 from utils.reading import forget_files
 from utils.runs.rules import CHOICES, RULES
 from utils.runs.run import NOT_PART_OF_THE_RESULT
@@ -39,7 +37,7 @@ class SettingsError(ValueError):
 class Settings:
     """Checked settings: the config, and the objects that its nodes describe.
 
-    template, max_length: how prompts are written; the model's, unless the benchmark has its own.
+    template, max_length: how prompts are written; the model's, unless the benchmark has its own. method: of a training.
     """
 
     cfg: DictConfig
@@ -47,26 +45,6 @@ class Settings:
     template: Template
     max_length: int
     method: Method | None = None
-    measures: tuple[Measure, ...] = ()
-    probe: Probe = Unchanged()  # noqa: RUF009  (frozen)
-
-    @property
-    def requests(self) -> list[Request]:
-        """What an evaluation asks: the benchmark's questions, and those of the measures, as the probe asks them."""
-        split = self.cfg.split
-        added = [request for measure in self.measures for request in measure.requests(self.benchmark, split)]
-        return self.probe.requests([*self.benchmark.requests(split), *added], self.benchmark)
-
-    @property
-    def oracle_requests(self) -> list[Request]:
-        """What the retain oracles are asked, in the same way."""
-        return self.probe.requests(self.benchmark.oracle_requests(self.cfg.split), self.benchmark)
-
-    @property
-    def statistics(self) -> tuple[str, ...]:
-        """What an evaluation scores for every answer token."""
-        names = [*self.benchmark.statistics, *(name for measure in self.measures for name in measure.statistics)]
-        return tuple(dict.fromkeys(names))
 
 
 def check_training(cfg: DictConfig, script: str) -> Settings:
@@ -94,35 +72,39 @@ def check_training(cfg: DictConfig, script: str) -> Settings:
     return replace(settings, method=method)
 
 
-def check_evaluation(cfg: DictConfig) -> Settings:
-    """Settings of evaluate.py. Raises SettingsError."""
+def check_evaluation(cfg: DictConfig) -> tuple[Settings, Questions]:
+    """Settings of evaluate.py, and what it asks. Raises SettingsError, or the ValueError of the part that refuses."""
     settings = _check(cfg, "evaluate")
-    logs = {"from_logs": cfg.from_logs, **({} if cfg.oracle == "none" else {"oracle": cfg.oracle})}
-    for key, path in logs.items() if cfg.from_logs is not None else ():
-        if path is not None and not Path(path).is_file():
-            raise SettingsError(f"{key}={path}: there is no such file; with from_logs both are logs of the benchmark's own code")
-    if cfg.from_logs is not None and cfg.reinforced.path is not None:
-        raise SettingsError(
-            f"reinforced.path={cfg.reinforced.path}: not with from_logs, which needs no model; leave one of them out"
-        )
-    if cfg.from_logs is not None and cfg.null_runs:
-        raise SettingsError(f"null_runs=[{','.join(map(str, cfg.null_runs))}]: not with from_logs; leave it out")
+    benchmark = settings.benchmark
     measures = tuple(build(node, f"measure={name}") for name, node in cfg.measure.items())
-    if cfg.from_logs is not None and measures:
-        raise SettingsError(f"measure=[{','.join(cfg.measure)}]: not with from_logs, which holds no token scores")
-    probe = build(cfg.probe, f"probe={cfg.probe.name}")
-    if cfg.from_logs is not None and probe.name != "none":
-        raise SettingsError(f"probe={probe.name}: not with from_logs, whose questions were asked already; leave it out")
-    if cfg.from_logs is None:
-        settings.benchmark.check_forget_split(cfg.split)
-        probe.check(settings.benchmark, cfg.split)
-        for measure in measures:
-            measure.check(settings.benchmark, cfg.split)
-        if not cfg.rescore:
-            check_combined(cfg)
-        if not cfg.rescore and cfg.model.path is None and cfg.model.architecture is None:
+    questions = Questions(benchmark, cfg.split, measures, build(cfg.probe, f"probe={cfg.probe.name}"))
+    if cfg.from_logs is not None:
+        _check_logs(cfg)
+        return settings, questions
+    benchmark.check_forget_split(cfg.split)
+    questions.check()
+    if not cfg.rescore:
+        check_combined(cfg)
+        if cfg.model.path is None and cfg.model.architecture is None:
             raise SettingsError(f"model={cfg.model.name}: set model.path to what is to be evaluated")
-    return replace(settings, measures=measures, probe=probe)
+    return settings, questions
+
+
+def _check_logs(cfg: DictConfig) -> None:
+    """Raises SettingsError for logs that are not there, and for what would need a model or its token scores besides."""
+    logs = {"from_logs": cfg.from_logs, **({} if cfg.oracle in (None, "none") else {"oracle": cfg.oracle})}
+    for key, path in logs.items():
+        if not Path(path).is_file():
+            raise SettingsError(f"{key}={path}: there is no such file; with from_logs both are logs of the benchmark's own code")
+    nulls, probe = cfg.null_runs, cfg.probe.name
+    for given, shown, why in (
+        (cfg.reinforced.path, f"reinforced.path={cfg.reinforced.path}", "which needs no model"),
+        (nulls, f"null_runs=[{','.join(map(str, nulls))}]", "which compares with one oracle"),
+        (cfg.measure, f"measure=[{','.join(cfg.measure)}]", "which holds no token scores"),
+        (probe != "none", f"probe={probe}", "whose questions were asked already"),
+    ):
+        if given:
+            raise SettingsError(f"{shown}: not with from_logs, {why}; leave it out")
 
 
 def build(node: DictConfig, key: str) -> Any:

@@ -18,7 +18,6 @@ from utils.distributed import barrier, is_main, world_size
 from utils.engine.engine import Engine
 from utils.engine.reference import make_reference, needs_reference
 from utils.fingerprint import folder_hash
-from utils.items.requests import as_example
 from utils.items.rows import QA
 from utils.items.streams import StepDataset, Streams, TrainingData
 from utils.runs.load import trainable
@@ -59,14 +58,6 @@ def make_streams(
             for example in drawn:
                 print(f"--- item {index}, stream {name}\n{encoder.show(example)}")
     return streams
-
-
-def show_requests(settings: Settings, encoder: Encoder) -> None:
-    """Prints the first `show_prompts` questions with every answer that is scored, supervised tokens marked."""
-    for request in settings.requests[: settings.cfg.show_prompts] if is_main() else ():
-        for role, number, text in request.answers:
-            shown = encoder.show(as_example(encoder, request, text))
-            print(f"--- {request.task} {request.index}, {role} {number}\n{shown}")
 
 
 def train(settings: Settings, run: Run, encoder: Encoder, streams: Streams) -> None:

@@ -43,13 +43,13 @@ WRONG_VALUES = [
     ("model.max_length=long", "model.max_length=long: must be a number of tokens from 2"),
     ("model.lora.r=0", "model.lora.r=0: must be a positive whole number"),
     ("model.template.kind=char", "model.template: template.kind=char: write plain or chat"),
-    ("split=forget7", "split=forget7: TOFU has forget01, forget05, forget10"),
-    ("split=retain90", "split=retain90: TOFU has forget01, forget05, forget10"),
-    ("split=7", "split=7: TOFU has forget01"),
-    ("benchmark.rows=no", "benchmark.rows=no: write all, or a number of rows"),
-    ("benchmark.retain_rows=0", "benchmark.retain_rows=0: write null for all, or a number of rows"),
+    ("split=forget7", "split=forget7: write one of forget01, forget05, forget10"),
+    ("split=retain90", "split=retain90: write one of forget01, forget05, forget10"),
+    ("split=7", "split=7: write one of forget01"),
+    ("benchmark.rows=no", "benchmark.rows=no: write all, or a whole number from 1"),
+    ("benchmark.retain_rows=0", "benchmark.retain_rows=0: write null, or a whole number from 1"),
     ("benchmark.max_new_tokens=0", "benchmark.max_new_tokens=0: write a whole number"),
-    ("benchmark.truth_ratio=mean", "benchmark.truth_ratio=mean: write geometric or arithmetic"),
+    ("benchmark.truth_ratio=mean", "benchmark.truth_ratio=mean: write one of geometric, arithmetic"),
     ("method.loss.divergence=tvv", "method.loss: divergence=tvv: write one of kl, tv,"),
     ("+method.loss.beta=1", "method.loss: Flat.__init__() got an unexpected keyword argument 'beta'"),
     ("method.template=refuse", "method.template=refuse: write one of refusal, normal"),
@@ -91,7 +91,7 @@ def test_a_batch_that_processes_cannot_share_is_refused(monkeypatch):
 
 
 EVALUATIONS = [
-    (["split=forget7"], "split=forget7: TOFU has forget01"),
+    (["split=forget7"], "split=forget7: write one of forget01"),
     (["resamples=3"], "resamples=3: must be a whole number from 100"),
     (["tokens_per_batch=0"], "tokens_per_batch=0: must be a positive whole number"),
     (["from_logs=x.json"], "from_logs=x.json: there is no such file"),
@@ -115,9 +115,9 @@ def test_quantisation_is_asked_for_before_it_is_needed(monkeypatch):
 
 LATE = [
     ("unlearn", "data_root=nowhere", "nowhere/tofu is missing"),
-    ("finetune", "split=retain7", "split=retain7: TOFU has"),
-    ("finetune", "split=7", "split=7: TOFU has"),
-    ("finetune", "split=full+forget7", "split=forget7: TOFU has"),
+    ("finetune", "split=retain7", "split=retain7: write one of"),
+    ("finetune", "split=7", "split=7: write one of"),
+    ("finetune", "split=full+forget7", "split=forget7: write one of"),
 ]
 
 
