@@ -26,14 +26,14 @@ def command_of(benchmark: str, model: str, overrides: Sequence[str]) -> list[str
     from utils.files import read_json  # slow imports: --help does without them
     from utils.runs.inherited_settings import inherited
 
-    known = read_json(Path(model) / "run.json")
+    capsule = read_json(Path(model) / "run.json")
     chosen = [f"benchmark={benchmark}", *overrides]
-    if known is None:
+    if capsule is None:
         return [*chosen, f"model.path={model}", f"out=runs/evaluate/{Path(model).name}/{benchmark}"]
-    if known.get("script") not in ("finetune", "unlearn") or known.get("status") != "finished":
+    if capsule.get("script") not in ("finetune", "unlearn") or capsule.get("status") != "finished":
         raise ValueError(f"{model}: holds no finished run of finetune.py or unlearn.py; start it again, or name another folder")
     # What was memorised is no forget split: then the benchmark's own is evaluated.
-    settings = {key: value for key, value in known["settings"].items() if key != "split" or known["script"] == "unlearn"}
+    settings = {key: value for key, value in capsule["settings"].items() if key != "split" or capsule["script"] == "unlearn"}
     folder = [f"model.path={model}", f"out={Path(model) / f'eval_{benchmark}'}"]
     return [*inherited(settings, chosen), *folder, *chosen]
 

@@ -51,12 +51,12 @@ def localize(overrides: Sequence[str]) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / "region.json", folder / "region.html"]
     plain = OmegaConf.to_container(cfg, resolve=True)
-    found = settings.method.region.locate(engine, encoder, settings.benchmark, plain, paths[0])
+    located = settings.method.region.locate(engine, encoder, settings.benchmark, plain, paths[0])
     if not distributed.is_main():
         return []
-    write_text(paths[1], page(found, f"{cfg.benchmark.name} {cfg.split}, {cfg.model.path}"))
-    if not found.region:
-        print(found.why_empty())
+    write_text(paths[1], page(located, f"{cfg.benchmark.name} {cfg.split}, {cfg.model.path}"))
+    if not located.region:
+        print(located.why_empty())
     return paths
 
 

@@ -160,13 +160,13 @@ def select(selection: Selection, call: Call = call_script) -> tuple[str, bool]:
 
 def snapshots_of(run: Path) -> tuple[list[Path], str]:
     """The snapshots of a run in the order of their steps, and the split that it forgets. Raises ValueError."""
-    known = finished_run(run)
-    if known is None:
+    capsule = finished_run(run)
+    if capsule is None:
         raise ValueError(f"--run {run} holds no finished run, so its last snapshot is not known; finish it first")
-    found = list(snapshots(run).values())
-    if not found:
+    steps = list(snapshots(run).values())
+    if not steps:
         raise ValueError(f"--run {run} has no snapshots; unlearn with snapshots=STEPS, as many as make an epoch")
-    return found, known["settings"]["split"]
+    return steps, capsule["settings"]["split"]
 
 
 def evaluated(folder: Path, model: str, split: str, overrides: Sequence[str], call: Call) -> Metrics:

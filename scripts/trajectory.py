@@ -34,17 +34,17 @@ def write_trajectory(
     from utils.report.trajectory_page import columns, page, to_json, to_markdown
     from utils.runs.series import script_main
 
-    found = plan(runs, overrides)
-    follow(found, script_main("evaluate"), metrics)
-    folder = out or found[0].folder
+    trajectories = plan(runs, overrides)
+    follow(trajectories, script_main("evaluate"), metrics)
+    folder = out or trajectories[0].folder
     paths = [folder / f"trajectory.{ending}" for ending in ("json", "md", "html")]
     if is_main():
-        shown = columns(found, metrics)
+        shown = columns(trajectories, metrics)
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(paths[0], to_json(found, command))
-        write_text(paths[1], to_markdown(found, shown, command))
-        write_text(paths[2], page(found, shown, command))
-    return paths, [f"{trajectory.run}, {words}" for trajectory in found for words in trajectory.failed]
+        write_json(paths[0], to_json(trajectories, command))
+        write_text(paths[1], to_markdown(trajectories, shown, command))
+        write_text(paths[2], page(trajectories, shown, command))
+    return paths, [f"{trajectory.run}, {words}" for trajectory in trajectories for words in trajectory.failed]
 
 
 def sorted_words(words: Sequence[str]) -> tuple[list[Path], list[str]]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
 
 from utils.report.columns import SCALES, Column
+from utils.report.read import Role
 
 FONT = 11.0
 LETTER = 0.6  # width of a letter in units of its height: generous, since fonts differ between machines
@@ -69,7 +70,7 @@ def picture(width: float, height: float, title: str, kind: str, parts: Sequence[
     return shape("svg", *parts, viewBox=f"0 0 {width:g} {height:g}", role="img", aria_label=title, kind=kind)
 
 
-def mark(x: float, y: float, role: str, size: float = 5.0) -> Markup:
+def mark(x: float, y: float, role: Role, size: float = 5.0) -> Markup:
     """Target: an open diamond; oracle: an open square; method: a disc. Shape and colour both tell the role."""
     kind = f"mark {role}"
     if role == "method":
@@ -80,27 +81,20 @@ def mark(x: float, y: float, role: str, size: float = 5.0) -> Markup:
     return shape("polygon", points=path([(x, y - d), (x + d, y), (x, y + d), (x - d, y)]), kind=kind)
 
 
-def sign(role: str) -> Markup:
+def sign(role: Role) -> Markup:
     """The mark of a role, for a legend."""
     return shape("svg", mark(7, 7, role, 4), viewBox="0 0 14 14", aria_hidden="true", kind="sign")
 
 
-def strip(
-    value: float,
-    interval: tuple[float, float] | None,
-    span: tuple[float, float],
-    target: float | None,
-    oracle: float | None,
-    role: str,
-) -> Markup:
-    """A value and its interval on the line `span`, with ticks where target and oracle lie (not their own). 84 x 14."""
+def strip(value: float, interval: Sequence[float], span: tuple[float, float], beside: Mapping[Role, float], role: Role) -> Markup:
+    """A value and its interval (empty: none) on the line `span`, with ticks where runs of other roles lie. 84 x 14."""
     axis = Axis(*span, 6.0, 78.0)
     parts = [line(6, 7, 78, 7, "base")]
-    if interval is not None:
+    if interval:
         parts.append(line(axis(interval[0]), 7, axis(interval[1]), 7, f"interval {role}"))
-    for place, kind in ((target, "target"), (oracle, "oracle")):
-        if place is not None and kind != role:
-            parts.append(line(axis(place), 1, axis(place), 13, f"beside {kind}"))
+    for other, place in beside.items():
+        if other != role:
+            parts.append(line(axis(place), 1, axis(place), 13, f"beside {other}"))
     if not math.isnan(value):
         parts.append(mark(axis(value), 7, role, 3.2))
     return shape("svg", *parts, viewBox="0 0 84 14", aria_hidden="true", kind="strip")

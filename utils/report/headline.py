@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from utils.report.columns import SIGNIFICANCE, Column, Map
-from utils.report.read import Report, ReportRun
+from utils.report.read import BESIDE, Report, ReportRun
 from utils.report.table import disagreements
 
 NAMED = 5  # methods that the headline lists by name
@@ -20,18 +20,22 @@ def caution(report: Report) -> list[str]:
     """What a reader should know before trusting the table; often nothing."""
     notes = []
     for part in report.parts().values():
-        tested = tested_map(part)
-        column = None if tested is None else tested.y
-        passes = [run for run in part.of_role("target") if column and (run.finite(column.metric) or 0.0) >= SIGNIFICANCE]
-        if passes:
-            p = passes[0].metrics[column.metric]
-            notes.append(
-                f"The target itself passes the test (p = {column.show(p.value)}, n = {p.n}): these questions are too "
-                f"few, or it knows too little of them, for {column.name} to tell who forgot."
-            )
+        if (tested := tested_map(part)) is not None:
+            notes += _passing_target(part, tested.y)
         for name, values in disagreements(part).items():
             notes.append(f"The runs do not share one {name}: {', '.join(values)}. Compare only those that do.")
     return notes
+
+
+def _passing_target(part: Report, column: Column) -> list[str]:
+    for run in part.of_role("target"):
+        if (run.finite(column.metric) or 0.0) >= SIGNIFICANCE:
+            p = run.metrics[column.metric]
+            return [
+                f"The target itself passes the test (p = {column.show(p.value)}, n = {p.n}): these questions are too few, or it "
+                f"knows too little of them, for {column.name} to tell who forgot."
+            ]
+    return []
 
 
 def tested_map(part: Report) -> Map | None:
@@ -47,30 +51,28 @@ def _headline(part: Report) -> str:
     tested = tested_map(part)
     if tested is None:
         return _best_by(part, methods)
-    measured = [run for run in methods if run.finite(tested.y.metric) is not None]
+    measured = [(run, p) for run in methods if (p := run.finite(tested.y.metric)) is not None]
     if not measured:
         return f"{_count(len(methods), 'method')}; {tested.y.name} was not measured, so nothing says which forgot."
     return _by_test(part, measured, tested)
 
 
-def _by_test(part: Report, measured: list[ReportRun], tested: Map) -> str:
-    """Who matches the oracle on the forget set, and what that leaves of the other column."""
+def _by_test(part: Report, measured: list[tuple[ReportRun, float]], tested: Map) -> str:
+    """Who matches the oracle on the forget set, and what that leaves of the other column. measured: with p-values."""
     quality, kept = tested.y, tested.x
-    passed = [run for run in measured if run.value(quality.metric) >= SIGNIFICANCE]
+    passed = [run for run, p in measured if p >= SIGNIFICANCE]
     total = _count(len(measured), "method")
     if passed:
-        names = ", ".join(run.label for run in passed[:NAMED])
-        names += f" and {len(passed) - NAMED} more" if len(passed) > NAMED else ""
+        names = _named([run.label for run in passed])
         lead = f"{len(passed)} of {total} cannot be told from the retain oracle on the forget set"
-        lead += f" (p ≥ {SIGNIFICANCE}): {names}."
         chosen = max(passed, key=lambda run: run.finite(kept.metric) or 0.0)
-        rest = f" {chosen.label} keeps the most: " if len(passed) > 1 else " It keeps "
-        rest += _told(chosen, kept)
+        rest = f"{chosen.label} keeps the most:" if len(passed) > 1 else "It keeps"
+        told = f"{lead} (p ≥ {SIGNIFICANCE}): {names}. {rest} {_told(chosen, kept)}"
     else:
-        chosen = max(measured, key=lambda run: run.value(quality.metric))
+        nearest, p = max(measured, key=lambda pair: pair[1])
         lead = f"None of {total} matches the retain oracle on the forget set (p < {SIGNIFICANCE})."
-        rest = f" The nearest is {chosen.label}: p = {quality.show(chosen.value(quality.metric))}, {_told(chosen, kept)}"
-    return lead + rest + _around(part, kept) + "."
+        told = f"{lead} The nearest is {nearest.label}: p = {quality.show(p)}, {_told(nearest, kept)}"
+    return told + _around(part, kept) + "."
 
 
 def _best_by(part: Report, methods: list[ReportRun]) -> str:
@@ -83,17 +85,20 @@ def _best_by(part: Report, methods: list[ReportRun]) -> str:
         best = column.best(list(values.values()))
         if best is not None:
             who = [label for label, value in values.items() if column.show(value) == column.show(best)]
-            names = ", ".join(who[:NAMED]) + (f" and {len(who) - NAMED} more" if len(who) > NAMED else "")
             lead = "Best by" if len(methods) > 1 else "By"
-            sentences.append(f"{lead} {column.words}: {names}, {column.show(best)}{_around(part, column)}.")
+            sentences.append(f"{lead} {column.words}: {_named(who)}, {column.show(best)}{_around(part, column)}.")
         if axes is None and len(sentences) > 1:
             break
     return " ".join(sentences)
 
 
+def _named(labels: list[str]) -> str:
+    return ", ".join(labels[:NAMED]) + (f" and {len(labels) - NAMED} more" if len(labels) > NAMED else "")
+
+
 def _around(part: Report, column: Column) -> str:
     """What target and oracle have, in brackets, as far as known."""
-    values = {role: part.first(role, column.metric) for role in ("target", "oracle")}
+    values = {role: part.first(role, column.metric) for role in BESIDE}
     words = ", ".join(f"{role} {column.show(value)}" for role, value in values.items() if value is not None)
     return f" ({words})" if words else ""
 

@@ -17,7 +17,7 @@ from utils.report.charts import Curve, curves, sign, strip, strip_ends
 from utils.report.columns import Column, Map
 from utils.report.details import answered_tasks, commands, definitions, differing_settings, facts, libraries
 from utils.report.headline import caution, headline
-from utils.report.read import Report, ReportRun
+from utils.report.read import BESIDE, Report, ReportRun, Role
 from utils.report.scatter import LabelledPoint, scatter
 from utils.report.table import best_cells, settings_line
 
@@ -31,7 +31,11 @@ TEMPLATES = Environment(
 # Code points that HTML forbids; a generation may hold any of them. Lone surrogates cannot be written as UTF-8 at all.
 _FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufdd0-\ufdef\ufffe\uffff\ud800-\udfff]")
 NOT_CURVES = ("step", "epoch", "learning_rate", "grad_norm")
-MEANINGS = {"target": "target, knows the forget set", "oracle": "retain oracle, never saw it", "method": "method"}
+MEANINGS: dict[Role, str] = {
+    "target": "target, knows the forget set",
+    "oracle": "retain oracle, never saw it",
+    "method": "method",
+}
 SCALE_WORDS = {
     "share": "from 0 to 1",
     "percent": "from 0 to 100 for percentages",
@@ -89,17 +93,15 @@ def _cells(part: Report, column: Column, best: Collection[tuple[Path, str]]) -> 
     """One column, a cell for each run: the number, whether it is the best, and where it lies between target and oracle."""
     values = [run.finite(column.metric) for run in part.runs]
     span = strip_ends(column, [column.place(value) for value in values if value is not None])
-    firsts = [part.first(role, column.metric) for role in ("target", "oracle")]
-    target, oracle = (None if value is None else column.place(value) for value in firsts)
+    beside = {role: column.place(value) for role in BESIDE if (value := part.first(role, column.metric)) is not None}
     cells: list[dict[str, Any] | None] = []
     for run in part.runs:
         estimate = run.metrics.get(column.metric)
         if estimate is None:
             cells.append(None)
             continue
-        low, high = estimate.interval or (None, None)
-        interval = None if low is None else (column.place(low), column.place(high))
-        drawn = strip(column.place(estimate.value), interval, span, target, oracle, run.role)
+        places = [column.place(end) for end in estimate.interval or ()]
+        drawn = strip(column.place(estimate.value), places, span, beside, run.role)
         cells.append({"estimate": estimate, "best": (run.folder, column.name) in best, "strip": drawn})
     return cells
 

@@ -25,6 +25,7 @@ from utils.report.columns import Column, Display, columns_of, read_display
 
 Role = Literal["target", "oracle", "method"]
 ROLES: tuple[Role, ...] = ("target", "oracle", "method")
+BESIDE: tuple[Role, ...] = ("target", "oracle")  # what methods are seen beside
 
 
 class ReportError(ValueError):
@@ -205,10 +206,10 @@ def read_metrics(path: Path) -> dict[str, Estimate]:
         if entry["value"] is None:
             continue
         try:
-            low, high = entry.get("ci95") or (None, None)
-            interval = None if low is None else (float(low), float(high))
+            ends = [float(end) for end in entry.get("ci95") or ()]
+            interval = (ends[0], ends[1]) if ends else None
             estimates[name] = Estimate(float(entry["value"]), interval, entry.get("n"), str(entry.get("definition", "")))
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, IndexError) as error:
             again = "run evaluate.py again with rescore=true"
             raise ReportError(f"metrics.json: {name} is damaged ({error}); {again}") from error
     return estimates

@@ -42,11 +42,12 @@ def page(region: LocatedRegion, title: str) -> str:
 
 def heat_map(region: LocatedRegion, part: str) -> Markup | None:
     """Layers down, modules across; None if no tensor of this part lies in a layer."""
-    places = {name: place for name in region.tensors if (place := Place.of(name)).part == part and place.layer is not None}
+    named = {name: Place.of(name) for name in region.tensors}
+    places = {name: (p.layer, p.module) for name, p in named.items() if p.part == part and p.layer is not None}
     if not places:
         return None
-    layers = sorted({place.layer for place in places.values() if place.layer is not None})
-    modules = list(dict.fromkeys(place.module for place in places.values()))
+    layers = sorted({layer for layer, _ in places.values()})
+    modules = list(dict.fromkeys(module for _, module in places.values()))
     longest = max(map(len, modules)) * FONT * LETTER
     top = math.ceil(longest * math.sin(math.radians(SLANT))) + 14
     shade = _shades([region.tensors[name].magnitude for name in places])
@@ -54,9 +55,9 @@ def heat_map(region: LocatedRegion, part: str) -> Markup | None:
     parts += [text(LEFT - 8, top + (k + 0.75) * ROW, str(layer), anchor="end") for k, layer in enumerate(layers)]
     # Framed cells come last, so that no neighbour covers their frame.
     for name in sorted(places, key=lambda name: name in region.region):
-        tensor, layer, module = region.tensors[name], layers.index(places[name].layer), modules.index(places[name].module)
+        tensor, (layer, module) = region.tensors[name], places[name]
         told = shape("title", f"{name}: cosine {tensor.cosine:.4g}, magnitude {tensor.magnitude:.4g}")
-        x, y = LEFT + module * WIDE + 1.5, top + layer * ROW + 1.5
+        x, y = LEFT + modules.index(module) * WIDE + 1.5, top + layers.index(layer) * ROW + 1.5
         kind = "cell located" if name in region.region else "cell"
         opacity = shade(tensor.magnitude)
         parts.append(shape("rect", told, x=x, y=y, width=WIDE - 3, height=ROW - 3, fill_opacity=opacity, kind=kind))
@@ -64,8 +65,9 @@ def heat_map(region: LocatedRegion, part: str) -> Markup | None:
     width = math.ceil(LEFT + len(modules) * WIDE + longest * math.cos(math.radians(SLANT)))
     height = math.ceil(top + len(layers) * ROW + 4)
     label = f"Located tensors by layer and module {part}".strip()
-    size = {"viewBox": f"0 0 {width} {height}", "width": width, "height": height}
-    return shape("svg", *parts, **size, role="img", aria_label=label, kind="map")
+    return shape(
+        "svg", *parts, viewBox=f"0 0 {width} {height}", width=width, height=height, role="img", aria_label=label, kind="map"
+    )
 
 
 def _caption(region: LocatedRegion, part: str) -> str:

@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from utils.report.charts import FONT, LETTER, Axis, axis_ends, axis_words, line, mark, picture, shape, text, ticks
 from utils.report.columns import SIGNIFICANCE, Column
+from utils.report.read import Role
 
 # Where an axis says that more (or less) is better.
 _ACROSS = {"high": "{} →", "low": "← {}"}
@@ -24,7 +25,7 @@ class LabelledPoint:
     """One run: its two numbers, with their intervals if they are known and to be drawn."""
 
     label: str
-    role: str
+    role: Role
     x: float
     y: float
     x_interval: tuple[float, float] | None = None

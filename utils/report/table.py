@@ -32,8 +32,8 @@ def best_cells(part: Report) -> set[tuple[Path, str]]:
     """
     best = set()
     for column in part.columns:
-        values = {run.folder: run.value(column.metric) for run in part.of_role("method")}
-        values = {folder: value for folder, value in values.items() if value is not None and not math.isnan(value)}
+        estimates = {run.folder: run.metrics.get(column.metric) for run in part.of_role("method")}
+        values = {folder: e.value for folder, e in estimates.items() if e is not None and not math.isnan(e.value)}
         top = column.best(list(values.values()))
         if top is not None:
             first = {(folder, column.name) for folder, value in values.items() if column.show(value) == column.show(top)}
@@ -86,9 +86,9 @@ def shared_settings(report: Report) -> dict[str, list[str]]:
 def disagreements(part: Report) -> dict[str, list[str]]:
     """Settings that the runs of one benchmark should share and do not, with their values: also any option of the benchmark."""
     flats = [flat_settings(run.evaluation["settings"]) for run in part.runs]
-    options = dict.fromkeys(key for flat in flats for key in flat if key.startswith("benchmark.") and key not in TOLD)
+    keys = dict.fromkeys(key for flat in flats for key in flat if key.startswith("benchmark.") and key not in TOLD)
     # What the metrics repeat of an option is told once.
-    options = [key for key in options if f"benchmark.{key.removeprefix('benchmark.metrics.')}" not in {*options} - {key}]
+    options = [key for key in keys if f"benchmark.{key.removeprefix('benchmark.metrics.')}" not in {*keys} - {key}]
     facts = shared_settings(part) | {key: _values(flats, key) for key in options}
     return {name: values for name, values in facts.items() if len(values) > 1 and name not in ASIDE}
 

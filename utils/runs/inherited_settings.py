@@ -32,24 +32,24 @@ def inherited(trained: Mapping[str, Any], overrides: Sequence[str]) -> list[str]
     that evaluate.py does not have any more.
     """
     chosen = {o.key_or_group: str(o.value()) for o in parse_overrides(overrides)}
-    own = [group for group in GROUPS if chosen.get(group, trained[group]["name"]) == trained[group]["name"]]
-    others = [f"{group}={chosen[group]}" for group in GROUPS if group not in own]
+    kept = [group for group in GROUPS if chosen.get(group, trained[group]["name"]) == trained[group]["name"]]
+    groups = [f"{group}={chosen[group]}" for group in GROUPS if group in chosen]
     flat = flat_settings(trained)
-    wanted = {key: value for key, value in flat.items() if key.split(".")[0] in (*own, *DIALS) and key != "model.path"}
-    if "benchmark" not in own:
+    wanted = {key: value for key, value in flat.items() if key.split(".")[0] in (*kept, *DIALS) and key != "model.path"}
+    if "benchmark" not in kept:
         wanted.pop("split", None)  # of another benchmark
-    found = [f"{group}={trained[group]['name']}" for group in own if group not in chosen]
+    overriding = [f"{group}={trained[group]['name']}" for group in kept if group not in chosen]
     given: set[str] = set()
     while True:
-        cfg = compose_settings("evaluate", [*(f"{group}={chosen[group]}" for group in own if group in chosen), *others, *found])
+        cfg = compose_settings("evaluate", [*groups, *overriding])
         now = flat_settings(OmegaConf.to_container(cfg, resolve=True))
         differing = [key for key in wanted if key in now and now[key] != wanted[key] and key not in given]
         if not differing:
-            return found
+            return overriding
         # What follows another value comes last, from the outside in: once the others are right it may be right by itself.
         depth = min(key.count(".") for key in differing)
         new = [key for key in differing if not _follows(cfg, key)] or [key for key in differing if key.count(".") == depth]
-        found += [as_override(key, wanted[key]) for key in new]
+        overriding += [as_override(key, wanted[key]) for key in new]
         given |= set(new)
 
 

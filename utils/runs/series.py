@@ -36,8 +36,8 @@ def script_main(script: str) -> Callable[[DictConfig], None]:
 
 def finished_run(folder: Path) -> dict[str, Any] | None:
     """run.json of a run folder that says it is finished; None for any other folder."""
-    known = read_json(folder / "run.json")
-    return known if known is not None and known.get("status") == "finished" else None
+    capsule = read_json(folder / "run.json")
+    return capsule if capsule is not None and capsule.get("status") == "finished" else None
 
 
 def snapshots(run: Path) -> dict[int, Path]:
@@ -60,15 +60,16 @@ def open_series(out: Path, name: str, settings: Mapping[str, Any], results: str)
     results: pattern of the folders that hold numbers. Raises ValueError if there are some of other settings, and if `out` holds
     something else.
     """
-    known = read_json(out / name)
-    if known is None and out.exists() and (not out.is_dir() or any(out.iterdir())):
+    series = read_json(out / name)
+    if series is None and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"--out {out} exists and holds no {name}; choose another")
-    before = known.get("settings", {}) if known is not None else {}
-    changed = [f"{key}: {before.get(key)} -> {now}" for key, now in settings.items() if before.get(key) != now]
-    if known is not None and changed and any(out.glob(results)):
-        raise ValueError(f"--out {out} holds results with other settings ({'; '.join(changed)}); choose another")
-    if known is not None and not changed:
-        return False
+    if series is not None:
+        before = series.get("settings", {})
+        changed = [f"{key}: {before.get(key)} -> {now}" for key, now in settings.items() if before.get(key) != now]
+        if not changed:
+            return False
+        if any(out.glob(results)):
+            raise ValueError(f"--out {out} holds results with other settings ({'; '.join(changed)}); choose another")
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / name, {"status": "running", "settings": settings})
     return True
@@ -85,27 +86,27 @@ class Evaluation:
     @classmethod
     def read(cls, folder: Path) -> Evaluation | None:
         """The evaluation in a folder; None if there is none that is finished."""
-        metrics, known = read_json(folder / "metrics.json"), finished_run(folder)
-        return cls(folder, metrics, known.get("requests")) if metrics and known else None
+        metrics, capsule = read_json(folder / "metrics.json"), finished_run(folder)
+        return cls(folder, metrics, capsule.get("requests")) if metrics and capsule else None
 
     @classmethod
     def of_oracle(cls, folder: Path) -> Evaluation:
         """An evaluation of the retain oracle: its folder, or a run folder that holds it in eval/. Raises ValueError."""
-        found = cls.read(folder) or cls.read(folder / "eval")
-        if found is None:
+        evaluation = cls.read(folder) or cls.read(folder / "eval")
+        if evaluation is None:
             made = f"evaluate.py model.path=ORACLE out={folder}"
             raise ValueError(f"--oracle {folder} holds no finished evaluation; make one with {made}")
-        return found
+        return evaluation
 
     @classmethod
     def made(cls, folder: Path, overrides: Sequence[str], call: Call) -> Evaluation:
         """The evaluation in `folder`, which evaluate.py makes with `overrides` unless it is finished. Raises ValueError."""
         if cls.read(folder) is None:
             call("evaluate", [*overrides, as_override("out", str(folder))])
-        found = cls.read(folder)
-        if found is None:
+        evaluation = cls.read(folder)
+        if evaluation is None:
             raise ValueError(f"the evaluation left no finished result in {folder}; see its output")
-        return found
+        return evaluation
 
     def value(self, metric: str) -> float:
         """Raises ValueError if it was not measured, or is no number."""
