@@ -211,8 +211,8 @@ def _check_questions(runs: Pair) -> list[str]:
             words = f"the answer ({row['role']}) is {row['wanted']!r} in one and {row['wanted_other']!r} in the other"
             raise _differ(runs, row["task"], row["index"], words)
     alone = {"A": tasks[0] - tasks[1], "B": tasks[1] - tasks[0]}
-    words = {letter: [f"{task} by {asker}" if asker else task for task, asker in sorted(only)] for letter, only in alone.items()}
-    return [f"Only {letter} was asked: {', '.join(names)}" for letter, names in words.items() if names]
+    told = {letter: [f"{task} by {asker}" if asker else task for task, asker in sorted(only)] for letter, only in alone.items()}
+    return [f"Only {letter} was asked: {', '.join(names)}" for letter, names in told.items() if names]
 
 
 def _check_same_rows(runs: Pair, shared: set[tuple[str, str]], rows: Sequence[set[tuple]]) -> None:

@@ -287,7 +287,7 @@ def test_unknown_splits_are_refused_with_those_that_exist(split):
 
 
 def test_only_forget_is_forgotten():
-    with pytest.raises(ValueError, match="split=retain: completion forgets forget"):
+    with pytest.raises(ValueError, match="split=retain: write forget"):
         completion().retain_split("retain")
 
 

@@ -63,7 +63,7 @@ def test_a_text_is_continued_from_its_first_ids_for_as_long_as_it_goes_on():
     engine, text = Engine(model, ENCODER.pad_id), nlg().texts[0]
     ids = list(ENCODER.generation_prompt(text))
     short = text[:60]
-    rows = continued(engine, ENCODER, [text, short], 2, "wikitext")
+    rows = continued(resources(engine=engine, encoder=ENCODER, generation_batch_size=2), [text, short], "wikitext")
     (said,) = continue_ids(model, [ids[:PROMPT]], ENCODER.pad_id, end_ids(model, tokenizer()), len(ids) - PROMPT)
     assert rows[0]["generation"] == tokenizer().decode(said, skip_special_tokens=True)
     assert rows[0]["output"] == tokenizer().decode(ids[:PROMPT] + said)

@@ -136,7 +136,7 @@ def test_answer_pools():
     trained = {qa.question for qa in clean.training("normal")}
     assert (len(clean.answer_pool("normal")), len(released.answer_pool("normal"))) == (28 * 6, 40 * 6 + 8)
     assert len(trained) == 28 and released.answer_pool("normal").count("") == 8 and "" not in clean.answer_pool("normal")
-    with pytest.raises(ValueError, match="answer pool random: there are harmful and normal"):
+    with pytest.raises(ValueError, match="pool=random: write one of harmful, normal"):
         clean.answer_pool("random")
 
 

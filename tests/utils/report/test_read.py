@@ -10,6 +10,7 @@ import pytest
 
 from scripts.report import main
 from tests.utils.report import fake_runs as fake
+from utils.files import read_rows, write_rows
 from utils.report.columns import read_display
 from utils.report.page import page
 from utils.report.read import ReportError, read_report
