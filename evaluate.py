@@ -22,33 +22,33 @@ def main(cfg: DictConfig) -> None:
     from utils.runs.load import make_encoder
     from utils.runs.oracles import bring_oracle, check_oracle
     from utils.runs.run import Run
-    from utils.runs.score import metrics_from_files, metrics_from_logs, score_run, write_metrics
+    from utils.runs.score import metrics_from_files, score_run, show_requests, write_metrics
     from utils.runs.settings import check_evaluation
-    from utils.runs.train import show_requests
 
     with files_read() as data:
-        settings = check_evaluation(cfg)
+        questions = check_evaluation(cfg)
         out = Path(cfg.out)
 
         if cfg.rescore:
-            write_metrics(metrics_from_files(settings, out), out)
+            write_metrics(metrics_from_files(out, questions, cfg.compat, cfg.resamples), out)
             return
 
         if cfg.from_logs is not None:
-            metrics = metrics_from_logs(settings)
+            oracle_log = None if cfg.oracle in (None, "none") else Path(cfg.oracle)
+            metrics = questions.benchmark.from_logs(Path(cfg.from_logs), oracle_log, cfg.compat, cfg.resamples)
         else:
             distributed.start()
-            encoder = make_encoder(cfg.model, settings.benchmark, "evaluate", cfg.compat)
-            check_oracle(settings, encoder)
-            show_requests(settings.requests[: cfg.show_prompts], encoder)
+            encoder = make_encoder(cfg.model, questions.benchmark, "evaluate", cfg.compat)
+            check_oracle(cfg, questions, encoder)
+            show_requests(questions.requests[: cfg.show_prompts], encoder)
 
     run = Run.open(cfg, "evaluate", data)
     if run.skip:
         return
     if cfg.from_logs is None:
-        score_run(settings, run, encoder)
-        bring_oracle(settings, run, encoder)
-        metrics = metrics_from_files(settings, out)
+        score_run(cfg, questions, encoder, run)
+        bring_oracle(cfg, questions, encoder, run)
+        metrics = metrics_from_files(out, questions, cfg.compat, cfg.resamples)
     write_metrics(metrics, out)
     run.finish()
 

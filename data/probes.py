@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, get_args
 
+from utils.checks import choose, is_number, is_whole, require, whole
 from utils.draws import draw
 from utils.engine.sampling import Sampling
 from utils.items.benchmark import Benchmark
@@ -41,23 +42,22 @@ class Paraphrase(Probe):
     lacks: ClassVar[str] = "asks no question that could be put in other words"
 
     def __post_init__(self) -> None:
-        if self.source not in get_args(Source):
-            raise ValueError(f"probe.source={self.source}: write one of {', '.join(get_args(Source))}")
+        choose("probe.source", self.source, get_args(Source))
         bad = [wording for wording in self.wordings if not isinstance(wording, str) or SLOT not in wording or wording == SLOT]
-        if isinstance(self.wordings, str) or not self.wordings or bad:
-            raise ValueError(f"probe.wordings={self.wordings}: write a list of sentences with {SLOT} where the question belongs")
-        _whole("seed", self.seed)
+        listed = not isinstance(self.wordings, str) and len(self.wordings) > 0 and not bad
+        require(listed, "probe.wordings", self.wordings, f"a list of sentences with {SLOT} where the question belongs")
+        whole("probe.seed", self.seed)
 
     def request(self, request: Request, benchmark: Benchmark) -> Request:
         """Raises ValueError for source=data and a question without a paraphrase."""
         if request.paraphrase is not None and self.source != "wordings":
             return replace(request, question=request.paraphrase)
-        wording = self.wordings[draw(self.seed, 0, request.index, f"wording/{request.of}", len(self.wordings))]
+        wording = self.wordings[draw(self.seed, 0, request.index, f"wording/{request.task}", len(self.wordings))]
         reworded = benchmark.with_question(request, lambda question: wording.replace(SLOT, question))
         if self.source == "data" and reworded != request:
             raise ValueError(
                 f"probe.source=data: the data of benchmark={benchmark.name} hold no paraphrase of row {request.index + 1} of "
-                f"task {request.of}; use probe.source=auto or wordings"
+                f"task {request.task}; use probe.source=auto or wordings"
             )
         return reworded
 
@@ -80,11 +80,9 @@ class Prefix(Probe):
     lacks: ClassVar[str] = "has no question to push and no answer of two words or more to begin"
 
     def __post_init__(self) -> None:
-        number = isinstance(self.given, int | float) and not isinstance(self.given, bool)
-        if not number or self.given < 0 or (isinstance(self.given, float) and self.given >= 1):
-            raise ValueError(f"probe.given={self.given}: write a whole number of words from 0, or a share of them below 1")
-        if not isinstance(self.push, str):
-            raise ValueError(f"probe.push={self.push}: write the words in front of the question, or an empty text")
+        count = is_whole(self.given) or is_number(self.given) and 0 <= self.given < 1
+        require(count, "probe.given", self.given, "a whole number of words from 0, or a share of them below 1")
+        require(isinstance(self.push, str), "probe.push", self.push, "the words in front of the question, or an empty text")
         if not self.given and not self.push.strip():
             raise ValueError("probe.given=0 and probe.push='': nothing would change; set one of them, or use probe=none")
 
@@ -121,8 +119,3 @@ class Sample(Probe):
         """Leaves alone what is sampled already, and what asks for no answer."""
         sampled = request.truth is None or request.sampling is not None
         return request if sampled else replace(request, sampling=self.sampling)
-
-
-def _whole(name: str, value: object) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise ValueError(f"probe.{name}={value}: write a whole number from 0")

@@ -22,6 +22,7 @@ import zlib
 import numpy as np
 from numpy.typing import ArrayLike
 
+from utils.checks import share
 from utils.items.metric import Samples, Statistic, checked_items
 
 EPS = 1e-10  # open-unlearning adds it to the oracle's AUC before it divides
@@ -136,8 +137,7 @@ def _change(value: float, oracle: float, eps: float, name: str) -> float:
 
 
 def _lowest(values: np.ndarray, k: float) -> float:
-    if not 0 < k <= 1:
-        raise ValueError(f"k={k}: write the share of tokens that counts, above 0 and up to 1 (MUSE: 0.4)")
+    share("k", k, "of the tokens; MUSE: 0.4")
     return float(-np.sort(values)[: max(1, int(k * len(values)))].mean())
 
 

@@ -12,9 +12,11 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike
 
-from utils.items.metric import Evidence, Metric, Samples, measured
+from metrics.tables import mean_over
+from utils.items.metric import Evidence, Metric, Samples
 
 MOSTLY = 0.5  # share of a text's characters that one of them must exceed to dominate it
 
@@ -134,8 +136,7 @@ def reading(texts: Mapping[Hashable, str], resamples: int = 1000, names: Sequenc
     for name, (measure, words, definition) in READING.items():
         chosen = {index: text for index, text in texts.items() if len(text.split()) >= words}
         if chosen and name in names:
-            values = {"items": np.array([measure(text) for text in chosen.values()], dtype=np.float64)}
-            metrics[name] = measured(values, definition, items={"items": list(chosen)}, resamples=resamples)
+            metrics[name] = mean_over(pd.Series({index: measure(text) for index, text in chosen.items()}), definition, resamples)
     for n in DISTINCT:
         pooled = {index: text for index, text in texts.items() if len(text.split()) >= n}
         if pooled and f"distinct{n}" in names:

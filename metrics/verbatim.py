@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from rouge_score.rouge_scorer import RougeScorer
 
+from utils.checks import choose, whole
+
 Mode = Literal["suffix", "prefix"]
 Statistic = Literal["precision", "recall", "f1"]
 Variant = Literal["rouge1", "rouge2", "rougeL"]
@@ -36,9 +38,8 @@ def memo_cuts(question: str, answer: str, mode: Mode = "suffix", stride: int = S
 
     Source: MEOW (arXiv 2409.11844), released code. Raises ValueError for stride < 1 or an unknown mode.
     """
-    _one_of("mode", mode, Mode)
-    if stride < 1:
-        raise ValueError(f"stride={stride}: cuts lie at least 1 character apart (released: {STRIDE})")
+    choose("mode", mode, get_args(Mode))
+    whole("stride", stride, 1, f"characters; released: {STRIDE}")
     if mode == "suffix":
         return [Cut(f"{question} {answer[:s]}", answer[s:]) for s in range(1, len(answer), stride)]
     return [Cut(question[:s], f"{question[s:]} {answer}") for s in range(1, len(question), stride)]
@@ -55,8 +56,8 @@ def memo(labels: Sequence[str], outputs: Sequence[str], statistic: Statistic = "
 
     Source: MEOW (arXiv 2409.11844), released code: ROUGE-1 precision. Raises ValueError for lists of different length.
     """
-    _one_of("statistic", statistic, Statistic)
-    _one_of("variant", variant, Variant)
+    choose("statistic", statistic, get_args(Statistic))
+    choose("variant", variant, get_args(Variant))
     if len(labels) != len(outputs):
         raise ValueError(f"{len(labels)} labels and {len(outputs)} outputs: each cut needs one of both")
     if not labels:
@@ -163,8 +164,3 @@ def _hits(hits: ArrayLike) -> np.ndarray:
 @lru_cache(maxsize=3)
 def _scorer(variant: Variant) -> RougeScorer:
     return RougeScorer([variant], use_stemmer=True)
-
-
-def _one_of(name: str, value: str, valid: object) -> None:
-    if value not in get_args(valid):
-        raise ValueError(f"{name}={value}: write one of {', '.join(get_args(valid))}")

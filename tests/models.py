@@ -54,9 +54,9 @@ def tokenizer() -> PreTrainedTokenizerBase:
 
 
 @cache
-def encoder() -> Encoder:
+def encoder(compat: str = "none") -> Encoder:
     """Plain tags, as the tiny model of config/model has them."""
-    return Encoder(tokenizer(), Template("plain", "Question: ", "\n", "Answer: "))
+    return Encoder(tokenizer(), Template("plain", "Question: ", "\n", "Answer: "), compat=compat)
 
 
 def tiny_model(family: str = "llama", attention: str = "sdpa", seed: int = 0, vocabulary: int = 0, **settings) -> nn.Module:

@@ -1,6 +1,6 @@
 """docs/benchmarks.md against the code: a section for every file of config/{benchmark,measure,probe}, a row for every metric.
 
-Metrics are found by asking for them: `from_tables` of each benchmark and measure reads tables that are made up for the requests
+Metrics are found by asking for them: `numbers` of each benchmark and measure reads files that are made up for the requests
 of its fixture, so that names come out as in metrics.json and no model is needed.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -19,9 +20,9 @@ from hydra.utils import instantiate
 from metrics.benchmarks.null_oracles import null_metrics
 from metrics.benchmarks.tofu import TaskScores
 from tests.test_documents import ROOT, config, read, table_of, ticked
-from utils.evaluation.measure import Evaluated
 from utils.items.benchmark import Benchmark
 from utils.items.requests import Request
+from utils.items.saved import Saved
 
 PAGE = (ROOT / "docs" / "benchmarks.md").read_text("utf-8")
 CODE = "\n".join(read("*.py", "config/**/*.yaml", "data/**/*.py", "metrics/**/*.py", "scripts/**/*.*", "utils/**/*.py").values())
@@ -88,7 +89,7 @@ def few(requests: Iterable[Request], count: int = 2) -> list[Request]:
 def scored(requests: Iterable[Request]) -> pd.DataFrame:
     """A score table as an evaluation saves it: two tokens to every answer."""
     numbers = {"logp": [-1.0, -0.5], "hit": [True, False], "entropy": [1.0, 1.0], "logp_variance": [1.0, 1.0]}
-    same = {"tokens": 2, "eos": False, "said": SAID, "wanted": SAID, "generation": SAID, **numbers}
+    same = {"asked_by": "", "tokens": 2, "eos": False, "said": SAID, "wanted": SAID, "generation": SAID, **numbers}
     keys = ("task", "index", "role", "number")
     rows = [dict(zip(keys, (r.task, r.index, role, n), strict=True)) | same for r in requests for role, n, _ in r.answers]
     return pd.DataFrame(rows, columns=[*keys, *same])
@@ -97,7 +98,8 @@ def scored(requests: Iterable[Request]) -> pd.DataFrame:
 def answered(requests: Iterable[Request]) -> list[dict]:
     """Rows of generations.jsonl."""
     asked = [request for request in requests if request.truth is not None]
-    return [{"task": r.task, "index": r.index, "question": r.question, "generation": SAID, "truth": SAID} for r in asked]
+    texts = {"asked_by": "", "generation": SAID, "truth": SAID}
+    return [{"task": r.task, "index": r.index, "question": r.question, **texts} for r in asked]
 
 
 def harness_rows() -> list[dict]:
@@ -113,7 +115,7 @@ def continued_rows() -> list[dict]:
 
 
 JUDGED = {"harmful": False, "judge": "judge", "nll": 1.0, "perplexity_model": "model", "base": SAID}
-# What `enrich` adds to each row of generations.jsonl, and the benchmarks whose `enrich` makes all of them.
+# What extras add to each row of generations.jsonl, and the benchmarks whose extras make all of them.
 ADDED: dict[str, dict] = {
     "muse": {"truth_cut": SAID},
     "safety": {"output": SAID, **JUDGED, "bleurt": 0.5, "bleurt_checkpoint": "checkpoint"},
@@ -122,14 +124,14 @@ ADDED: dict[str, dict] = {
 MADE: dict[str, Callable[[], list[dict]]] = {"utility": harness_rows, "nlg": continued_rows}
 
 
-def evaluated(name: str) -> Evaluated:
+def evaluated(name: str) -> Saved:
     """An evaluation of a benchmark's fixture with all that can be asked for."""
     made = benchmark(name)
-    requests = few(made.requests(made.split))
-    rows = [row | ADDED.get(name, {}) for row in answered(requests)]
-    oracle = few(made.oracle_requests(made.split))
+    asked = made.requests(made.split)
+    rows = [row | ADDED.get(name, {}) for row in answered(few(asked))]
+    oracle = few(made.oracle_requests(asked))
     compared = scored(oracle) if oracle else None
-    return Evaluated(scored(requests), rows, compared, made, made.split, "none", RESAMPLES)
+    return Saved(scored(few(asked)), rows, compared, resamples=RESAMPLES, forgotten=made.forgotten, members=made.members)
 
 
 def null_names() -> set[str]:
@@ -142,37 +144,34 @@ def null_names() -> set[str]:
 
 def benchmark_names(name: str) -> set[str]:
     """Names of a benchmark's own metrics."""
-    if name in MADE:
-        metrics = instantiate(config("evaluate", f"benchmark={name}").benchmark.metrics)
-        return set(metrics.from_tables(pd.DataFrame(), MADE[name](), None, "none", RESAMPLES))
-    found = evaluated(name)
-    names = set(found.benchmark.metrics.from_tables(found.scores, found.generations, found.oracle, "none", RESAMPLES))
-    return names | null_names() if found.benchmark.least_nulls else names
+    saved = Saved(pd.DataFrame(), MADE[name](), resamples=RESAMPLES) if name in MADE else evaluated(name)
+    made = benchmark(name)
+    return set(made.metrics.numbers(saved)) | (null_names() if made.least_nulls else set())
 
 
-def gradients(found: Evaluated) -> list[dict]:
-    taken = {"number": 0, "norm": 1.0, "p": 2.0, "parameters": "all", "train_mode": False, "drop_eos": "eos"}
-    return [{"task": f"{task}@gradnorm", "index": index, **taken} for task in found.benchmark.members for index in (0, 1)]
+def gradients(saved: Saved) -> list[dict]:
+    taken = {"asked_by": "gradnorm", "number": 0, "norm": 1.0, "p": 2.0, "parameters": "all", "train_mode": False}
+    rows = [{"task": task, "index": index, **taken} for task in saved.members for index in (0, 1)]
+    return [{**row, "drop_eos": "eos"} for row in rows]
 
 
-def samples(found: Evaluated) -> list[dict]:
-    scores = {"samples_rougeL": [0.5] * 200}
-    return [{"task": f"{task}@leak", "index": index, **scores} for task in found.benchmark.forgotten for index in (0, 1)]
+def samples(saved: Saved) -> list[dict]:
+    scores = {"asked_by": "leak", "samples_rougeL": [0.5] * 200}
+    return [{"task": task, "index": index, **scores} for task in saved.forgotten for index in (0, 1)]
 
 
-MEASURED: dict[str, Callable[[Evaluated], list[dict]]] = {
+MEASURED: dict[str, Callable[[Saved], list[dict]]] = {
     "gradnorm": gradients,
     "leak": samples,
-    "fluency": lambda found: [row | {"clean": 0.5, "clean_by": "classifier"} for row in found.generations],
+    "fluency": lambda saved: [row | {"clean": 0.5, "clean_by": "classifier"} for row in saved.generations],
 }
 
 
 def measure_names(name: str) -> set[str]:
     """Names of a measure on TOFU, where every measure has something to measure."""
-    found = evaluated("tofu")
-    rows = MEASURED[name](found) if name in MEASURED else found.generations
-    seen = Evaluated(found.scores, rows, found.oracle, found.benchmark, found.split, found.compat, RESAMPLES)
-    return set(measure(name).from_tables(seen))
+    saved = evaluated("tofu")
+    rows = MEASURED[name](saved) if name in MEASURED else saved.generations
+    return set(measure(name).numbers(replace(saved, generations=rows)))
 
 
 def names_of(group: str, name: str) -> set[str]:
@@ -224,7 +223,7 @@ def test_row_of_a_benchmark(name):
     assert made.split in ticked(splits)
     for split in ticked(splits):
         made.check_forget_split(split)
-    assert oracle == ("yes" if made.oracle_requests(made.split) else "no")
+    assert oracle == ("yes" if made.oracle_requests(made.requests(made.split)) else "no")
     assert re.fullmatch(r"arXiv \d{4}\.\d{5}", paper)
 
 
@@ -233,7 +232,7 @@ def test_row_of_a_measure_or_probe(group, name):
     """Listed are the benchmarks that do not refuse it."""
     check = {"measure": measure, "probe": probe}[group](name).check
     asked = [benchmark(other) for other in glance("benchmark")]
-    assert ticked(glance(group)[name][-1]) == [made.name for made in asked if accepted(check, made, made.split)]
+    assert ticked(glance(group)[name][-1]) == [made.name for made in asked if accepted(check, made, made.requests(made.split))]
 
 
 def accepted(check: Callable, *arguments: Any) -> bool:

@@ -138,7 +138,7 @@ REFUSED = [
     ("unlearn", ["method=flta"], "method=flta: there is no such method; did you mean flat?"),
     ("unlearn", ["reference=cachd"], "reference=cachd: write one of auto, adapter, cached, resident; did you mean cached?"),
     ("unlearn", ["model.path=null"], "model.path=null: unlearning starts from a trained model; make one with: python"),
-    ("finetune", ["split=retain9"], "split=retain9: TOFU has full, forget01"),
+    ("finetune", ["split=retain9"], "split=retain9: write one of full, forget01"),
     ("evaluate", [], "oracle=null: forget quality compares with a retain oracle. Make one with: python finetune.py"),
     ("evaluate", ["oracle=runs/nowhere"], "oracle=runs/nowhere: there is no such folder. Make one with:"),
     ("evaluate", ["from_logs=nowhere.json"], "from_logs=nowhere.json: there is no such file"),

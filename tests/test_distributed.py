@@ -123,19 +123,26 @@ def test_a_failure_of_the_main_process_keeps_no_other_waiting(tmp_path):
 
 
 GATHERS = f"""
-import sys
+import atexit, json, sys
 sys.path.insert(0, {str(ROOT)!r})
+from torch.distributed import is_initialized
 from utils.distributed import gathered, rank, start
+
+def say():  # registered first, so it runs last
+    with open(f"said-{{number}}.json", "w") as file:  # what two processes print may be mixed
+        json.dump([every, is_initialized()], file)
+
+atexit.register(say)
 start()
-print(gathered(["ab", "c"][rank()]))
+number, every = rank(), gathered(["ab", "c"][rank()])
 """
 
 
-def test_every_process_gets_the_items_of_all_in_their_order(tmp_path):
+def test_every_process_gets_the_items_of_all_in_their_order_and_leaves_the_group(tmp_path):
     (tmp_path / "gathers.py").write_text(GATHERS)
     finished = launch(tmp_path, tmp_path / "gathers.py", processes=2)
     assert finished.code == 0, finished.err
-    assert finished.out.count("['a', 'b', 'c']") == 2
+    assert [json.loads((tmp_path / f"said-{number}.json").read_text()) for number in (0, 1)] == [[["a", "b", "c"], False]] * 2
     assert gathered([3, 1, 2]) == [3, 1, 2]  # a process alone
 
 

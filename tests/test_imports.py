@@ -8,7 +8,7 @@ import sys
 from utils import ROOT
 
 HEAVY = ("transformers", "peft")
-FOLDERS = ("losses", "metrics/benchmarks")
+FOLDERS = ("losses", "metrics", "metrics/benchmarks")
 MODULES = [".".join(path.relative_to(ROOT).with_suffix("").parts) for folder in FOLDERS for path in (ROOT / folder).glob("*.py")]
 IMPORT_ALL = """
 import importlib, sys

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 
@@ -21,7 +21,17 @@ def choose(key: str, value: object, valid: Iterable[object]) -> None:
         for option in options
     ]
     fits = any(value == option and isinstance(value, bool) == isinstance(option, bool) for option in options)
-    require(fits, key, value, f"one of {', '.join(names)}{did_you_mean(value, names)}")
+    require(fits, key, value, f"{'one of ' if len(names) > 1 else ''}{', '.join(names)}{did_you_mean(value, names)}")
+
+
+def several(key: str, values: object, valid: Iterable[str]) -> None:
+    """Raises ValueError unless `values` is a list of one or more of `valid`, none of them twice."""
+    names = tuple(valid)
+    asked = list(values) if isinstance(values, Sequence) and not isinstance(values, str) else []
+    unknown = [name for name in asked or [values] if name not in names]
+    hint = did_you_mean(unknown[0], names) if unknown else ""
+    fits = 0 < len(asked) == len(set(asked)) and not unknown
+    require(fits, key, values, f"a list out of {', '.join(names)}, each at most once{hint}")
 
 
 def flag(key: str, value: object) -> None:
@@ -31,7 +41,18 @@ def flag(key: str, value: object) -> None:
 
 def whole(key: str, value: object, least: int = 0, words: str = "") -> None:
     """Raises ValueError unless `value` is a whole number of at least `least`. words: what else may be said of it."""
-    require(is_whole(value, least), key, value, f"a whole number from {least}{words and f' ({words})'}")
+    require(is_whole(value, least), key, value, f"a whole number from {least}{_aside(words)}")
+
+
+def whole_or(key: str, value: object, other: str | None, least: int = 1, words: str = "") -> None:
+    """The same, where `other` (all, auto, null) may be written instead of a number."""
+    instead = "null" if other is None else other
+    require(value == other or is_whole(value, least), key, value, f"{instead}, or a whole number from {least}{_aside(words)}")
+
+
+def share(key: str, value: object, words: str = "") -> None:
+    """Raises ValueError unless `value` is a number above 0 and up to 1. words: what else may be said of it."""
+    require(is_share(value), key, value, f"a number above 0 and up to 1{_aside(words)}")
 
 
 def positive(key: str, value: object) -> None:
@@ -60,6 +81,11 @@ def first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:160]
 
 
+def is_share(value: object) -> bool:
+    """Whether `value` is a number above 0 and up to 1."""
+    return is_number(value) and 0 < value <= 1
+
+
 def nearest(word: object, valid: Iterable[str], most: int = 3) -> list[str]:
     """Up to `most` valid names that look like `word`, then those whose last dotted part does; capitals do not matter."""
     lower = {name.lower(): name for name in sorted(valid)}
@@ -81,3 +107,7 @@ def did_you_mean_or_all(word: object, valid: Iterable[str]) -> str:
     """The same, but where no valid name looks like `word` all that there are, in their order."""
     names = tuple(valid)
     return did_you_mean(word, names) or f"; there are {', '.join(names)}"
+
+
+def _aside(words: str) -> str:
+    return f" ({words})" if words else ""

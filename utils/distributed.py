@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,11 +21,18 @@ def launched() -> bool:
 
 
 def start() -> None:
-    """Joins the process group if the script was launched by torchrun and no group exists yet."""
+    """Joins the process group if the script was launched by torchrun and no group exists yet; leaves it when Python ends."""
     if launched() and not dist.is_initialized():
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        # Threads of a group that outlive the interpreter now and then abort a process whose work is done.
+        atexit.register(_leave)
+
+
+def _leave() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def rank() -> int:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from utils.distributed import barrier, is_main
+from utils.distributed import barrier, gathered, is_main, rank, world_size
 from utils.files import read_json, read_rows, write_json, write_rows
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 def kept_rows(path: Path, compute: Callable[[], list[dict]]) -> list[dict]:
@@ -24,6 +27,34 @@ def kept_rows(path: Path, compute: Callable[[], list[dict]]) -> list[dict]:
             write_rows(path, rows)
         barrier()
     return read_rows(path)
+
+
+def shared_out(items: Sequence[T], compute: Callable[[Sequence[T]], Sequence[R]]) -> list[R]:
+    """compute(items), one result for each, in order; every process computes a share, and all of them get all results."""
+    mine = range(rank(), len(items), world_size())
+    results = compute([items[place] for place in mine])
+    by_place = dict(gathered(list(zip(mine, results, strict=True))))
+    return [by_place[place] for place in range(len(items))]
+
+
+def extended_rows(
+    rows: Sequence[dict[str, Any]],
+    wanted: Callable[[dict[str, Any]], bool],
+    path: Path,
+    compute: Callable[[Sequence[dict[str, Any]]], Sequence[dict[str, Any]]],
+) -> list[dict[str, Any]]:
+    """All rows, with the fields that `compute` gives for each of those that are `wanted`: shared out, and kept at `path`.
+
+    A row is found again by its `task` and `index`.
+    """
+    chosen = [row for row in rows if wanted(row)]
+
+    def computed() -> list[dict[str, Any]]:
+        more = shared_out(chosen, compute)
+        return [{"task": row["task"], "index": row["index"], **fields} for row, fields in zip(chosen, more, strict=True)]
+
+    known = {(row["task"], row["index"]): row for row in kept_rows(path, computed)}
+    return [{**row, **known[row["task"], row["index"]]} if wanted(row) else row for row in rows]
 
 
 def kept_json(path: Path, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:

@@ -11,7 +11,6 @@ The paper's book is one that nobody may share: here it is any book of the user's
 
 from __future__ import annotations
 
-import difflib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,17 +18,16 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import ClassVar
 
-from omegaconf import DictConfig
-
 from data.files.book import SLACK, Excerpt, kept_out
 from data.files.completion import KINDS, Corpus, has_released, read_books, read_passages, read_released, text_files
 from data.files.sources import local_root
 from metrics.benchmarks.completion import FORGOTTEN, HOLDOUT, TASKS, CompletionMetrics
-from utils.engine.engine import Engine
+from utils.checks import choose, is_number, require, whole, whole_or
 from utils.engine.generation import Released
-from utils.items.benchmark import Benchmark, Metrics
+from utils.items.benchmark import Benchmark, Extra, Resources, joined, limited
 from utils.items.requests import Request
 from utils.items.rows import QA, Passage
+from utils.items.saved import Metrics, Row
 from utils.reading import DataError, read_lines
 from utils.tokens.example import EmptyAnswer
 from utils.tokens.prompts import Encoder, Template
@@ -67,20 +65,19 @@ class Completion(Benchmark):
     max_new_tokens: int = 300
     metrics: Metrics = field(default_factory=CompletionMetrics)
 
+    forget_splits: ClassVar[tuple[str, ...]] = ("forget",)
+    kept: ClassVar[str] = "retain"
     forgotten: ClassVar[tuple[str, ...]] = FORGOTTEN
     members: ClassVar[tuple[str, str]] = ("train", HOLDOUT)
 
     def __post_init__(self) -> None:
         for name in ("words", "prefix", "instructions", "max_new_tokens"):
-            if not _positive(vars(self)[name]):
-                raise ValueError(f"benchmark.{name}={vars(self)[name]}: write a positive whole number")
+            whole(f"benchmark.{name}", vars(self)[name], 1)
         for name in ("passages", "retain_passages", "rows"):
-            if vars(self)[name] != "all" and not _positive(vars(self)[name]):
-                raise ValueError(f"benchmark.{name}={vars(self)[name]}: write all, or a positive whole number")
-        if isinstance(self.holdout, bool) or not isinstance(self.holdout, int | float) or not 0 <= self.holdout < 1:
-            raise ValueError(f"benchmark.holdout={self.holdout}: write a share of the passages, from 0 and below 1")
-        if self.template not in ("own", "model"):
-            raise ValueError(f"benchmark.template={self.template}: write own or model")
+            whole_or(f"benchmark.{name}", vars(self)[name], "all")
+        below_1 = is_number(self.holdout) and 0 <= self.holdout < 1
+        require(below_1, "benchmark.holdout", self.holdout, "a share of the passages, from 0 and below 1")
+        choose("benchmark.template", self.template, ("own", "model"))
         least = self.words - self.words // SLACK
         if self.prefix >= least:
             raise ValueError(
@@ -92,25 +89,12 @@ class Completion(Benchmark):
         """FLAT's tags for every model, or with template=model what the model brings."""
         return (template, max_length) if self.template == "model" else (OWN, min(MAX_LENGTH, max_length))
 
-    def check_forget_split(self, split: str) -> None:
-        """Raises ValueError unless `split` is forget."""
-        if split != "forget":
-            raise ValueError(f"split={split}: completion forgets forget; choose how much of the book with benchmark.passages")
-
-    def retain_split(self, split: str) -> str:
-        """Always retain."""
-        self.check_forget_split(split)
-        return "retain"
-
     def training(self, split: str) -> list[QA]:
         """Rows of one split, or of several joined by +; plain text has an empty question.
 
         Raises ValueError for an unknown split, DataError for files that are missing or bad.
         """
-        names = []
-        for part in str(split).split("+"):
-            _one_of(part, SPLITS)
-            names += ["forget", "retain"] if part == "full" else [part]
+        names = joined(split, SPLITS, full=("forget", "retain"))
         lists = {name: self._list(name) for name in dict.fromkeys(names)}
         return [pair for name in names for pair in lists[name]]
 
@@ -132,8 +116,8 @@ class Completion(Benchmark):
         corpus = read_books([folder / "known.txt"], self.words, self.prefix)
         refusals = read_lines(folder / "refusals.txt")
         asked = [instruction for pair in zip(*(corpus.instructions[kind] for kind in KINDS), strict=True) for instruction in pair]
-        limit = None if self.retain_passages == "all" else int(self.retain_passages)
-        pairs = [_pair(asked[place // 2 % len(asked)], text) for place, text in enumerate(corpus.excerpts[:limit])]
+        texts = limited(corpus.excerpts, self.retain_passages)
+        pairs = [_pair(asked[place // 2 % len(asked)], text) for place, text in enumerate(texts)]
         return [
             replace(pair, answer=refusals[place // 2 % len(refusals)]) if place % 2 else pair for place, pair in enumerate(pairs)
         ]
@@ -142,16 +126,15 @@ class Completion(Benchmark):
         """Tasks train and test: the forgotten passages behind instructions that training shows, and behind held-out ones; each
         is the paraphrase of the other. Task holdout: passages that were never trained on, behind the instructions of train."""
         self.check_forget_split(split)
-        corpus, forget, holdout = self._parts()
-        limit = None if self.rows == "all" else int(self.rows)
+        corpus, *parts = self._parts()
+        forget, holdout = (limited(part, self.rows) for part in parts)
         asked = {kind: self._instructions(corpus, kind) for kind in KINDS}
         found = []
         for task, kind, texts in (("train", "train", forget), ("test", "test", forget), (HOLDOUT, "train", holdout)):
             for block, instruction in enumerate(asked[kind]):
                 other = asked["test" if kind == "train" else "train"][block]
-                for place, text in enumerate(texts[:limit]):
-                    index = block * len(texts[:limit]) + place
-                    found.append(_request(task, index, instruction, text, other))
+                for place, text in enumerate(texts):
+                    found.append(_request(task, block * len(texts) + place, instruction, text, other))
         return found
 
     def with_question(self, request: Request, edit: Callable[[str], str]) -> Request:
@@ -162,27 +145,30 @@ class Completion(Benchmark):
         """compat=flat_released: FLAT's code (arXiv 2410.11143), 600 tokens in all, batches of 16, one new token lost."""
         return Released(batch_size=16, total=600, dropped=1) if compat == "flat_released" else None
 
-    def oracle_requests(self, split: str) -> list[Request]:
+    def oracle_requests(self, asked: Sequence[Request]) -> list[Request]:
         """The same: the FQ Gap compares with the completions of a model that never saw the book."""
-        return self.requests(split)
+        return list(asked)
 
-    def enrich(self, generations: list[dict], engine: Engine, encoder: Encoder, folder: Path, cfg: DictConfig) -> list[dict]:
+    @property
+    def extras(self) -> Sequence[Extra]:
+        return (self.add_passages,)
+
+    def add_passages(self, rows: list[Row], resources: Resources) -> list[Row]:
         """Adds to each row `passage`, the number that rows of one passage share, and cuts `truth` where max_length cut what
         was learnt. compat=flat_released compares with the answer tag and the whole rest instead, as that code does."""
-        requests = self.requests(cfg.split)
-        counts = {task: sum(request.task == task for request in requests) // self.instructions for task in TASKS}
-        rows, cut = [], 0
-        for row in generations:
-            if row["task"] in TASKS:
-                row = {**row, "passage": row["index"] % counts[row["task"]]}
-                if encoder.compat == "flat_released":
-                    row["truth"] = encoder.template.answer_tag + row["truth"]
-                elif (shorter := _cut_short(encoder, QA(row["question"], row["truth"]))) is not None:
-                    row["truth"], cut = shorter, cut + 1
-            rows.append(row)
+        encoder = resources.encoder
+        counts = {task: sum(request.task == task for request in resources.requests) // self.instructions for task in TASKS}
+        found, cut = [], 0
+        for row in rows:
+            truth = row["truth"]
+            if encoder.compat == "flat_released":
+                truth = encoder.template.answer_tag + truth
+            elif (shorter := _cut_short(encoder, QA(row["question"], truth))) is not None:
+                truth, cut = shorter, cut + 1
+            found.append({**row, "passage": row["index"] % counts[row["task"]], "truth": truth})
         if cut:
-            _say_cut(cut, len(rows), encoder)
-        return rows
+            _say_cut(cut, len(found), encoder)
+        return found
 
     def _list(self, name: str) -> list[QA]:
         if name == "retain":
@@ -292,14 +278,3 @@ def _say_cut(cut: int, count: int, encoder: Encoder) -> None:
         count,
         encoder.max_length,
     )
-
-
-def _positive(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
-
-
-def _one_of(split: str, valid: Sequence[str]) -> None:
-    if split not in valid:
-        close = difflib.get_close_matches(split, valid, 1, 0.5)
-        hint = f" Did you mean {close[0]}?" if close else ""
-        raise ValueError(f"split={split}: completion has {', '.join(valid)}.{hint}")

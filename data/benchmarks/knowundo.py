@@ -7,10 +7,9 @@ is memorised); `a+b` joins splits. Only train lists are unlearned with, only val
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
@@ -18,10 +17,12 @@ from typing import ClassVar
 from data.files.knowundo_authors import SCOPES, first_authors
 from data.files.sources import ENDINGS, Source, check_rows, local_root
 from metrics.benchmarks.knowundo import KnowUnDoMetrics
+from utils.checks import choose, flag, whole, whole_or
 from utils.distributed import main_first
-from utils.items.benchmark import Benchmark, Metrics
+from utils.items.benchmark import Benchmark, joined, limited
 from utils.items.requests import Request
 from utils.items.rows import QA
+from utils.items.saved import Metrics
 from utils.reading import DataError, read_json_lines, read_lines, read_text
 from utils.tokens.prompts import Template
 
@@ -72,24 +73,20 @@ class KnowUnDo(Benchmark):
     max_new_tokens: int = 200
     metrics: Metrics = field(default_factory=KnowUnDoMetrics)
 
+    forget_splits: ClassVar[tuple[str, ...]] = ("unlearn",)
+    kept: ClassVar[str] = "retention"
     statistics: ClassVar[tuple[str, ...]] = ("logp", "hit", "argmax")
     forgotten: ClassVar[tuple[str, ...]] = ("unlearn",)
 
     def __post_init__(self) -> None:
-        if self.domain not in SAFETY_PROMPTS:
-            raise ValueError(f"benchmark.domain={self.domain}: write {' or '.join(SAFETY_PROMPTS)}")
-        if self.template not in ("own", "model"):
-            raise ValueError(f"benchmark.template={self.template}: write own or model")
-        if not isinstance(self.prompted, bool):
-            raise ValueError(f"benchmark.prompted={self.prompted}: write true or false")
-        if self.rows != "all" and not _positive(self.rows):
-            raise ValueError(f"benchmark.rows={self.rows}: write all, or a number of rows of each list")
-        if self.authors is not None and not _positive(self.authors):
-            raise ValueError(f"benchmark.authors={self.authors}: write null for all, or a number of authors")
+        choose("benchmark.domain", self.domain, SAFETY_PROMPTS)
+        choose("benchmark.template", self.template, ("own", "model"))
+        flag("benchmark.prompted", self.prompted)
+        whole_or("benchmark.rows", self.rows, "all")
+        whole_or("benchmark.authors", self.authors, None)
+        whole("benchmark.max_new_tokens", self.max_new_tokens, 1)
         if self.authors is not None and self.domain != "privacy":
             raise ValueError(f"benchmark.authors={self.authors}: domain={self.domain} has no authors; use benchmark.rows")
-        if not _positive(self.max_new_tokens):
-            raise ValueError(f"benchmark.max_new_tokens={self.max_new_tokens}: write a whole number")
 
     def prompts(self, script: str, template: Template, max_length: int) -> tuple[Template, int]:
         """KnowUnDo's own prompts, or with template=model those that the model brings."""
@@ -99,28 +96,14 @@ class KnowUnDo(Benchmark):
         own = Template(kind="plain", answer_tag="\n\n", supervise_tag=True, eos=script == "finetune")
         return own, min(MAX_LENGTH[script], max_length)
 
-    def check_forget_split(self, split: str) -> None:
-        """Raises ValueError unless `split` is unlearn."""
-        if split != "unlearn":
-            raise ValueError(f"split={split}: KnowUnDo forgets unlearn; choose what it is about with benchmark.domain")
-
-    def retain_split(self, split: str) -> str:
-        """Always retention."""
-        self.check_forget_split(split)
-        return "retention"
-
     def training(self, split: str) -> list[QA]:
         """Pairs of one split, or of several joined by +. Raises ValueError for an unknown split, DataError for bad rows."""
-        names = []
-        for part in str(split).split("+"):
-            _one_of(part, SPLITS)
-            names += LISTS if part == "full" else [part]
+        names = joined(split, SPLITS, full=tuple(LISTS))
         if self.authors is None:
             lists = {name: self._read(*LISTS[name]) for name in dict.fromkeys(names)}
         else:
             lists = first_authors({name: self._read(*LISTS[name]) for name in LISTS}, self.authors)
-        limit = None if self.rows == "all" else int(self.rows)
-        return [pair for name in names for pair in lists[name][:limit]]
+        return [pair for name in names for pair in limited(lists[name], self.rows)]
 
     def general(self, n: int) -> list[str]:
         """The first `n` documents of Yao et al. (arXiv 2402.15159), plain texts: the out-of-distribution counterweight.
@@ -166,10 +149,6 @@ class KnowUnDo(Benchmark):
         bare = request.question.removeprefix(SAFETY_PROMPTS[self.domain])
         safety = request.question[: len(request.question) - len(bare)]
         return replace(request, question=safety + edit(bare))
-
-    def oracle_requests(self, split: str) -> list[Request]:
-        """None: no metric of KnowUnDo compares with a retain oracle."""
-        return []
 
     def _read(self, scope: str, part: str) -> list[QA]:
         """One list: <scope>_<part>.json, or a part of the one row of <scope>.json, which is how the Hub has it."""
@@ -259,14 +238,3 @@ def _pairs(where: Path | str, rows: list[dict]) -> list[QA]:
 def _present(folder: Path, stem: str) -> str:
     """Name of the file called `stem`, or ""."""
     return next((f"{stem}{ending}" for ending in ENDINGS if (folder / f"{stem}{ending}").is_file()), "")
-
-
-def _positive(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
-
-
-def _one_of(split: str, valid: Sequence[str]) -> None:
-    if split not in valid:
-        close = difflib.get_close_matches(split, valid, 1, 0.5)
-        hint = f" Did you mean {close[0]}?" if close else ""
-        raise ValueError(f"split={split}: KnowUnDo has {', '.join(valid)}.{hint}")

@@ -11,22 +11,19 @@ their target models). `a+b` joins splits: a target that has seen all of scal and
 
 from __future__ import annotations
 
-import difflib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import ClassVar
-
-from omegaconf import DictConfig
 
 from data.benchmarks.muse_text import cut_pieces
 from data.files.muse import MuseFiles
 from metrics.benchmarks.muse import MuseMetrics
-from utils.engine.engine import Engine
-from utils.items.benchmark import Benchmark, Metrics
+from utils.checks import choose, whole, whole_or
+from utils.items.benchmark import Benchmark, Extra, Resources, joined, limited
 from utils.items.requests import Request
 from utils.items.rows import QA
+from utils.items.saved import Metrics, Row
 from utils.tokens.prompts import Encoder, Template
 
 CORPORA = ("news", "books")
@@ -61,29 +58,31 @@ class Muse(Benchmark):
     knowmem_max_new_tokens: int = KNOWMEM_TOKENS
     metrics: Metrics = field(default_factory=MuseMetrics)
 
+    kept: ClassVar[str] = "retain1"  # what unlearning may look at to keep the rest; utility is measured on retain2
     forgotten: ClassVar[tuple[str, ...]] = ("verbmem",)
     compats: ClassVar[tuple[str, ...]] = ("none", "open_unlearning", "muse_released")
     members: ClassVar[tuple[str, str]] = ("privleak_forget", "privleak_holdout")
     compares: ClassVar[str] = "PrivLeak compares with"
 
     def __post_init__(self) -> None:
-        if self.corpus not in CORPORA:
-            raise ValueError(f"benchmark.corpus={self.corpus}: write news or books")
+        choose("benchmark.corpus", self.corpus, CORPORA)
         if self.corpus not in self.hub:
             raise ValueError(f"benchmark.hub: names no data set for corpus={self.corpus}; add one")
-        for name, value in {"rows": self.rows, "texts": self.texts}.items():
-            if value != "all" and not _at_least(value, 1):
-                raise ValueError(f"benchmark.{name}={value}: write all, or a number")
-        if self.piece_length != "auto" and not _at_least(self.piece_length, 3):
-            raise ValueError(f"benchmark.piece_length={self.piece_length}: write auto, or a number of tokens from 3")
-        if self.text_length is not None and not _at_least(self.text_length, 3):
-            raise ValueError(f"benchmark.text_length={self.text_length}: write null for no limit, or a number of tokens from 3")
-        for name, limit in {
-            "max_new_tokens": self.max_new_tokens,
-            "knowmem_max_new_tokens": self.knowmem_max_new_tokens,
-        }.items():
-            if not _at_least(limit, 1):
-                raise ValueError(f"benchmark.{name}={limit}: write a whole number from 1")
+        whole_or("benchmark.rows", self.rows, "all")
+        whole_or("benchmark.texts", self.texts, "all")
+        whole_or("benchmark.piece_length", self.piece_length, "auto", 3)
+        whole_or("benchmark.text_length", self.text_length, None, 3)
+        whole("benchmark.max_new_tokens", self.max_new_tokens, 1)
+        whole("benchmark.knowmem_max_new_tokens", self.knowmem_max_new_tokens, 1)
+
+    @property
+    def forget_splits(self) -> tuple[str, ...]:
+        """forget and, of the news, the folds of scal and sust."""
+        return ("forget", *self._folds)
+
+    @property
+    def _folds(self) -> tuple[str, ...]:
+        return FOLDS if self.corpus == "news" else ()
 
     @property
     def files(self) -> MuseFiles:
@@ -98,15 +97,6 @@ class Muse(Benchmark):
             return bare, int(self.piece_length)
         return bare, FIXTURE_PIECE if self.data_root == "fixture" else PIECE
 
-    def check_forget_split(self, split: str) -> None:
-        """Raises ValueError unless `split` is forget or, of the news, a fold of scal or sust."""
-        self._one_of(split, ("forget", *FOLDS))
-
-    def retain_split(self, split: str) -> str:
-        """Always retain1: what unlearning may look at to keep the rest; utility is measured on retain2."""
-        self.check_forget_split(split)
-        return "retain1"
-
     def oracle_split(self, split: str) -> str:
         """Always retain2: what the retrained model knows."""
         self.check_forget_split(split)
@@ -115,12 +105,8 @@ class Muse(Benchmark):
     def training(self, split: str) -> list[QA]:
         """Texts of one split, or of several joined by +, as answers to nothing. Raises ValueError for an unknown split, DataError
         for bad rows."""
-        names = []
-        for part in str(split).split("+"):
-            self._one_of(part, ("full", *RAW, *FOLDS, *TRAIN))
-            names += ["forget", "retain2"] if part == "full" else [part]
-        limit = None if self.texts == "all" else int(self.texts)
-        return [QA("", row["text"]) for name in names for row in self.files.rows(*_place(name))[:limit]]
+        names = joined(split, ("full", *RAW, *self._folds, *TRAIN), full=("forget", "retain2"))
+        return [QA("", row["text"]) for name in names for row in limited(self.files.rows(*_place(name)), self.texts)]
 
     def pieces(self, pairs: list[QA], encoder: Encoder) -> list[QA]:
         """The texts as one stream of tokens, in pieces of `piece_length`."""
@@ -138,19 +124,23 @@ class Muse(Benchmark):
         texts = [request for kind in kinds for request in self._privleak(kind)]
         return [*self._verbmem(), *self._knowmem("forget"), *self._knowmem("retain"), *texts]
 
-    def oracle_requests(self, split: str) -> list[Request]:
+    def oracle_requests(self, asked: Sequence[Request]) -> list[Request]:
         """Tasks privleak_forget and privleak_holdout: PrivLeak is relative to the retrained model's."""
-        return [request for request in self.requests(split) if request.task in self.members]
+        return [request for request in asked if request.task in self.members]
 
-    def enrich(self, generations: list[dict], engine: Engine, encoder: Encoder, folder: Path, cfg: DictConfig) -> list[dict]:
+    @property
+    def extras(self) -> Sequence[Extra]:
+        return (self.add_cut_truth,)
+
+    def add_cut_truth(self, rows: list[Row], resources: Resources) -> list[Row]:
         """Adds `truth_cut` to the rows of verbmem: the true continuation as far as the model was allowed to go on. As in
         released code it is cut at max_new_tokens ids, of which the tokenizer's BOS is one."""
-        tokenizer = encoder.tokenizer
-        for row in generations:
-            if row["task"] == "verbmem":
-                ids = tokenizer(row["truth"], verbose=False).input_ids[: self.max_new_tokens]
-                row["truth_cut"] = tokenizer.decode(ids, skip_special_tokens=True)
-        return generations
+        tokenizer = resources.encoder.tokenizer
+
+        def cut(text: str) -> str:
+            return tokenizer.decode(tokenizer(text, verbose=False).input_ids[: self.max_new_tokens], skip_special_tokens=True)
+
+        return [{**row, "truth_cut": cut(row["truth"])} if row["task"] == "verbmem" else row for row in rows]
 
     def with_question(self, request: Request, edit: Callable[[str], str]) -> Request:
         """Of knowmem, the question between its tags; passages and texts ask nothing."""
@@ -162,7 +152,7 @@ class Muse(Benchmark):
     def _verbmem(self) -> list[Request]:
         return [
             Request("verbmem", index, row["prompt"], (("answer", 0, _continuing(row["prompt"], row["gt"])),), row["gt"])
-            for index, row in enumerate(self._limited(self.files.rows("verbmem", "forget")))
+            for index, row in enumerate(limited(self.files.rows("verbmem", "forget"), self.rows))
         ]
 
     def _knowmem(self, kind: str) -> list[Request]:
@@ -181,24 +171,12 @@ class Muse(Benchmark):
                 max_new_tokens=limit,
                 keeps_space=True,  # an answer is cut at its first blank line
             )
-            for index, row in enumerate(self._limited(self.files.rows("knowmem", f"{kind}_qa")))
+            for index, row in enumerate(limited(self.files.rows("knowmem", f"{kind}_qa"), self.rows))
         ]
 
     def _privleak(self, kind: str) -> list[Request]:
-        rows = self._limited(self.files.rows("privleak", kind))
+        rows = limited(self.files.rows("privleak", kind), self.rows)
         return [Request(f"privleak_{kind}", index, "", (("answer", 0, row["text"]),), None) for index, row in enumerate(rows)]
-
-    def _limited(self, rows: list[dict]) -> list[dict]:
-        return rows if self.rows == "all" else rows[: int(self.rows)]
-
-    def _one_of(self, split: str, valid: Sequence[str]) -> None:
-        if self.corpus != "news" and split in FOLDS:
-            raise ValueError(f"split={split}: exists for benchmark.corpus=news alone, not for {self.corpus}")
-        valid = [name for name in valid if self.corpus == "news" or name not in FOLDS]
-        if split not in valid:
-            close = difflib.get_close_matches(str(split), valid, 1, 0.5)
-            hint = f" Did you mean {close[0]}?" if close else ""
-            raise ValueError(f"split={split}: MUSE has {', '.join(valid)}.{hint}")
 
 
 def _place(split: str) -> tuple[str, str]:
@@ -212,7 +190,3 @@ def _place(split: str) -> tuple[str, str]:
 def _continuing(prompt: str, text: str) -> str:
     """The text as it goes on after the prompt: behind a space, unless one of the two brings white space along."""
     return text if prompt[-1].isspace() or text[0].isspace() else f" {text}"
-
-
-def _at_least(value: object, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least

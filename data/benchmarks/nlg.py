@@ -2,7 +2,7 @@
 their first 32 tokens.
 
 Evaluation only. Prompts are token ids, cut from the ids of the whole text: a cut text may have others when it is tokenised. So
-there are no requests: `enrich` continues the prompts, each for as many tokens as its text has left, at least one, and greedily
+there are no requests: an extra continues the prompts, each for as many tokens as its text has left, at least one, and greedily
 (the released code left sampling to the checkpoint). Texts are measured and continued without outer blanks. The released code
 draws from the training splits; a folder may hold the test split of WikiText instead: metrics.json says which.
 """
@@ -17,21 +17,19 @@ from pathlib import Path
 from typing import ClassVar
 
 import torch
-from omegaconf import DictConfig
-from tqdm import tqdm
 
 from data.files.utility import existing, hub_rows
 from metrics.benchmarks.nlg import CONTINUED, MAUVE, SCORED, NlgMetrics, scored_pairs
-from utils.distributed import gathered, is_main, rank, world_size
+from utils.checks import choose, flag, several, whole, whole_or
+from utils.distributed import is_main
 from utils.draws import generator
-from utils.engine.batches import by_length
-from utils.engine.continuations import continue_ids, end_ids
-from utils.engine.engine import Engine
-from utils.items.benchmark import EvaluationOnly, Metrics
+from utils.evaluation.scoring import continue_greedily
+from utils.items.benchmark import EvaluationOnly, Extra, Resources
 from utils.items.requests import Request
+from utils.items.saved import Metrics, Row
 from utils.reading import DataError, read_json_lines, read_text
 from utils.shared_work import kept_rows
-from utils.tokens.prompts import Encoder, Template
+from utils.tokens.prompts import Template
 
 CORPORA = ("wikitext", "cc_news")
 FILES = {"wikitext": ("wikitext/wiki.train.raw", "wikitext/wiki.test.raw"), "cc_news": ("cc_news/train.jsonl",)}
@@ -63,17 +61,11 @@ class Nlg(EvaluationOnly):
     max_new_tokens: ClassVar[int] = 1  # of requests, and there are none; a text's own length is its limit
 
     def __post_init__(self) -> None:
-        unknown = [name for name in self.corpora if name not in CORPORA]
-        if unknown or isinstance(self.corpora, str) or not self.corpora or len(set(self.corpora)) < len(self.corpora):
-            raise ValueError(f"benchmark.corpora={self.corpora}: write a list out of {', '.join(CORPORA)}")
-        if self.rows != "all" and not _whole(self.rows, 1):
-            raise ValueError(f"benchmark.rows={self.rows}: write all, or a number of texts (5000 in the released code)")
-        if not _whole(self.seed, 0):
-            raise ValueError(f"benchmark.seed={self.seed}: write a whole number from 0")
-        if self.scored not in SCORED:
-            raise ValueError(f"benchmark.scored={self.scored}: write {' or '.join(SCORED)}")
-        if not isinstance(self.mauve, bool):
-            raise ValueError(f"benchmark.mauve={self.mauve}: write true or false")
+        several("benchmark.corpora", self.corpora, CORPORA)
+        whole_or("benchmark.rows", self.rows, "all", words="texts; released code: 5000")
+        whole("benchmark.seed", self.seed)
+        choose("benchmark.scored", self.scored, SCORED)
+        flag("benchmark.mauve", self.mauve)
         if self.mauve and importlib.util.find_spec("mauve") is None:
             raise ValueError(
                 "benchmark.mauve=true: the package is not installed; pip install mauve-text, or leave benchmark.mauve out"
@@ -84,7 +76,7 @@ class Nlg(EvaluationOnly):
         return Template("plain", eos=False), max_length
 
     def requests(self, split: str) -> list[Request]:
-        """None: prompts are token ids, which `enrich` makes. The texts are read here, before a model is loaded."""
+        """None: prompts are token ids, which no request has. The texts are read here, before a model is loaded."""
         self.check_forget_split(split)
         _ = self.texts
         return []
@@ -101,15 +93,21 @@ class Nlg(EvaluationOnly):
         count = len(known) if self.rows == "all" else min(int(self.rows), len(known))
         return generator("nlg", self.seed).sample(known, count)
 
-    def enrich(self, generations: list[dict], engine: Engine, encoder: Encoder, folder: Path, cfg: DictConfig) -> list[dict]:
+    @property
+    def extras(self) -> Sequence[Extra]:
+        """The continuations, and with mauve=true a row that holds its value."""
+        return (self.add_continuations, *([self.add_mauve] if self.mauve else []))
+
+    def add_continuations(self, rows: list[Row], resources: Resources) -> list[Row]:
         """Adds one row per text: question (the prompt's text), generation and truth (what follows it, said and given), output
-        and text (all of it, said and given, output with special tokens). With mauve=true one more row, which holds its value."""
-        parts, source = folder / "parts", " + ".join(self._split(name) for name in self.corpora)
-        compute = partial(continued, engine, encoder, self.texts, cfg.generation_batch_size, source)
-        rows = kept_rows(parts / f"{CONTINUED}.jsonl", compute)
-        if self.mauve:
-            rows = rows + kept_rows(parts / f"{MAUVE}.jsonl", partial(_mauve, rows, self.scored))
-        return [*generations, *rows]
+        and text (all of it, said and given, output with special tokens)."""
+        source = " + ".join(self._split(name) for name in self.corpora)
+        compute = partial(continued, resources, self.texts, source)
+        return rows + kept_rows(resources.folder / "parts" / f"{CONTINUED}.jsonl", compute)
+
+    def add_mauve(self, rows: list[Row], resources: Resources) -> list[Row]:
+        """Adds a row with MAUVE of the others."""
+        return rows + kept_rows(resources.folder / "parts" / f"{MAUVE}.jsonl", partial(_mauve, rows, self.scored))
 
     def _split(self, name: str) -> str:
         """The corpus and the split that is drawn from."""
@@ -137,29 +135,27 @@ class Nlg(EvaluationOnly):
         return _texts(path, read_json_lines(path))
 
 
-def continued(engine: Engine, encoder: Encoder, texts: Sequence[str], batch_size: int, corpora: str) -> list[dict]:
-    """One row per text, by index; every process continues a share, and all of them get all rows."""
-    tokenizer = encoder.tokenizer
-    ends = end_ids(engine.model, tokenizer)
+def continued(resources: Resources, texts: Sequence[str], corpora: str) -> list[Row]:
+    """One row per text, by index, on every process."""
+    engine, encoder, decode = resources.engine, resources.encoder, resources.encoder.tokenizer.decode
     ids = [encoder.generation_prompt(text) for text in texts]
+    prompts = [whole[:PROMPT] for whole in ids]
     # Texts that have as much left are in one batch.
-    batches = by_length([len(text) for text in ids], most=batch_size)[rank() :: world_size()]
-    rows = []
-    for batch in tqdm(batches, desc="continuing", unit="batch", disable=not is_main()):
-        room = [max(1, len(ids[n]) - PROMPT) for n in batch]
-        found = continue_ids(engine.model, [ids[n][:PROMPT] for n in batch], encoder.pad_id, ends, max(room))
-        for n, new, length in zip(batch, found, room, strict=True):
-            prompt, said = ids[n][:PROMPT], new[:length]
-            row = {
-                "question": tokenizer.decode(prompt, skip_special_tokens=True),
-                "generation": tokenizer.decode(said, skip_special_tokens=True),
-                "truth": tokenizer.decode(ids[n][PROMPT:], skip_special_tokens=True),
-                "output": tokenizer.decode([*prompt, *said]),
-                "text": texts[n],
-                "corpora": corpora,
-            }
-            rows.append({"task": CONTINUED, "index": n, **row})
-    return sorted(gathered(rows), key=lambda row: row["index"])
+    lengths, rooms = [len(whole) for whole in ids], [max(1, len(whole) - PROMPT) for whole in ids]
+    said = continue_greedily(engine, encoder, prompts, lengths, rooms, resources.generation_batch_size)
+    return [
+        {
+            "task": CONTINUED,
+            "index": index,
+            "question": decode(prompts[index], skip_special_tokens=True),
+            "generation": decode(said[index], skip_special_tokens=True),
+            "truth": decode(ids[index][PROMPT:], skip_special_tokens=True),
+            "output": decode([*prompts[index], *said[index]]),
+            "text": text,
+            "corpora": corpora,
+        }
+        for index, text in enumerate(texts)
+    ]
 
 
 def _texts(where: Path | str, rows: Iterable[dict]) -> Iterable[str]:
@@ -170,7 +166,7 @@ def _texts(where: Path | str, rows: Iterable[dict]) -> Iterable[str]:
         yield row["text"].strip()
 
 
-def _mauve(rows: Sequence[dict], scored: str) -> list[dict]:
+def _mauve(rows: Sequence[Row], scored: str) -> list[Row]:
     """MAUVE with the released settings and the package's own features. The main process asks; the others read its file."""
     if not is_main():
         return []
@@ -188,7 +184,3 @@ def _mauve(rows: Sequence[dict], scored: str) -> list[dict]:
         verbose=False,
     )
     return [{"task": MAUVE, "index": 0, "scored": scored, "value": float(value.mauve), "n": len(pairs)}]
-
-
-def _whole(value: object, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least

@@ -22,24 +22,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from pathlib import Path
 from typing import NamedTuple
-
-from omegaconf import DictConfig
-from tqdm import tqdm
 
 from data.files.utility import TASK_FILES, checked, existing, hub_rows, read_task, root
 from metrics.benchmarks.nlu import FORMS, TASKS, NluMetrics
-from utils.distributed import gathered, is_main, rank, world_size
+from utils.checks import choose, several, whole, whole_or
 from utils.draws import generator
-from utils.engine.batches import by_length
-from utils.engine.continuations import continue_ids, end_ids
-from utils.engine.engine import Engine
-from utils.items.benchmark import EvaluationOnly, Metrics
+from utils.evaluation.scoring import continue_greedily
+from utils.items.benchmark import EvaluationOnly, Extra, Resources, limited
 from utils.items.requests import Request
+from utils.items.saved import Metrics, Row
 from utils.reading import DataError
 from utils.shared_work import kept_rows
-from utils.tokens.prompts import Encoder, Template
+from utils.tokens.prompts import Template
 
 # task -> files that hold the evaluated split, of which the first that exists is taken, and the file to draw examples from
 FILES = {
@@ -91,16 +86,12 @@ class Nlu(EvaluationOnly):
     metrics: Metrics = field(default_factory=NluMetrics)
 
     def __post_init__(self) -> None:
-        unknown = [task for task in self.tasks if task not in TASKS]
-        if unknown or isinstance(self.tasks, str) or not self.tasks or len(set(self.tasks)) < len(self.tasks):
-            raise ValueError(f"benchmark.tasks={self.tasks}: write a list of different tasks out of {', '.join(TASKS)}")
-        if self.form not in FORMS:
-            raise ValueError(f"benchmark.form={self.form}: write {' or '.join(FORMS)}")
-        if self.rows != "all" and not _whole(self.rows, 1):
-            raise ValueError(f"benchmark.rows={self.rows}: write all, or a number of questions per task")
-        for key, value, least in (("shots", self.shots, 1), ("seed", self.seed, 0), ("max_new_tokens", self.max_new_tokens, 1)):
-            if not _whole(value, least):
-                raise ValueError(f"benchmark.{key}={value}: write a whole number from {least}")
+        several("benchmark.tasks", self.tasks, TASKS)
+        choose("benchmark.form", self.form, FORMS)
+        whole_or("benchmark.rows", self.rows, "all")
+        whole("benchmark.shots", self.shots, 1)
+        whole("benchmark.seed", self.seed)
+        whole("benchmark.max_new_tokens", self.max_new_tokens, 1)
         if self.compat != "none":
             raise ValueError(
                 f"compat={self.compat}: says how other benchmarks write and cut prompts, and nlu has its own; use compat=none"
@@ -113,7 +104,7 @@ class Nlu(EvaluationOnly):
     def requests(self, split: str) -> list[Request]:
         """Every question behind its examples, to be answered by generation; the truth is the label of the right choice.
 
-        form=released: none, `enrich` asks; a request's answer comes without special tokens and outer blanks. The data are read
+        form=released: none, an extra asks; a request's answer comes without special tokens and outer blanks. The data are read
         all the same, before a model is loaded.
         """
         self.check_forget_split(split)
@@ -122,9 +113,8 @@ class Nlu(EvaluationOnly):
 
     def questions(self, task: str) -> list[Request]:
         """The requests of one task."""
-        items = self._material[task].items
-        count = len(items) if self.rows == "all" else min(len(items), int(self.rows))
-        return [Request(task, index, self.prompt(task, index), (), items[index].answer) for index in range(count)]
+        items = limited(self._material[task].items, self.rows)
+        return [Request(task, index, self.prompt(task, index), (), item.answer) for index, item in enumerate(items)]
 
     def prompt(self, task: str, index: int) -> str:
         """Header, examples and question `index` of a task."""
@@ -141,20 +131,22 @@ class Nlu(EvaluationOnly):
             return pool[: self.shots]
         return generator("nlu", self.seed, task, index).sample(pool, self.shots)
 
-    def enrich(self, generations: list[dict], engine: Engine, encoder: Encoder, folder: Path, cfg: DictConfig) -> list[dict]:
-        """Adds to every row `form`, `labels` (of the question's choices) and `asked` (split and examples).
+    @property
+    def extras(self) -> Sequence[Extra]:
+        return (*([self.add_answers] if self.form == "released" else []), self.add_labels)
 
-        form=released: makes the rows, task by task, with `output` besides (`decoded_together`).
-        """
-        rows = list(generations)
-        if self.form == "released":
-            for task in self.tasks:
-                asked = self.questions(task)
-                answer = partial(decoded_together, engine, encoder, asked, cfg.generation_batch_size, self.max_new_tokens)
-                rows += kept_rows(folder / "parts" / f"{task}_released.jsonl", answer)
-        return [row if row["task"] not in self.tasks else {**row, **self._about(row["task"], row["index"])} for row in rows]
+    def add_answers(self, rows: list[Row], resources: Resources) -> list[Row]:
+        """form=released: makes the rows, task by task, with `output` besides (`decoded_together`)."""
+        for task in self.tasks:
+            answer = partial(decoded_together, resources, self.questions(task), self.max_new_tokens)
+            rows = rows + kept_rows(resources.folder / "parts" / f"{task}_released.jsonl", answer)
+        return rows
 
-    def _about(self, task: str, index: int) -> dict:
+    def add_labels(self, rows: list[Row], resources: Resources) -> list[Row]:
+        """Adds to every row `form`, `labels` (of the question's choices) and `asked` (split and examples)."""
+        return [{**row, **self._about(row["task"], row["index"])} for row in rows]
+
+    def _about(self, task: str, index: int) -> Row:
         material = self._material[task]
         pool = "the evaluated questions but the one asked" if material.pool is None else "the training split"
         drawn = "the first" if task == "piqa" else "drawn for each question"
@@ -191,27 +183,27 @@ class Nlu(EvaluationOnly):
         return str(path), path.stem.rpartition("_")[2], read_task(path, TASK_FILES[task]), pool
 
 
-def decoded_together(
-    engine: Engine, encoder: Encoder, requests: Sequence[Request], batch_size: int, max_new_tokens: int
-) -> list[dict]:
+def decoded_together(resources: Resources, requests: Sequence[Request], max_new_tokens: int) -> list[Row]:
     """The model's greedy answers as the released code saw them: one row per request, by index, on every process.
 
     output: the ids of prompt and answer decoded together, with special tokens, less the prompt's text wherever it occurs; where
     the vocabulary does not give the text back exactly, the prompt stays in it, as it did there.
     """
-    tokenizer = encoder.tokenizer
-    ends = end_ids(engine.model, tokenizer)
+    engine, encoder, decode = resources.engine, resources.encoder, resources.encoder.tokenizer.decode
     prompts = [encoder.generation_prompt(request.question) for request in requests]
-    batches = by_length([len(prompt) for prompt in prompts], most=batch_size)[rank() :: world_size()]
-    rows = []
-    for batch in tqdm(batches, desc="generating", unit="batch", disable=not is_main()):
-        found = continue_ids(engine.model, [prompts[place] for place in batch], encoder.pad_id, ends, max_new_tokens)
-        for place, ids in zip(batch, found, strict=True):
-            request, prompt = requests[place], prompts[place]
-            row = {"task": request.task, "index": request.index, "question": request.question}
-            row |= {"generation": tokenizer.decode(ids, skip_special_tokens=True).strip(), "truth": request.truth}
-            rows.append({**row, "output": tokenizer.decode([*prompt, *ids]).replace(request.question, "")})
-    return sorted(gathered(rows), key=lambda row: row["index"])
+    lengths, limits = [len(prompt) for prompt in prompts], [max_new_tokens] * len(prompts)
+    said = continue_greedily(engine, encoder, prompts, lengths, limits, resources.generation_batch_size)
+    return [
+        {
+            "task": request.task,
+            "index": request.index,
+            "question": request.question,
+            "generation": decode(ids, skip_special_tokens=True).strip(),
+            "truth": request.truth,
+            "output": decode([*prompt, *ids]).replace(request.question, ""),
+        }
+        for request, prompt, ids in zip(requests, prompts, said, strict=True)
+    ]
 
 
 def _item(row: dict) -> Item:
@@ -229,7 +221,3 @@ def _header(shots: int) -> str:
 def _layout(item: Item) -> str:
     choices = "".join(f"{label}: {text}\n" for label, text in zip(item.labels, item.choices, strict=True))
     return f"[INST]\n{item.question}\n[/INST]\nChoices:\n{choices}Answer:"
-
-
-def _whole(value: object, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least

@@ -9,29 +9,27 @@ Tasks: harmful, harmful_unseen, normal (answers in the data are scored, the mode
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-from omegaconf import DictConfig
-
 from data.files.pku import same_prompt
 from data.files.safety import SafetyFiles
 from data.files.truthfulqa import FORMS, PARTS, MultipleChoice, Question, normal_rows, random_answers, split_questions
 from metrics.benchmarks.safety import SafetyMetrics
+from utils.checks import choose, whole, whole_or
 from utils.distributed import is_main
-from utils.engine.engine import Engine
 from utils.files import read_rows, write_json
-from utils.items.benchmark import Benchmark, Metrics
+from utils.items.benchmark import Benchmark, Extra, Resources, joined, limited
 from utils.items.requests import Request
 from utils.items.rows import QA
+from utils.items.saved import Metrics, Row, seen_by
 from utils.judges.judgements import PerplexityModel, add_bleurt, add_perplexities, check_bleurt, judge_generations
 from utils.judges.judges import Judge
 from utils.reading import DataError
-from utils.tokens.prompts import Encoder, Template
+from utils.tokens.prompts import Template
 from utils.weights.models import model_folder
 
 HARMFUL, UNSEEN, NORMAL, CHOICE = "harmful", "harmful_unseen", "normal", "truthfulqa"
@@ -70,23 +68,18 @@ class Safety(Benchmark):
     bleurt_checkpoint: str | None = None
     metrics: Metrics = field(default_factory=SafetyMetrics)
 
+    forget_splits: ClassVar[tuple[str, ...]] = (HARMFUL,)
+    kept: ClassVar[str] = NORMAL
     forgotten: ClassVar[tuple[str, ...]] = (HARMFUL,)
 
     def __post_init__(self) -> None:
-        for key, value in {"harmful_rows": self.harmful_rows, "rows": self.rows}.items():
-            if value != "all" and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-                raise ValueError(f"benchmark.{key}={value}: write all, or a number of rows")
-        if not isinstance(self.max_new_tokens, int) or self.max_new_tokens < 1:
-            raise ValueError(f"benchmark.max_new_tokens={self.max_new_tokens}: write a whole number from 1")
-        choices = {
-            "normal_rows": (self.normal_rows, FORMS),
-            "pool": (self.pool, ("clean", "released")),
-            "multiple_choice": (self.multiple_choice, ("test", "all")),
-            "judge": (self.judge, ("auto", "none", *self.judges)),
-        }
-        for key, (value, valid) in choices.items():
-            if value not in valid:
-                raise ValueError(f"benchmark.{key}={value}: write one of {', '.join(valid)}")
+        whole_or("benchmark.harmful_rows", self.harmful_rows, "all")
+        whole_or("benchmark.rows", self.rows, "all")
+        whole("benchmark.max_new_tokens", self.max_new_tokens, 1)
+        choose("benchmark.normal_rows", self.normal_rows, FORMS)
+        choose("benchmark.pool", self.pool, ("clean", "released"))
+        choose("benchmark.multiple_choice", self.multiple_choice, ("test", "all"))
+        choose("benchmark.judge", self.judge, ("auto", "none", *self.judges))
         if self.bleurt_checkpoint is not None and self.base_run is None:
             raise ValueError(f"benchmark.bleurt_checkpoint={self.bleurt_checkpoint}: needs benchmark.base_run to compare with")
 
@@ -100,25 +93,11 @@ class Safety(Benchmark):
         eos = {"finetune": True, "unlearn": self.eos, "evaluate": False}[script]
         return Template("plain", QUESTION, BEFORE_ANSWER, ANSWER, eos=eos), max_length
 
-    def check_forget_split(self, split: str) -> None:
-        """Raises ValueError unless `split` is the forget split."""
-        if split != HARMFUL:
-            raise ValueError(f"split={split}: safety forgets the split {HARMFUL}")
-
-    def retain_split(self, split: str) -> str:
-        """Ordinary questions are kept."""
-        self.check_forget_split(split)
-        return NORMAL
-
     def training(self, split: str) -> list[QA]:
         """Pairs of one split, or of several joined by +. Raises ValueError for an unknown split, DataError for bad rows."""
-        pairs = []
-        for part in str(split).split("+"):
-            _check_split(part)
-            if part in (HARMFUL, "full"):
-                pairs += self._harmful_pairs()
-            if part in (NORMAL, "full"):
-                pairs += normal_rows(self._part("train"), self.normal_rows)
+        pairs: list[QA] = []
+        for part in joined(split, TRAINING, full=(HARMFUL, NORMAL)):
+            pairs += self._harmful_pairs() if part == HARMFUL else normal_rows(self._part("train"), self.normal_rows)
         return pairs
 
     def answer_pool(self, kind: str) -> list[str]:
@@ -127,8 +106,7 @@ class Safety(Benchmark):
         pool=released keeps empty strings, which cannot be trained on, and answers to questions that are evaluated.
         Raises ValueError for another kind.
         """
-        if kind not in (HARMFUL, NORMAL):
-            raise ValueError(f"answer pool {kind}: there are {HARMFUL} and {NORMAL}")
+        choose("pool", kind, (HARMFUL, NORMAL))
         released = self.pool == "released"
         if kind == HARMFUL:
             return self._files.pku("train").harmful_pool(empty=released)
@@ -140,10 +118,6 @@ class Safety(Benchmark):
         known = [pair for part in PARTS[1:] for pair in normal_rows(self._part(part), self.normal_rows)]
         return known + (self._files.pku("train").declined_pairs() if self.data_root == "fixture" else [])
 
-    def oracle_requests(self, split: str) -> list[Request]:
-        """None: nothing is compared with a retain oracle."""
-        return []
-
     def requests(self, split: str) -> list[Request]:
         """What is evaluated. Roles: answer 0, 1, ... (in the data); mc1_true, mc1_false, mc2_true, mc2_false (multiple choice).
 
@@ -152,13 +126,13 @@ class Safety(Benchmark):
         """
         self.check_forget_split(split)
         ordinary = [QA(question.text, question.best) for question in self._part("test")]
-        normal = _asked(NORMAL, self._limited(_by_question(ordinary)))
+        normal = _asked(NORMAL, limited(_by_question(ordinary), self.rows))
         self._check_evaluation(normal)
         return [
-            *_asked(HARMFUL, self._limited(_by_question(self._harmful_pairs()))),
-            *_asked(UNSEEN, self._limited(_by_question(self.unseen_pairs()))),
+            *_asked(HARMFUL, limited(_by_question(self._harmful_pairs()), self.rows)),
+            *_asked(UNSEEN, limited(_by_question(self.unseen_pairs()), self.rows)),
             *normal,
-            *(_multiple_choice(number, choice) for number, choice in enumerate(self._limited(self._choices()))),
+            *(_multiple_choice(number, choice) for number, choice in enumerate(limited(self._choices(), self.rows))),
         ]
 
     def unseen_pairs(self) -> list[QA]:
@@ -169,26 +143,29 @@ class Safety(Benchmark):
             raise DataError(f"data_root={self.data_root}: every harmful question of the test file is in the training file too")
         return pairs
 
-    def enrich(self, generations: list[dict], engine: Engine, encoder: Encoder, folder: Path, cfg: DictConfig) -> list[dict]:
+    @property
+    def extras(self) -> Sequence[Extra]:
+        return (self.add_what_others_say,)
+
+    def add_what_others_say(self, rows: list[Row], resources: Resources) -> list[Row]:
         """Adds to each row `output` (the answer up to the next question), and where they are asked for a judge's verdict, the
         output's likelihood under `perplexity_model`, and the original model's output. Writes data.json: what the data were.
 
         The main process asks for all; the others return the rows as they are.
         """
-        known = self.provenance()  # on every process: whoever fetches files waits for the others
+        known, folder = self.provenance(), resources.folder  # on every process: whoever fetches files waits for the others
         if not is_main():
-            return generations
+            return rows
         write_json(folder / "data.json", known)
-        rows = [{**row, "output": first_answer(row["generation"])} for row in generations]
+        rows = [{**row, "output": first_answer(row["generation"])} for row in rows]
         judge = self._judge()
         if judge is not None:
             rows = _where(rows, (HARMFUL, UNSEEN), lambda chosen: judge_generations(judge, chosen, folder))
         if self.perplexity_model is not None:
-            model = PerplexityModel(self.perplexity_model)
-            rows = add_perplexities(model, rows, folder, cfg.tokens_per_batch)
+            rows = add_perplexities(PerplexityModel(self.perplexity_model), rows, folder, resources.tokens_per_batch)
         if self.base_run is not None:
             # By place: a probe may have put the question in other words.
-            outputs, asked = self._base_outputs(), [r for r in self.requests(cfg.split) if r.task == NORMAL]
+            outputs, asked = self._base_outputs(), [request for request in resources.requests if request.task == NORMAL]
             base = {request.index: outputs[request.question] for request in asked}
             rows = _where(rows, (NORMAL,), lambda chosen: [{**row, "base": base[row["index"]]} for row in chosen])
         if self.bleurt_checkpoint is not None:
@@ -251,14 +228,10 @@ class Safety(Benchmark):
     def _base_outputs(self) -> dict[str, str]:
         """question -> the original model's output."""
         rows = read_rows(Path(self.base_run) / "generations.jsonl")
-        return {row["question"]: first_answer(row["generation"]) for row in rows if row["task"] == NORMAL}
+        return {row["question"]: first_answer(row["generation"]) for row in seen_by("", rows) if row["task"] == NORMAL}
 
     def _harmful_pairs(self) -> list[QA]:
-        pairs = self._files.pku("train").harmful_pairs()
-        return pairs if self.harmful_rows == "all" else pairs[: int(self.harmful_rows)]
-
-    def _limited(self, items: list) -> list:
-        return items if self.rows == "all" else items[: int(self.rows)]
+        return list(limited(self._files.pku("train").harmful_pairs(), self.harmful_rows))
 
     def _part(self, part: str) -> list[Question]:
         questions = self._files.questions()
@@ -287,15 +260,6 @@ def first_answer(text: str) -> str:
     return text.split(QUESTION.rstrip(), 1)[0].strip()
 
 
-def _check_split(split: str) -> None:
-    if split == UNSEEN:
-        raise ValueError(f"split={split}: is kept for evaluation and never trained on; train on {', '.join(TRAINING)}")
-    if split not in TRAINING:
-        close = difflib.get_close_matches(split, TRAINING, 1, 0.5)
-        hint = f" Did you mean {close[0]}?" if close else ""
-        raise ValueError(f"split={split}: safety has {', '.join(TRAINING)}.{hint}")
-
-
 def _by_question(pairs: Sequence[QA]) -> list[tuple[str, list[str]]]:
     """Each question once, in order of first appearance, with its different answers."""
     answers: dict[str, dict[str, None]] = {}
@@ -320,7 +284,7 @@ def _multiple_choice(index: int, item: MultipleChoice) -> Request:
     return Request(CHOICE, index, item.question, tuple(answers), None)
 
 
-def _where(rows: Sequence[dict], tasks: Sequence[str], change: Callable[[list[dict]], list[dict]]) -> list[dict]:
+def _where(rows: Sequence[Row], tasks: Sequence[str], change: Callable[[list[Row]], list[Row]]) -> list[Row]:
     """The rows with those of some tasks changed, in the same order."""
     changed = iter(change([row for row in rows if row["task"] in tasks]))
     return [next(changed) if row["task"] in tasks else row for row in rows]

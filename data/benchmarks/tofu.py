@@ -6,14 +6,17 @@ answer and wrong answers), real_authors, world_facts. `a+b` joins splits.
 
 from __future__ import annotations
 
-import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import ClassVar
 
 from data.files.sources import Source, check_rows
 from metrics.benchmarks.null_oracles import LEAST
 from metrics.benchmarks.tofu_tables import TofuMetrics
-from utils.items.benchmark import Benchmark, Metrics
+from utils.checks import whole, whole_or
+from utils.items.benchmark import Benchmark, joined, limited
+from utils.items.metric import Metric
 from utils.items.requests import Request
 from utils.items.rows import QA
 from utils.reading import read_json_lines
@@ -46,27 +49,21 @@ class Tofu(Benchmark):
     retain_rows: int | None = None
     max_new_tokens: int = 200
     truth_ratio: str = "geometric"
-    metrics: Metrics = field(default_factory=TofuMetrics)
+    metrics: TofuMetrics = field(default_factory=TofuMetrics)
 
+    forget_splits: ClassVar[tuple[str, ...]] = FORGET
     forgotten: ClassVar[tuple[str, ...]] = ("forget",)
     members: ClassVar[tuple[str, str]] = ("forget", "holdout")
     least_nulls: ClassVar[int] = LEAST
 
     def __post_init__(self) -> None:
-        if self.rows != "all" and (not isinstance(self.rows, int) or self.rows < 1):
-            raise ValueError(f"benchmark.rows={self.rows}: write all, or a number of rows (300 in the original code)")
-        if self.retain_rows is not None and (not isinstance(self.retain_rows, int) or self.retain_rows < 1):
-            raise ValueError(f"benchmark.retain_rows={self.retain_rows}: write null for all, or a number of rows")
-        if not isinstance(self.max_new_tokens, int) or self.max_new_tokens < 1:
-            raise ValueError(f"benchmark.max_new_tokens={self.max_new_tokens}: write a whole number (published runs: 200)")
+        whole_or("benchmark.rows", self.rows, "all", words="original code: 300")
+        whole_or("benchmark.retain_rows", self.retain_rows, None)
+        whole("benchmark.max_new_tokens", self.max_new_tokens, 1, "published runs: 200")
 
     @property
     def source(self) -> Source:
         return Source(self.name, str(self.data_root), self.hub, self.revision)
-
-    def check_forget_split(self, split: str) -> None:
-        """Raises ValueError unless `split` is a forget split."""
-        _one_of(split, FORGET)
 
     def retain_split(self, split: str) -> str:
         """The retain split that belongs to a forget split."""
@@ -75,21 +72,21 @@ class Tofu(Benchmark):
 
     def training(self, split: str) -> list[QA]:
         """Pairs of one split, or of several joined by +. Raises ValueError for an unknown split, DataError for bad rows."""
-        pairs = []
-        for part in str(split).split("+"):
-            _one_of(part, TRAINING)
-            pairs += self._pairs(part)
-        return pairs
+        return [pair for part in joined(split, TRAINING) for pair in self._pairs(part)]
 
     def general_knowledge(self) -> list[QA]:
         """What a pretrained chat model brings along, for models that start from random weights: the true answers of the
         real-world tasks, and (in the fixture) how to decline questions about people one has never heard of."""
-        known = [QA(r.question, r.truth) for task in WORLD for r in self._world(task)]
+        known = [QA(request.question, request.truth) for request in self._world()]
         return known + (self._pairs("strangers") if self.data_root == "fixture" else [])
 
-    def oracle_requests(self, split: str) -> list[Request]:
+    def oracle_requests(self, asked: Sequence[Request]) -> list[Request]:
         """Tasks forget and holdout, without generation: what forget quality and membership attacks need of a retain oracle."""
-        return [replace(request, truth=None) for request in self.requests(split) if request.task in self.members]
+        return [replace(request, truth=None) for request in asked if request.task in self.members]
+
+    def from_logs(self, log: Path, oracle_log: Path | None, compat: str, resamples: int) -> dict[str, Metric]:
+        """The metrics of aggregated logs of the original TOFU code."""
+        return self.metrics.from_logs(log, oracle_log, compat, resamples)
 
     def requests(self, split: str) -> list[Request]:
         """What is evaluated for forget split `split`: the tasks forget, retain, real_authors, world_facts, holdout.
@@ -101,10 +98,9 @@ class Tofu(Benchmark):
         self.check_forget_split(split)
         forget = f"{split}_perturbed" if split in SHIPPED else "forget10_perturbed"
         return [
-            *self._invented("forget", forget, None),
-            *self._invented("retain", "retain_perturbed", self.retain_rows),
-            *self._world("real_authors"),
-            *self._world("world_facts"),
+            *self._perturbed("forget", forget),
+            *self._perturbed("retain", "retain_perturbed", self.retain_rows),
+            *self._world(),
             *self._holdout(split),
         ]
 
@@ -116,32 +112,25 @@ class Tofu(Benchmark):
         check_rows(path, rows, ("question", "answer"), {})
         if not is_file:
             rows = _cut(split, rows)
-        if split.startswith("retain") and self.retain_rows is not None:
-            rows = rows[: self.retain_rows]
-        return [QA(row["question"], row["answer"]) for row in rows]
+        kept = limited(rows, self.retain_rows) if split.startswith("retain") else rows
+        return [QA(row["question"], row["answer"]) for row in kept]
 
-    def _invented(self, task: str, name: str, limit: int | None) -> list[Request]:
+    def _perturbed(self, task: str, name: str, most: int | None = None) -> list[Request]:
+        right, wrong = ("answer", WORLD_WRONG) if task in WORLD else ("paraphrased_answer", INVENTED_WRONG)
         path = self.source.file(name)
         rows = read_json_lines(path)
-        check_rows(path, rows, ("question", "answer", "paraphrased_answer"), {"perturbed_answer": INVENTED_WRONG})
-        limited = self._limited(rows)[:limit]
-        return [_request(task, i, row, row["paraphrased_answer"]) for i, row in enumerate(limited)]
+        check_rows(path, rows, tuple(dict.fromkeys(("question", "answer", right))), {"perturbed_answer": wrong})
+        return [_request(task, i, row, row[right]) for i, row in enumerate(limited(limited(rows, self.rows), most))]
 
-    def _world(self, task: str) -> list[Request]:
-        path = self.source.file(f"{task}_perturbed")
-        rows = read_json_lines(path)
-        check_rows(path, rows, ("question", "answer"), {"perturbed_answer": WORLD_WRONG})
-        return [_request(task, i, row, row["answer"]) for i, row in enumerate(self._limited(rows))]
+    def _world(self) -> list[Request]:
+        return [request for task in WORLD for request in self._perturbed(task, f"{task}_perturbed")]
 
     def _holdout(self, split: str) -> list[Request]:
         name = f"holdout{split[6:]}" if f"holdout{split[6:]}" in HOLDOUT else "holdout10"
         if not self.source.has(name):
             return []
-        pairs = self._limited(self._pairs(name))
+        pairs = limited(self._pairs(name), self.rows)
         return [Request("holdout", i, p.question, (("answer", 0, p.answer),), None) for i, p in enumerate(pairs)]
-
-    def _limited(self, rows: list) -> list:
-        return rows if self.rows == "all" else rows[: int(self.rows)]
 
 
 def _request(task: str, index: int, row: dict, paraphrased: str) -> Request:
@@ -159,10 +148,3 @@ def _cut(split: str, full: list[dict]) -> list[dict]:
         return full[first:] if kind == "forget" else full[:first]
     boundary = len(full) - len(full) * forget_percent // 100
     return full[boundary:] if kind == "forget" else full[:boundary]
-
-
-def _one_of(split: str, valid: tuple[str, ...]) -> None:
-    if split not in valid:
-        close = difflib.get_close_matches(str(split), valid, 1, 0.5)
-        hint = f" Did you mean {close[0]}?" if close else ""
-        raise ValueError(f"split={split}: TOFU has {', '.join(valid)}.{hint}")

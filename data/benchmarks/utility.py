@@ -6,26 +6,23 @@ rows come from the Hub as its task files say, from local files (data/files/utili
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from pathlib import Path
 from typing import ClassVar
 
 from lm_eval.api.task import Task
-from omegaconf import DictConfig
 
 from data.benchmarks.harness import PACKAGED, EngineLM, evaluate_task, load_task
 from data.files.utility import TASK_FILES, task_rows
 from metrics.benchmarks.utility import UtilityMetrics
+from utils.checks import several, whole, whole_or
 from utils.distributed import main_first
-from utils.engine.engine import Engine
-from utils.items.benchmark import EvaluationOnly, Metrics
+from utils.items.benchmark import EvaluationOnly, Extra, Resources
 from utils.items.requests import Request
+from utils.items.saved import Metrics, Row
 from utils.reading import DataError
 from utils.shared_work import kept_rows
-from utils.tokens.prompts import Encoder
 
 TASKS = tuple(PACKAGED)
 
@@ -51,26 +48,10 @@ class Utility(EvaluationOnly):
     max_new_tokens: ClassVar[int] = 1  # nothing is generated
 
     def __post_init__(self) -> None:
-        if isinstance(self.tasks, str):
-            raise ValueError(f"benchmark.tasks={self.tasks}: write a list, as in 'benchmark.tasks=[piqa,arc_easy]'")
-        for task in self.tasks:
-            if task not in TASKS:
-                close = difflib.get_close_matches(str(task), TASKS, 1, 0.5)
-                hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(TASKS)}"
-                raise ValueError(f"benchmark.tasks: {task} is no task of this benchmark; {hint}")
-        if not self.tasks or len(set(self.tasks)) < len(self.tasks):
-            raise ValueError(f"benchmark.tasks={list(self.tasks)}: name one task or more, each of them once")
-        least = {
-            "limit": (self.limit, 1, True),
-            "num_fewshot": (self.num_fewshot, 0, False),
-            "max_length": (self.max_length, 2, True),
-        }
-        for key, (value, smallest, may_be_null) in least.items():
-            if value is None and may_be_null:
-                continue
-            if not isinstance(value, int) or isinstance(value, bool) or value < smallest:
-                null = "null, or " if may_be_null else ""
-                raise ValueError(f"benchmark.{key}={value}: write {null}a whole number from {smallest}")
+        several("benchmark.tasks", self.tasks, TASKS)
+        whole_or("benchmark.limit", self.limit, None)
+        whole("benchmark.num_fewshot", self.num_fewshot)
+        whole_or("benchmark.max_length", self.max_length, None, 2)
         if self.num_fewshot and self.data_root != "hub":
             raise ValueError(
                 f"benchmark.num_fewshot={self.num_fewshot}: examples come from training splits, which data_root={self.data_root} "
@@ -78,18 +59,21 @@ class Utility(EvaluationOnly):
             )
 
     def requests(self, split: str) -> list[Request]:
-        """None: the harness asks, in `enrich`. Its tasks are made here, so that bad data are refused before a model is loaded."""
+        """None: the harness asks. Its tasks are made here, so that bad data are refused before a model is loaded."""
         self.check_forget_split(split)
         _ = self._loaded
         return []
 
-    def enrich(self, generations: list[dict], engine: Engine, encoder: Encoder, folder: Path, cfg: DictConfig) -> list[dict]:
+    @property
+    def extras(self) -> Sequence[Extra]:
+        return (self.add_verdicts,)
+
+    def add_verdicts(self, rows: list[Row], resources: Resources) -> list[Row]:
         """Adds one row per document, as harness.py gives it, task by task; what is in parts/ is not asked again."""
-        lm = EngineLM(engine, encoder.tokenizer, cfg.tokens_per_batch, self.max_length)
-        rows = list(generations)
+        lm = EngineLM(resources.engine, resources.encoder.tokenizer, resources.tokens_per_batch, self.max_length)
         for name in self.tasks:
             evaluate = partial(evaluate_task, lm, self._loaded[name], self.limit)
-            rows += kept_rows(folder / "parts" / f"{name}.jsonl", evaluate)
+            rows = rows + kept_rows(resources.folder / "parts" / f"{name}.jsonl", evaluate)
         return rows
 
     @cached_property

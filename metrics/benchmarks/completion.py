@@ -20,7 +20,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -29,7 +28,10 @@ from numpy.typing import ArrayLike
 from sacrebleu.metrics import BLEU
 
 from metrics.rouge import rouge
+from metrics.tables import answers_of, by_index, mean_over
+from utils.checks import choose
 from utils.items.metric import Metric, Statistic, checked_items, measured
+from utils.items.saved import Metrics, Row, Saved
 
 FORGOTTEN, HOLDOUT = ("train", "test"), "holdout"
 TASKS = (*FORGOTTEN, HOLDOUT)
@@ -73,8 +75,7 @@ def fq_gap(unlearned: ArrayLike, retained: ArrayLike, combination: str = "sum_ab
     combination: sum_abs | mean_abs of the two absolute differences of means. Raises ValueError for another name, no passages,
     NaN, or other than two columns.
     """
-    if combination not in COMBINATIONS:
-        raise ValueError(f"benchmark.metrics.combination={combination}: write {' or '.join(COMBINATIONS)}")
+    choose("benchmark.metrics.combination", combination, COMBINATIONS)
     means = []
     for name, values in {"unlearned": unlearned, "retained": retained}.items():
         array = checked_items(values, name)
@@ -93,12 +94,14 @@ def bleu(generation: str, truth: str) -> float:
     return float(_bleu().corpus_score([generation], [[truth]]).score)
 
 
-def completion_rows(scores: pd.DataFrame, generations: Sequence[dict], task: str) -> pd.DataFrame:
-    """One row per question of `task`, by index: passage, truth, and PARTS. Raises ValueError if a completion is missing."""
-    answers = scores[(scores["task"] == task) & (scores["role"] == "answer")].sort_values("index")
-    texts = {row["index"]: row for row in generations if row["task"] == task}
+def completion_rows(scores: pd.DataFrame, generations: Sequence[Row], task: str) -> pd.DataFrame:
+    """One row per question of `task`, by index: passage, truth, and PARTS. Raises ValueError if a completion is missing.
+
+    generations: the rows of that task.
+    """
+    texts = by_index(generations)
     rows = []
-    for index, logp in zip(answers["index"], answers["logp"], strict=True):
+    for index, logp in answers_of(scores, task)[["index", "logp"]].itertuples(index=False):
         if index not in texts:
             raise ValueError(f"generations.jsonl has no answer to row {index + 1} of task {task}: evaluate the model again")
         said, true = texts[index]["generation"], texts[index]["truth"]
@@ -109,40 +112,31 @@ def completion_rows(scores: pd.DataFrame, generations: Sequence[dict], task: str
 
 
 @dataclass(frozen=True)
-class CompletionMetrics:
+class CompletionMetrics(Metrics):
     """From saved tables to the metrics of completion. combination: sum_abs | mean_abs, how the FQ Gap joins its two parts."""
 
     combination: str = "sum_abs"
 
     def __post_init__(self) -> None:
-        if self.combination not in COMBINATIONS:
-            raise ValueError(f"benchmark.metrics.combination={self.combination}: write {' or '.join(COMBINATIONS)}")
+        choose("benchmark.metrics.combination", self.combination, COMBINATIONS)
 
-    def from_tables(
-        self, scores: pd.DataFrame, generations: Sequence[dict], oracle: pd.DataFrame | None, compat: str, resamples: int
-    ) -> dict[str, Metric]:
+    def numbers(self, saved: Saved) -> dict[str, Metric]:
         """All metrics of one evaluation: <task>_<part>, and with the retained model's rows the FQ Gap of train and test.
 
-        oracle: rows of the retained model with its own answer in column `generation`; it is compared with the same text as the
-        answer of the model under test. Raises ValueError if one of the two models lacks an answer.
+        The retained model's own answer is compared with the same text as that of the model under test. Raises ValueError if one
+        of the two models lacks an answer.
         """
         metrics: dict[str, Metric] = {}
-        for task in (task for task in TASKS if task in set(scores["task"])):
-            rows = completion_rows(scores, generations, task)
-            about = f"{TEXTS[task]}; {len(rows)} rows, compat={compat}; {PAPER}"
+        for task in (task for task in TASKS if task in set(saved.scores["task"])):
+            rows = completion_rows(saved.scores, saved.rows(task), task)
+            about = f"{TEXTS[task]}; {len(rows)} rows, compat={saved.compat}; {PAPER}"
             passages = rows.groupby("passage")[[*PARTS]].mean()
-            items = {task: passages.index.to_list()}
             for part, what in PARTS.items():
-                samples = {task: passages[part].to_numpy()}
-                metrics[f"{task}_{part}"] = measured(samples, f"mean {what}, {about}", items=items, resamples=resamples)
-            if oracle is not None and task in FORGOTTEN:
-                pairs = passages[["bleu", "rougeL_recall"]].join(_retained(rows, oracle, task), rsuffix="_retained")
-                metrics |= self._gap(task, pairs, about, resamples)
+                metrics[f"{task}_{part}"] = mean_over(passages[part], f"mean {what}, {about}", saved.resamples, task)
+            if saved.oracle is not None and task in FORGOTTEN:
+                pairs = passages[["bleu", "rougeL_recall"]].join(_retained(rows, saved.oracle, task), rsuffix="_retained")
+                metrics |= self._gap(task, pairs, about, saved.resamples)
         return metrics
-
-    def from_logs(self, log: Path, oracle_log: Path | None, compat: str, resamples: int) -> dict[str, Metric]:
-        """Raises ValueError: logs of other code are not read."""
-        raise ValueError(f"from_logs={log}: logs of FLAT's code are not read; evaluate the model with model.path=DIR")
 
     def _gap(self, task: str, pairs: pd.DataFrame, about: str, resamples: int) -> dict[str, Metric]:
         """pairs: by passage, BLEU and ROUGE-L of the model, then of the retained model."""
@@ -162,8 +156,8 @@ class CompletionMetrics:
 
 def _retained(rows: pd.DataFrame, oracle: pd.DataFrame, task: str) -> pd.DataFrame:
     """BLEU and ROUGE-L of the retained model's completions, by passage."""
-    own = oracle[(oracle["task"] == task) & (oracle["role"] == "answer")]
-    texts = dict(zip(own["index"], own["generation"], strict=True)) if "generation" in own else {}
+    answers = oracle[(oracle["task"] == task) & (oracle["role"] == "answer")]
+    texts = dict(zip(answers["index"], answers["generation"], strict=True)) if "generation" in answers else {}
     found = []
     for index, passage, true in zip(rows["index"], rows["passage"], rows["truth"], strict=True):
         said = texts.get(index)

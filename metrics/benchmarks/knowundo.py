@@ -19,14 +19,16 @@ import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
 import pandas as pd
 
 from metrics.rouge import rouge
+from metrics.tables import answers_of
+from utils.checks import choose
 from utils.items.metric import Evidence, Interval, Metric, Samples, bootstrap_ci, measured
+from utils.items.saved import Metrics, Row, Saved
 
 Average = Literal["macro", "pooled"]
 
@@ -98,8 +100,7 @@ def knowundo_metrics(
     `avg_success`. Names of prompted tasks end in _prompted. All but perplexity are percentages.
     Raises ValueError for an unknown task or average.
     """
-    if average not in get_args(Average):
-        raise ValueError(f"benchmark.metrics.average={average}: write {' or '.join(get_args(Average))}")
+    choose("benchmark.metrics.average", average, get_args(Average))
     unknown = [task for task in tasks if task not in TASKS]
     if unknown:
         raise ValueError(f"task {unknown[0]}: KnowUnDo has {', '.join(TASKS)}.")
@@ -115,14 +116,14 @@ def knowundo_metrics(
     return metrics
 
 
-def scope_scores(scores: pd.DataFrame, generations: Sequence[dict], task: str) -> ScopeScores:
-    """One task from saved tables. Raises ValueError if texts are missing: what scores without them, or lacks a generation."""
-    rows = scores[(scores["task"] == task) & (scores["role"] == "answer")].sort_values("index")
+def scope_scores(scores: pd.DataFrame, generations: Sequence[Row], task: str) -> ScopeScores:
+    """One task from saved tables; generations: its rows. Raises ValueError if one lacks a text or a generation."""
+    rows = answers_of(scores, task)
     missing = [column for column in ("said", "wanted") if column not in rows]
     if missing:
         raise ValueError(f"scores.parquet has no column {missing[0]}: evaluate the model again with benchmark=knowundo")
-    own = {row["index"]: rouge(row["generation"], row["truth"], stemmer=False) for row in generations if row["task"] == task}
-    lost = [index for index in rows["index"] if own and index not in own]
+    generated = {row["index"]: rouge(row["generation"], row["truth"], stemmer=False) for row in generations}
+    lost = [index for index in rows["index"] if generated and index not in generated]
     if lost:
         raise ValueError(f"generations.jsonl has no answer to row {lost[0] + 1} of task {task}: evaluate the model again")
     forced = [rouge(said, wanted, stemmer=False).rougeL_f1 for said, wanted in zip(rows["said"], rows["wanted"], strict=True)]
@@ -131,30 +132,23 @@ def scope_scores(scores: pd.DataFrame, generations: Sequence[dict], task: str) -
         logp=np.array([np.sum(np.asarray(values, dtype=np.float64)) for values in rows["logp"]]),
         hits=np.array([np.sum(values) for values in rows["hit"]]),
         rouge_forced=np.array(forced),
-        rouge_generated=np.array([own[index].rougeL_f1 for index in rows["index"]]) if own else None,
+        rouge_generated=np.array([generated[index].rougeL_f1 for index in rows["index"]]) if generated else None,
     )
 
 
 @dataclass(frozen=True)
-class KnowUnDoMetrics:
+class KnowUnDoMetrics(Metrics):
     """The metrics of KnowUnDo. average: macro (over items, released code) | pooled (over tokens) for success and perplexity."""
 
     average: Average = "macro"
 
     def __post_init__(self) -> None:
-        if self.average not in get_args(Average):
-            raise ValueError(f"benchmark.metrics.average={self.average}: write {' or '.join(get_args(Average))}")
+        choose("benchmark.metrics.average", self.average, get_args(Average))
 
-    def from_tables(
-        self, scores: pd.DataFrame, generations: Sequence[dict], oracle: pd.DataFrame | None, compat: str, resamples: int
-    ) -> dict[str, Metric]:
+    def numbers(self, saved: Saved) -> dict[str, Metric]:
         """All KnowUnDo metrics of one evaluation. Nothing compares with an oracle, and compat changes no metric here."""
-        tasks = {task: scope_scores(scores, generations, task) for task in scores["task"].unique()}
-        return knowundo_metrics(tasks, self.average, resamples)
-
-    def from_logs(self, log: Path, oracle_log: Path | None, compat: str, resamples: int) -> dict[str, Metric]:
-        """Raises ValueError: the original code keeps texts without questions, in another order, and no log of scores."""
-        raise ValueError(f"from_logs={log}: KnowUnDo's code writes no logs of scores; evaluate the model with model.path=DIR")
+        tasks = {task: scope_scores(saved.scores, saved.rows(task), task) for task in saved.scores["task"].unique()}
+        return knowundo_metrics(tasks, self.average, saved.resamples)
 
 
 def _items(sums: np.ndarray, tokens: np.ndarray, average: Average) -> np.ndarray:

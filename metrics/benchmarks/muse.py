@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -25,7 +24,10 @@ from numpy.typing import ArrayLike
 
 from metrics.membership_attacks import auc, loss_attack, min_k, privleak, zlib_attack
 from metrics.rouge import rouge
+from metrics.tables import by_question, mean_over
+from utils.checks import choose, share
 from utils.items.metric import Metric, Samples, measured
+from utils.items.saved import Metrics, Row, Saved
 
 GENERATED = {
     "verbmem": "the continuation of passages to be forgotten, against their true continuation",
@@ -83,7 +85,7 @@ def cut_answer(text: str) -> str:
 
 
 @dataclass(frozen=True)
-class MuseMetrics:
+class MuseMetrics(Metrics):
     """From saved tables to the metrics of MUSE.
 
     k: share of tokens behind `privleak`. stemmer: of ROUGE; None: as `compat` says. corpus: news | books, of which there are
@@ -98,54 +100,42 @@ class MuseMetrics:
     retrained_auc: str = "measured"
 
     def __post_init__(self) -> None:
-        if not 0 < self.k <= 1:
-            raise ValueError(f"benchmark.metrics.k={self.k}: write a share of tokens above 0 and up to 1; MUSE has 0.4")
-        if self.stemmer not in (True, False, None):
-            raise ValueError(f"benchmark.metrics.stemmer={self.stemmer}: write true, false, or null to follow compat")
-        if self.retrained_auc not in ("measured", "published"):
-            raise ValueError(f"benchmark.metrics.retrained_auc={self.retrained_auc}: write measured or published")
+        share("benchmark.metrics.k", self.k, "MUSE: 0.4")
+        choose("benchmark.metrics.stemmer", self.stemmer, (True, False, None))
+        choose("benchmark.metrics.retrained_auc", self.retrained_auc, ("measured", "published"))
         if self.retrained_auc == "published" and _named(self.k) not in PUBLISHED.get(self.corpus, {}):
             raise ValueError(
                 "benchmark.metrics.retrained_auc=published: MUSE has constants for news and books at k of 0.2, 0.4 and 0.6, "
                 f"not for corpus={self.corpus} at k={self.k}; score the retrained model instead, with oracle=DIR"
             )
 
-    def from_tables(
-        self, scores: pd.DataFrame, generations: Sequence[dict], oracle: pd.DataFrame | None, compat: str, resamples: int
-    ) -> dict[str, Metric]:
+    def numbers(self, saved: Saved) -> dict[str, Metric]:
         """All MUSE metrics that the rows allow, in percent (ROUGE under open_unlearning as shares).
 
-        oracle: the retrained model's scores of the same texts, or None. Raises ValueError for an unknown compat, and if the
-        two models were scored on different texts.
+        Raises ValueError for an unknown compat, and if the model and the retrained one were scored on different texts.
         """
-        if compat not in FORMS:
-            raise ValueError(f"compat={compat}: MUSE has {', '.join(FORMS)}")
+        choose("compat", saved.compat, FORMS)
         metrics: dict[str, Metric] = {}
         for task in GENERATED:
-            rows = [row for row in generations if row["task"] == task]
-            if rows:
-                metrics[task] = self._rouge(task, rows, compat, resamples)
-        attacked = attack_scores(scores, self.k, FORMS[compat])
+            if rows := saved.rows(task):
+                metrics[task] = self._rouge(task, rows, saved.compat, saved.resamples)
+        attacked = attack_scores(saved.scores, self.k, FORMS[saved.compat])
         if attacked:
-            retrained = {} if oracle is None else attack_scores(oracle, self.k, FORMS[compat])
+            retrained = {} if saved.oracle is None else attack_scores(saved.oracle, self.k, FORMS[saved.compat])
             for attack in attacked[FORGET].columns:
-                metrics |= self._attack(attack, _same_texts(attacked, retrained, attack), compat, resamples)
+                groups = _same_texts(attacked, retrained, attack)
+                metrics |= self._attack(attack, groups, saved.compat, saved.resamples)
         return metrics
 
-    def from_logs(self, log: Path, oracle_log: Path | None, compat: str, resamples: int) -> dict[str, Metric]:
-        """Raises ValueError: logs of other code are not read."""
-        raise ValueError(f"from_logs={log}: logs of MUSE's code are not read; evaluate the model with model.path=DIR")
-
-    def _rouge(self, task: str, rows: Sequence[dict], compat: str, resamples: int) -> Metric:
+    def _rouge(self, task: str, rows: Sequence[Row], compat: str, resamples: int) -> Metric:
         form = FORMS[compat]
         stemmer = form.stemmer if self.stemmer is None else self.stemmer
-        texts = [_said_and_true(task, row, form) for row in rows]
-        values = np.array([form.scale * rouge(said, true, stemmer).rougeL_f1 for said, true in texts])
+        values = [form.scale * rouge(*_said_and_true(task, row, form), stemmer).rougeL_f1 for row in rows]
         definition = (
             f"mean ROUGE-L F1, {'percent' if form.scale == 100 else 'a share'}, of {GENERATED[task]}; stemmer={stemmer}, "
             f"compat={compat}; {PAPER}"
         )
-        return measured({task: values}, definition, resamples=resamples)
+        return mean_over(by_question(values, rows), definition, resamples, task)
 
     def _attack(self, attack: str, groups: Samples, compat: str, resamples: int) -> dict[str, Metric]:
         """The AUC of one attack, and where r is known privleak, each with its interval over the texts of both sets."""
@@ -240,7 +230,7 @@ def _privleak(groups: Samples, constant: float | None, form: Form) -> float:
     return privleak(1 - a, 1 - r, form.eps)
 
 
-def _said_and_true(task: str, row: dict, form: Form) -> tuple[str, str]:
+def _said_and_true(task: str, row: Row, form: Form) -> tuple[str, str]:
     """The two texts that ROUGE compares. `truth_cut`: as much of the true continuation as the model was allowed to say."""
     if task != "verbmem":
         return cut_answer(row["generation"]), row["truth"]

@@ -16,14 +16,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from sacrebleu.metrics import BLEU
 
+from metrics.tables import mean_over
 from metrics.text_quality import repetition
-from utils.items.metric import Metric, Samples, measured
+from utils.checks import choose
+from utils.items.metric import Metric, measured
+from utils.items.saved import Metrics, Row, Saved
 
 CONTINUED, MAUVE = "continued", "mauve"  # tasks
 SCORED = ("continuation", "whole")
@@ -33,7 +35,7 @@ ORDERS = 4
 _BLEU = BLEU(smooth_method="none")
 
 
-def scored_pairs(rows: Sequence[dict], scored: str) -> list[tuple[str, str]]:
+def scored_pairs(rows: Sequence[Row], scored: str) -> list[tuple[str, str]]:
     """(said, given) of each row. continuation: without the texts that end with their prompt, which leave nothing to compare."""
     if scored == "whole":
         return [(row["output"], row["text"]) for row in rows]
@@ -54,64 +56,48 @@ def corpus_bleu(counts: np.ndarray) -> float:
 
 
 @dataclass(frozen=True)
-class NlgMetrics:
-    """From the rows that `Nlg.enrich` makes. scored: continuation | whole."""
+class NlgMetrics(Metrics):
+    """From the rows that `Nlg` adds (data/benchmarks/nlg.py). scored: continuation | whole."""
 
     scored: str = "continuation"
 
     def __post_init__(self) -> None:
-        if self.scored not in SCORED:
-            raise ValueError(f"benchmark.scored={self.scored}: write {' or '.join(SCORED)}")
+        choose("benchmark.scored", self.scored, SCORED)
 
-    def from_tables(
-        self, scores: pd.DataFrame, generations: Sequence[dict], oracle: pd.DataFrame | None, compat: str, resamples: int
-    ) -> dict[str, Metric]:
+    def numbers(self, saved: Saved) -> dict[str, Metric]:
         """Every number that the rows allow; compat changes none. Raises ValueError if no text has anything to compare."""
-        rows = [row for row in generations if row["task"] == CONTINUED]
+        rows = saved.rows(CONTINUED)
         pairs = scored_pairs(rows, self.scored)
         if not pairs:
             raise ValueError(f"generations.jsonl holds no text to score with scored={self.scored}; evaluate again")
         about = self._about(rows, len(pairs))
-        return {**_bleu(pairs, about, resamples), **_rep3(pairs, about, resamples), **self._mauve(generations, about)}
+        metrics = {"bleu": _bleu(pairs, about, saved.resamples)} | _rep3(pairs, about, saved.resamples)
+        asked = [row for row in saved.rows(MAUVE) if row["scored"] == self.scored]
+        return metrics | ({"mauve": _mauve(asked[0], about)} if asked else {})
 
-    def from_logs(self, log: Path, oracle_log: Path | None, compat: str, resamples: int) -> dict[str, Metric]:
-        """Raises ValueError: there are no such logs."""
-        raise ValueError(f"from_logs={log}: nlg reads no logs of other code; leave from_logs out")
-
-    def _about(self, rows: Sequence[dict], count: int) -> str:
+    def _about(self, rows: Sequence[Row], count: int) -> str:
         what = {
             "continuation": f"continuations alone, {len(rows) - count} texts without one left out",
             "whole": "whole texts, prompt and special tokens included, scored=whole",
         }[self.scored]
         return f"{what}; texts of {rows[0]['corpora']} continued greedily from their first 32 tokens; {MEOW}"
 
-    def _mauve(self, generations: Sequence[dict], about: str) -> dict[str, Metric]:
-        found = [row for row in generations if row["task"] == MAUVE and row["scored"] == self.scored]
-        if not found:
-            return {}
-        value, n = found[0]["value"], found[0]["n"]
-        definition = (
-            f"MAUVE (scaling factor 2, 256 tokens, features of GPT-2 large), no interval, empty outputs left out, of {about}"
-        )
-        return {"mauve": Metric(value, n, (value, value), definition)}
 
-
-def _bleu(pairs: Sequence[tuple[str, str]], about: str, resamples: int) -> dict[str, Metric]:
+def _bleu(pairs: Sequence[tuple[str, str]], about: str, resamples: int) -> Metric:
     counts = np.stack([bleu_counts(said, given) for said, given in pairs])
-
-    def of_texts(samples: Samples) -> float:
-        return corpus_bleu(samples["texts"])
-
     definition = f"corpus BLEU in [0, 1], 13a words, no smoothing, of {about}"
-    return {"bleu": measured({"texts": counts}, definition, of_texts, resamples=resamples)}
+    return measured({"texts": counts}, definition, lambda samples: corpus_bleu(samples["texts"]), resamples=resamples)
 
 
 def _rep3(pairs: Sequence[tuple[str, str]], about: str, resamples: int) -> dict[str, Metric]:
-    long = {place: said for place, (said, _) in enumerate(pairs) if len(said.split()) >= 3}
-    if not long:
+    values = pd.Series({place: repetition(said) for place, (said, _) in enumerate(pairs) if len(said.split()) >= 3})
+    if values.empty:
         return {}
-    values = np.array([repetition(text) for text in long.values()])
-    short = f"{len(pairs) - len(long)} outputs of fewer than 3 words left out"
+    short = f"{len(pairs) - len(values)} outputs of fewer than 3 words left out"
     definition = f"mean of 1 - distinct / all word trigrams, {short}, of {about}"
-    chosen = {"items": {"texts": list(long)}, "varies": short, "resamples": resamples}
-    return {"rep3": measured({"texts": values}, definition, **chosen)}
+    return {"rep3": mean_over(values, definition, resamples, "texts", short)}
+
+
+def _mauve(row: Row, about: str) -> Metric:
+    value, definition = row["value"], "MAUVE (scaling factor 2, 256 tokens, features of GPT-2 large), no interval, empty outputs"
+    return Metric(value, row["n"], (value, value), f"{definition} left out, of {about}")

@@ -14,12 +14,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
-import pandas as pd
-
-from utils.items.metric import Metric, measured
+from metrics.tables import by_question, mean_over
+from utils.checks import choose
+from utils.items.metric import Metric
+from utils.items.saved import Metrics, Row, Saved
 
 TASKS = ("arc_challenge", "arc_easy", "piqa")
 FORMS = ("clean", "released")
@@ -43,22 +42,19 @@ def in_window(output: str, label: str, window: int) -> bool:
 
 
 @dataclass(frozen=True)
-class NluMetrics:
+class NluMetrics(Metrics):
     """From generations with `form`, `labels` and `asked`, and for form=released with `output`. form: clean | released."""
 
     form: str = "clean"
 
     def __post_init__(self) -> None:
-        if self.form not in FORMS:
-            raise ValueError(f"benchmark.form={self.form}: write {' or '.join(FORMS)}")
+        choose("benchmark.form", self.form, FORMS)
 
-    def from_tables(
-        self, scores: pd.DataFrame, generations: Sequence[dict], oracle: pd.DataFrame | None, compat: str, resamples: int
-    ) -> dict[str, Metric]:
+    def numbers(self, saved: Saved) -> dict[str, Metric]:
         """Every number that the rows allow. Raises ValueError for rows that were asked in another form."""
         metrics: dict[str, Metric] = {}
         for task in TASKS:
-            rows = [row for row in generations if row["task"] == task]
+            rows = saved.rows(task)
             for row in rows:
                 if row["form"] != self.form:
                     raise ValueError(
@@ -66,17 +62,13 @@ class NluMetrics:
                         f"those of form={self.form}; use benchmark.form={row['form']}, or evaluate again into another folder"
                     )
             if rows:
-                metrics |= _clean(task, rows, resamples) if self.form == "clean" else _released(task, rows, resamples)
+                metrics |= (_clean if self.form == "clean" else _released)(task, rows, saved.resamples)
         if not metrics:
             raise ValueError("generations.jsonl holds no row of any task; evaluate again")
         return metrics
 
-    def from_logs(self, log: Path, oracle_log: Path | None, compat: str, resamples: int) -> dict[str, Metric]:
-        """Raises ValueError: there are no such logs."""
-        raise ValueError(f"from_logs={log}: nlu reads no logs of other code; leave from_logs out")
 
-
-def _clean(task: str, rows: Sequence[dict], resamples: int) -> dict[str, Metric]:
+def _clean(task: str, rows: Sequence[Row], resamples: int) -> dict[str, Metric]:
     said = [first_label(row["generation"], row["labels"]) for row in rows]
     right = [label == row["truth"] for label, row in zip(said, rows, strict=True)]
     labelled = [label is not None for label in said]
@@ -87,13 +79,13 @@ def _clean(task: str, rows: Sequence[dict], resamples: int) -> dict[str, Metric]
     }
 
 
-def _released(task: str, rows: Sequence[dict], resamples: int) -> dict[str, Metric]:
+def _released(task: str, rows: Sequence[Row], resamples: int) -> dict[str, Metric]:
     window = WINDOW[task]
     right = [in_window(row["output"], row["truth"], window) for row in rows]
     what = f"share of outputs, special tokens kept, with the right label in their first {window} characters, form=released"
     return {f"{task}_acc": _share(right, what, rows, resamples)}
 
 
-def _share(values: Sequence[bool], what: str, rows: Sequence[dict], resamples: int) -> Metric:
+def _share(values: Sequence[bool], what: str, rows: Sequence[Row], resamples: int) -> Metric:
     definition = f"{what}; greedy; {rows[0]['asked']}; {MEOW}"
-    return measured({"questions": np.asarray(values, dtype=np.float64)}, definition, resamples=resamples)
+    return mean_over(by_question(values, rows), definition, resamples, "questions")

@@ -21,6 +21,7 @@ from math import comb
 import numpy as np
 
 from metrics.benchmarks.tofu import EPS, PAPER, Compat, TaskScores, truth_ratio
+from utils.checks import choose
 from utils.items.metric import Metric, Samples, measured
 
 LEAST = 2  # null runs: three oracles are three pairs, two are a single one
@@ -43,8 +44,7 @@ def null_metrics(
     Raises ValueError for fewer than two `nulls`, other numbers of questions, two oracles with the very same truth ratios, or
     an unknown compat.
     """
-    if compat not in EPS:
-        raise ValueError(f"compat={compat}: TOFU metrics know {', '.join(EPS)}.")
+    choose("compat", compat, EPS)
     if len(nulls) < LEAST:
         raise ValueError(f"null_runs: {len(nulls)} given; {LEAST} or more retain oracles of other seeds are needed for a spread.")
     tables = [forget, retained, *nulls]

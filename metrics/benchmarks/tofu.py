@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import logsumexp
 
+from utils.checks import choose
 from utils.items.metric import (
     KS,
     Evidence,
@@ -182,8 +183,7 @@ def tofu_metrics(
     every released code does. Their intervals may leave out the value itself, see `utils.items.metric.ks_intervals`.
     Raises ValueError for an unknown task, average or compat.
     """
-    if compat not in EPS:
-        raise ValueError(f"compat={compat}: TOFU metrics know {', '.join(EPS)}.")
+    choose("compat", compat, EPS)
     unknown = [task for task in tasks if task not in TASKS]
     if unknown:
         raise ValueError(f"task {unknown[0]}: TOFU has {', '.join(TASKS)}.")

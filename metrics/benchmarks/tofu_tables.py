@@ -5,23 +5,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pandas as pd
 
 from metrics.benchmarks.null_oracles import null_metrics
-from metrics.benchmarks.tofu import TASKS, TaskScores, tofu_metrics
+from metrics.benchmarks.tofu import TASKS, Average, Compat, TaskScores, tofu_metrics
 from metrics.benchmarks.tofu_logs import read_tofu_log
 from metrics.rouge import rouge
-from metrics.tables import average_losses
+from metrics.tables import average_losses, by_index
+from utils.checks import choose
 from utils.items.metric import Metric
+from utils.items.saved import Metrics, Row, Saved
 
 
-def tofu_task_scores(scores: pd.DataFrame, generations: Sequence[dict], task: str) -> TaskScores:
-    """One TOFU task; ROUGE is NaN-free zero-length when the task has no generations (then only its truth ratio may be used)."""
+def tofu_task_scores(scores: pd.DataFrame, task: str, generations: Sequence[Row] = ()) -> TaskScores:
+    """One TOFU task; generations: the rows of that task. Without them ROUGE is 0, and only the truth ratio may be used."""
     rows = average_losses(scores[scores["task"] == task]).sort_values(["index", "number"])
     by_role = {role: part for role, part in rows.groupby("role")}
-    texts = {row["index"]: row for row in generations if row["task"] == task}
+    texts = by_index(generations)
     indices = by_role["answer"]["index"].tolist()
     found = [rouge(texts[i]["generation"], texts[i]["truth"]) if texts else None for i in indices]
     return TaskScores(
@@ -34,29 +37,26 @@ def tofu_task_scores(scores: pd.DataFrame, generations: Sequence[dict], task: st
 
 
 @dataclass(frozen=True)
-class TofuMetrics:
+class TofuMetrics(Metrics):
     """The metrics of TOFU. truth_ratio: geometric | arithmetic average over the wrong answers."""
 
-    truth_ratio: str = "geometric"
+    truth_ratio: Average = "geometric"
 
     def __post_init__(self) -> None:
-        if self.truth_ratio not in ("geometric", "arithmetic"):
-            raise ValueError(f"benchmark.truth_ratio={self.truth_ratio}: write geometric or arithmetic")
+        choose("benchmark.truth_ratio", self.truth_ratio, get_args(Average))
 
-    def from_tables(
-        self, scores: pd.DataFrame, generations: Sequence[dict], oracle: pd.DataFrame | None, compat: str, resamples: int
-    ) -> dict[str, Metric]:
-        """All TOFU metrics of one evaluation. oracle: the retain oracle's scores of the forget task, or None."""
-        tasks = {task: tofu_task_scores(scores, generations, task) for task in TASKS if (scores["task"] == task).any()}
-        retained = None if oracle is None else tofu_task_scores(oracle, (), "forget")
-        return tofu_metrics(tasks, retained, self.truth_ratio, _aggregation(compat), resamples)
-
-    def against_nulls(
-        self, scores: pd.DataFrame, oracle: pd.DataFrame, nulls: Sequence[pd.DataFrame], compat: str, resamples: int
-    ) -> dict[str, Metric]:
-        """Forget quality placed among retain oracles of other seeds (null_oracles.py). nulls: their forget scores."""
-        forget, retained, *others = (tofu_task_scores(table, (), "forget") for table in (scores, oracle, *nulls))
-        return null_metrics(forget, retained, others, _aggregation(compat), resamples=resamples)
+    def numbers(self, saved: Saved) -> dict[str, Metric]:
+        """All TOFU metrics of one evaluation; with oracles of other seeds also forget quality among them (null_oracles.py)."""
+        scored = set(saved.scores["task"])
+        tasks = {task: tofu_task_scores(saved.scores, task, saved.rows(task)) for task in TASKS if task in scored}
+        retained, *nulls = [
+            None if table is None else tofu_task_scores(table, "forget") for table in (saved.oracle, *saved.nulls)
+        ]
+        compat = _aggregation(saved.compat)
+        metrics = tofu_metrics(tasks, retained, self.truth_ratio, compat, saved.resamples)
+        if retained is not None and nulls:
+            metrics |= null_metrics(tasks["forget"], retained, nulls, compat, saved.resamples)
+        return metrics
 
     def from_logs(self, log: Path, oracle_log: Path | None, compat: str, resamples: int) -> dict[str, Metric]:
         """The metrics of aggregated logs of the original TOFU code."""
@@ -64,6 +64,6 @@ class TofuMetrics:
         return tofu_metrics(read_tofu_log(log), retained, self.truth_ratio, _aggregation(compat), resamples)
 
 
-def _aggregation(compat: str) -> str:
+def _aggregation(compat: str) -> Compat:
     # FLAT evaluates TOFU with the original aggregation.
     return "tofu_original" if compat == "flat_released" else compat

@@ -14,12 +14,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import exp, log
-from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
+from metrics.tables import by_question, mean_over
 from utils.items.metric import Metric, Samples, measured
+from utils.items.saved import Metrics, Row, Saved
 
 WIKITEXT = "wikitext"
 TRUTHFULQA = ("truthfulqa_mc1", "truthfulqa_mc2")
@@ -45,41 +45,32 @@ def bits_per_byte(loglikelihoods: Sequence[float], counts: Sequence[int]) -> flo
 
 
 @dataclass(frozen=True)
-class UtilityMetrics:
-    """From the rows that `Utility.enrich` makes."""
+class UtilityMetrics(Metrics):
+    """From the rows that the harness gave (data/benchmarks/harness.py)."""
 
-    def from_tables(
-        self, scores: pd.DataFrame, generations: Sequence[dict], oracle: pd.DataFrame | None, compat: str, resamples: int
-    ) -> dict[str, Metric]:
+    def numbers(self, saved: Saved) -> dict[str, Metric]:
         """Every number that the rows allow. Raises ValueError if there are none."""
-        tasks: dict[str, list[dict]] = {}
-        for row in generations:
-            tasks.setdefault(row["task"], []).append(row)
+        tasks = {task: saved.rows(task) for task in dict.fromkeys(row["task"] for row in saved.generations)}
         if not tasks:
             raise ValueError("generations.jsonl holds no row of any task; evaluate again")
         metrics: dict[str, Metric] = {}
         for task, rows in tasks.items():
-            metrics |= perplexities(rows, resamples) if task == WIKITEXT else accuracies(task, rows, resamples)
-        return {**metrics, **averages(tasks, resamples)}
-
-    def from_logs(self, log: Path, oracle_log: Path | None, compat: str, resamples: int) -> dict[str, Metric]:
-        """Raises ValueError: there are no such logs."""
-        raise ValueError(f"from_logs={log}: utility reads no logs of other code; leave from_logs out")
+            metrics |= perplexities(rows, saved.resamples) if task == WIKITEXT else accuracies(task, rows, saved.resamples)
+        return {**metrics, **averages(tasks, saved.resamples)}
 
 
-def accuracies(task: str, rows: Sequence[dict], resamples: int = 1000) -> dict[str, Metric]:
+def accuracies(task: str, rows: Sequence[Row], resamples: int = 1000) -> dict[str, Metric]:
     """`<task>_acc`, and `<task>_acc_norm` where the task has it: means of the harness's verdicts on the documents."""
     metrics = {}
     for name, definition in VERDICTS.items():
         if name in rows[0]:
-            values = np.array([row[name] for row in rows])
             what = MASS if task == TRUTHFULQA[1] else definition
-            items = {task: [row["index"] for row in rows]}
-            metrics[f"{task}_{name}"] = measured({task: values}, f"{what}; {_source(rows)}", items=items, resamples=resamples)
+            values = by_question((row[name] for row in rows), rows)
+            metrics[f"{task}_{name}"] = mean_over(values, f"{what}; {_source(rows)}", resamples, task)
     return metrics
 
 
-def perplexities(rows: Sequence[dict], resamples: int = 1000) -> dict[str, Metric]:
+def perplexities(rows: Sequence[Row], resamples: int = 1000) -> dict[str, Metric]:
     """The four numbers of WikiText; documents are what the bootstrap draws."""
     about = (
         f"of the detokenised texts, each token given what precedes it in its window of at most {rows[0]['window']} tokens, the "
@@ -103,7 +94,7 @@ def perplexities(rows: Sequence[dict], resamples: int = 1000) -> dict[str, Metri
     return metrics
 
 
-def averages(tasks: Mapping[str, Sequence[dict]], resamples: int = 1000) -> dict[str, Metric]:
+def averages(tasks: Mapping[str, Sequence[Row]], resamples: int = 1000) -> dict[str, Metric]:
     """`avg_acc_10` and `avg_acc_9`, if all their tasks are there. Raises ValueError if MC1 and MC2 were asked other questions."""
     if not set(AVERAGED) <= tasks.keys():
         return {}
@@ -144,7 +135,7 @@ def _of_nine(samples: Samples) -> float:
     return float(np.mean([*(samples[name].mean() for name in SINGLE), samples["truthfulqa"].mean()]))
 
 
-def _source(rows: Sequence[dict]) -> str:
+def _source(rows: Sequence[Row]) -> str:
     """Who evaluated how much of the task."""
     by, all_rows = rows[0]["by"], rows[0]["of"]
     return by if len(rows) == all_rows else f"{by}, the first {len(rows)} of {all_rows} documents only"

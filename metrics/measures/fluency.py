@@ -11,22 +11,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from omegaconf import DictConfig
-from transformers import AutoConfig
+import pandas as pd
 
+from metrics.tables import mean_over
 from metrics.text_quality import reading
-from utils.distributed import gathered, main_first, rank, world_size
-from utils.engine.engine import Engine
-from utils.evaluation.measure import Evaluated, Measure, rows_of_benchmark
+from utils.checks import whole
+from utils.distributed import main_first
+from utils.evaluation.measure import Measure
 from utils.fingerprint import text_hash
-from utils.items.benchmark import Benchmark
-from utils.items.metric import Metric, measured
-from utils.judges.judges import ClassifierJudge
-from utils.shared_work import kept_rows
-from utils.tokens.prompts import Encoder
-from utils.weights.models import model_folder
+from utils.items.benchmark import Benchmark, Extra, Resources
+from utils.items.metric import Metric
+from utils.items.requests import Request
+from utils.items.saved import Row, Saved
+from utils.shared_work import extended_rows
 
 
 @dataclass(frozen=True)
@@ -49,12 +47,11 @@ class Fluency(Measure):
             ("max_length", self.max_length, 2),
             ("batch_size", self.batch_size, 1),
         ):
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise ValueError(f"measure.{self.name}.{key}={value}: write a whole number from {least}")
+            whole(f"measure.{self.name}.{key}", value, least)
 
-    def check(self, benchmark: Benchmark, split: str) -> None:
+    def check(self, benchmark: Benchmark, asked: Sequence[Request]) -> None:
         """Raises ValueError if the benchmark asks for no answers, or the classifier is not there or has no such label."""
-        if not any(request.truth is not None for request in benchmark.requests(split)):
+        if not any(request.truth is not None for request in asked):
             raise ValueError(
                 f"measure={self.name}: benchmark={benchmark.name} asks for no answers of the model's own, which would read well "
                 f"or not; leave {self.name} out"
@@ -62,49 +59,51 @@ class Fluency(Measure):
         if self.classifier is not None:
             self._check_classifier(self.classifier)
 
-    def enrich(self, rows: list[dict], engine: Engine, encoder: Encoder, folder: Path, cfg: DictConfig) -> list[dict]:
-        """Adds `clean`, the classifier's probability, and `clean_by`, its name, to the benchmark's own rows."""
-        if self.classifier is None:
-            return rows
-        judge = self._judge(self.classifier)
-        own = _answered(rows)
+    @property
+    def extras(self) -> Sequence[Extra]:
+        """The classifier, if one is named."""
+        return () if self.classifier is None else (self.add_verdicts,)
 
-        def judged() -> list[dict]:
-            mine = own[rank() :: world_size()]
-            verdicts = judge.judge([row["question"] for row in mine], [row["generation"] for row in mine])
-            found = [{**_key(row), "clean": verdict.score} for row, verdict in zip(mine, verdicts, strict=True)]
-            return sorted(gathered(found), key=lambda row: (row["task"], row["index"]))
+    def add_verdicts(self, rows: list[Row], resources: Resources) -> list[Row]:
+        """Adds `clean`, the classifier's probability, and `clean_by`, its name, to the rows with an answer."""
+        from utils.judges.judges import ClassifierJudge  # loads transformers, which the numbers do without
 
-        kept = kept_rows(folder / "parts" / f"{self.name}-{text_hash(judge.name)}.jsonl", judged)
-        found = {(row["task"], row["index"]): {"clean": row["clean"], "clean_by": judge.path} for row in kept}
-        return [{**row, **found.get((row["task"], row["index"]), {})} for row in rows]
+        judge = ClassifierJudge(self.classifier, "{output}", [self.label], max_length=self.max_length, batch_size=self.batch_size)
 
-    def from_tables(self, found: Evaluated) -> dict[str, Metric]:
+        def judged(rows: Sequence[Row]) -> list[Row]:
+            verdicts = judge.judge([row["question"] for row in rows], [row["generation"] for row in rows])
+            return [{"clean": verdict.score, "clean_by": self.classifier} for verdict in verdicts]
+
+        path = resources.folder / "parts" / f"{self.name}-{text_hash(judge.name)}.jsonl"
+        return extended_rows(rows, lambda row: "generation" in row, path, judged)
+
+    def numbers(self, saved: Saved) -> dict[str, Metric]:
         """The numbers of each task with answers, and of all of them together."""
-        rows = _answered(found.generations)
+        rows = [row for row in saved.generations if "generation" in row]
         tasks = list(dict.fromkeys(row["task"] for row in rows))
         metrics: dict[str, Metric] = {}
         for end, chosen in [*((f"_{task}", [row for row in rows if row["task"] == task]) for task in tasks), ("", rows)]:
-            metrics |= {f"{self.name}_{name}{end}": metric for name, metric in self._of(chosen, found.resamples).items()}
+            metrics |= {f"{self.name}_{name}{end}": metric for name, metric in self._of(chosen, saved.resamples).items()}
         return metrics
 
-    def _of(self, rows: Sequence[dict], resamples: int) -> dict[str, Metric]:
+    def _of(self, rows: Sequence[Row], resamples: int) -> dict[str, Metric]:
         metrics = reading({(row["task"], row["index"]): row["generation"] for row in rows}, resamples)
-        known = [row for row in rows if "clean" in row]
-        if known:
+        judged = [row for row in rows if "clean" in row]
+        if judged:
             definition = (
-                f"mean probability of label {self.label} of the classifier {known[0]['clean_by']}, which reads "
+                f"mean probability of label {self.label} of the classifier {judged[0]['clean_by']}, which reads "
                 f"{self.max_length} tokens of an output; high is clean, though open-unlearning calls it gibberish; classifiers "
                 "do not compare"
             )
-            values, items = [row["clean"] for row in known], [(row["task"], row["index"]) for row in known]
-            metrics["clean"] = measured({"items": values}, definition, items={"items": items}, resamples=resamples)
+            clean = pd.Series({(row["task"], row["index"]): row["clean"] for row in judged})
+            metrics["clean"] = mean_over(clean, definition, resamples)
         return metrics
 
-    def _judge(self, path: str) -> ClassifierJudge:
-        return ClassifierJudge(path, "{output}", [self.label], max_length=self.max_length, batch_size=self.batch_size)
-
     def _check_classifier(self, path: str) -> None:
+        from transformers import AutoConfig  # as in add_verdicts
+
+        from utils.weights.models import model_folder
+
         try:
             with main_first():
                 labels = AutoConfig.from_pretrained(model_folder(path)).num_labels
@@ -115,12 +114,3 @@ class Fluency(Measure):
             ) from error
         if self.label >= labels:
             raise ValueError(f"measure.{self.name}.label={self.label}: {path} has labels 0 to {labels - 1}")
-
-
-def _answered(rows: Sequence[dict]) -> list[dict]:
-    """The benchmark's own rows that hold an answer of the model."""
-    return [row for row in rows_of_benchmark(rows) if "generation" in row]
-
-
-def _key(row: dict) -> dict:
-    return {"task": row["task"], "index": row["index"]}

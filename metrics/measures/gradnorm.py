@@ -18,39 +18,28 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, partial
-from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import pandas as pd
 import torch
-from hydra.utils import instantiate
-from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.linalg import vector_norm
 from tqdm import tqdm
 
-from metrics.measures.membership import (
-    GROUPS,
-    WITHOUT,
-    DropEos,
-    Dropped,
-    check_drop_eos,
-    check_members,
-    dropped,
-    membership_auc,
-    per_question,
-)
-from utils.distributed import gathered, is_main, rank, world_size
+from metrics.measures.membership import GROUPS, check_members, membership_auc
+from metrics.tables import WITHOUT, DropEos, check_drop_eos, dropped, mean_over, per_question
+from utils.checks import choose, flag, positive
+from utils.distributed import is_main
 from utils.draws import draw
 from utils.engine.engine import Engine, evaluating
-from utils.evaluation.measure import OWN, Evaluated, Measure
-from utils.items.benchmark import Benchmark
-from utils.items.metric import Metric, measured
+from utils.evaluation.measure import Measure
+from utils.items.benchmark import Benchmark, Extra, Resources
+from utils.items.metric import Metric
 from utils.items.requests import Request
-from utils.shared_work import kept_rows
+from utils.items.saved import Row, Saved
+from utils.shared_work import kept_rows, shared_out
 from utils.tokens.example import Example
 from utils.tokens.prompts import Encoder
-from utils.weights.models import is_adapter, load_adapter, model_folder, resolve_precision
 
 Parameters = Literal["all", "adapter"]
 
@@ -71,88 +60,90 @@ class GradNorm(Measure):
 
     def __post_init__(self) -> None:
         check_drop_eos(self.name, self.drop_eos)
-        if isinstance(self.p, bool) or not isinstance(self.p, int | float) or not 0 < self.p < math.inf:
-            raise ValueError(f"measure.{self.name}.p={self.p}: write a number above 0 (released: 2)")
-        if self.parameters not in get_args(Parameters):
-            raise ValueError(f"measure.{self.name}.parameters={self.parameters}: write one of {', '.join(get_args(Parameters))}")
-        if not isinstance(self.train_mode, bool):
-            raise ValueError(f"measure.{self.name}.train_mode={self.train_mode}: write true or false")
+        positive(f"measure.{self.name}.p", self.p)
+        choose(f"measure.{self.name}.parameters", self.parameters, get_args(Parameters))
+        flag(f"measure.{self.name}.train_mode", self.train_mode)
 
-    def check(self, benchmark: Benchmark, split: str) -> None:
+    def check(self, benchmark: Benchmark, asked: Sequence[Request]) -> None:
         """Raises ValueError if nothing that the benchmark asks about was never trained on."""
-        check_members(self.name, benchmark, split)
+        check_members(self.name, benchmark, asked)
 
-    def enrich(self, rows: list[dict], engine: Engine, encoder: Encoder, folder: Path, cfg: DictConfig) -> list[dict]:
-        """Adds a row for each answer of both groups: task <task>@<name>, index, number, norm, and how it was taken.
+    @property
+    def extras(self) -> Sequence[Extra]:
+        return (self.add_norms,)
+
+    def add_norms(self, rows: list[Row], resources: Resources) -> list[Row]:
+        """Adds a row for each answer of both groups: task, index, number, norm, and how it was taken.
 
         Raises ValueError for parameters=adapter without an adapter, and for a gradient that is not finite.
         """
-        benchmark = instantiate(cfg.benchmark)
-        own = cache(lambda: engine if self.parameters == "all" else self._adapter_engine(engine, encoder, cfg))
-        found = list(rows)
-        for task in benchmark.members:
-            asked = [request for request in benchmark.requests(cfg.split) if request.task == task]
-            name = f"{task}{OWN}{self.name}"
-            compute = partial(self._rows, own, encoder, asked, cfg)
-            found += kept_rows(folder / "parts" / f"{name}.jsonl", compute)
-        return found
+        engine = cache(lambda: resources.engine if self.parameters == "all" else self._adapter(resources.adapter))
+        for task in resources.benchmark.members:
+            path = resources.folder / "parts" / f"{self.name}_{task}.jsonl"
+            rows = rows + kept_rows(path, partial(self._rows, task, engine, resources))
+        return rows
 
-    def from_tables(self, found: Evaluated) -> dict[str, Metric]:
+    def numbers(self, saved: Saved) -> dict[str, Metric]:
         """The AUC, and the mean norm of each group. Raises ValueError if there are no norms, or they were taken otherwise."""
-        tasks = dict(zip(GROUPS, found.benchmark.members, strict=True))
-        groups = {group: self._norms(task, found) for group, task in tasks.items()}
+        tasks = dict(zip(GROUPS, saved.members, strict=True))
+        groups = {group: self._norms(task, saved) for group, task in tasks.items()}
         which = {"all": "all parameters", "adapter": "the adapter's parameters"}[self.parameters]
         of = (
             f"the mean over tensors of the {self.p:g}-norm of the gradient of a text's mean loss, {which}, "
-            f"{'train' if self.train_mode else 'eval'} mode; {WITHOUT[dropped(self.drop_eos, found.compat)]}"
+            f"{'train' if self.train_mode else 'eval'} mode; {WITHOUT[dropped(self.drop_eos, saved.compat)]}"
         )
-        metrics = {f"mia_{self.name}": membership_auc(groups, f"the attack gradnorm (open-unlearning), {of}", found)}
+        metrics = {f"mia_{self.name}": membership_auc(groups, f"the attack gradnorm (open-unlearning), {of}", saved)}
         for group, task in tasks.items():
-            norms, definition = groups[group], f"mean over task {task} of {of}; compat={found.compat}; open-unlearning"
-            items = {task: list(norms.index)}
-            metrics[f"{self.name}_{task}"] = measured(
-                {task: norms.to_numpy()}, definition, items=items, resamples=found.resamples
-            )
+            definition = f"mean over task {task} of {of}; compat={saved.compat}; open-unlearning"
+            metrics[f"{self.name}_{task}"] = mean_over(groups[group], definition, saved.resamples, task)
         return metrics
 
-    def _rows(self, engine_of: Callable[[], Engine], encoder: Encoder, asked: Sequence[Request], cfg: DictConfig) -> list[dict]:
+    def _rows(self, task: str, engine_of: Callable[[], Engine], resources: Resources) -> list[Row]:
         """The rows of one task, longest text first, shared out to the processes; all rows on each of them."""
-        engine = engine_of()
+        engine, encoder = engine_of(), resources.encoder
+        asked = [request for request in resources.requests if request.task == task]
         texts = [(r, number, text) for r in asked for role, number, text in r.answers if role == "answer"]
-        examples = [self._without_end(encoder.example(r.asked, text), encoder, cfg.compat) for r, _, text in texts]
+        examples = [self._without_end(encoder.example(r.asked, text), encoder) for r, _, text in texts]
         order = sorted(range(len(texts)), key=lambda place: -len(examples[place].prompt) - len(examples[place].answer))
-        rows = []
-        with _all_train(engine.model, self.parameters == "all"):
-            for place in tqdm(order[rank() :: world_size()], desc="gradients", unit="text", disable=not is_main()):
-                (request, number, _), example = texts[place], examples[place]
-                norm = self._norm(engine, example, draw(cfg.seed, 0, request.index, f"dropout of {request.task}", 2**63))
-                if not math.isfinite(norm):
-                    raise ValueError(
-                        f"measure={self.name}: the gradient of task {request.task}, row {request.index + 1} is not finite; use "
-                        f"precision=float32, or leave {self.name} out"
-                    )
-                named = {"task": f"{request.task}{OWN}{self.name}", "index": request.index, "number": number}
-                rows.append({**named, "norm": norm, **self._taken(cfg.compat)})
-        return sorted(gathered(rows), key=lambda row: (row["index"], row["number"]))
 
-    def _norm(self, engine: Engine, example: Example, seed: int) -> float:
+        def norms(places: Sequence[int]) -> list[float]:
+            told = tqdm(places, desc="gradients", unit="text", disable=not is_main())
+            with _all_train(engine.model, self.parameters == "all"):
+                return [self._norm(engine, examples[place], texts[place][0], resources.seed) for place in told]
+
+        taken = self._taken(encoder.compat)
+        rows = [
+            {"task": task, "index": texts[place][0].index, "number": texts[place][1], "norm": norm, **taken}
+            for place, norm in zip(order, shared_out(order, norms), strict=True)
+        ]
+        return sorted(rows, key=lambda row: (row["index"], row["number"]))
+
+    def _norm(self, engine: Engine, example: Example, request: Request, seed: int) -> float:
         if not len(example):
             return 0.0  # no token is left, and the loss of nothing has no gradient
-        with _dropout(engine, seed) if self.train_mode else evaluating(engine.model):
-            return gradient_norm(engine, example, self.p)
+        drawn = draw(seed, 0, request.index, f"dropout of {request.task}", 2**63)
+        with _dropout(engine, drawn) if self.train_mode else evaluating(engine.model):
+            norm = gradient_norm(engine, example, self.p)
+        if not math.isfinite(norm):
+            raise ValueError(
+                f"measure={self.name}: the gradient of task {request.task}, row {request.index + 1} is not finite; use "
+                f"precision=float32, or leave {self.name} out"
+            )
+        return norm
 
-    def _taken(self, compat: str) -> dict:
+    def _taken(self, compat: str) -> dict[str, Any]:
         """How the norms are taken: those of other settings are not comparable."""
         drop = dropped(self.drop_eos, compat)
         return {"p": float(self.p), "parameters": self.parameters, "train_mode": self.train_mode, "drop_eos": drop}
 
-    def _norms(self, task: str, found: Evaluated) -> pd.Series:
+    def _norms(self, task: str, saved: Saved) -> pd.Series:
         """Norm of each question of a task, by its index."""
-        name = f"{task}{OWN}{self.name}"
-        rows = [row for row in found.generations if row["task"] == name]
+        rows = [row for row in saved.rows(task) if row["asked_by"] == self.name]
         if not rows:
-            raise ValueError(f"generations.jsonl has no rows of task {name}: evaluate the model again with measure=[{self.name}]")
-        for key, value in self._taken(found.compat).items():
+            raise ValueError(
+                f"generations.jsonl has no gradients of task {task}: evaluate the model again with measure=[{self.name}]"
+            )
+        for key, value in self._taken(saved.compat).items():
             if rows[0][key] != value:
                 raise ValueError(
                     f"measure.{self.name}.{key}: gradients in generations.jsonl were taken with {rows[0][key]}, not {value}; "
@@ -160,26 +151,17 @@ class GradNorm(Measure):
                 )
         return per_question([row["norm"] for row in rows], pd.DataFrame(rows))
 
-    def _without_end(self, example: Example, encoder: Encoder, compat: str) -> Example:
-        drop: Dropped = dropped(self.drop_eos, compat)
+    def _without_end(self, example: Example, encoder: Encoder) -> Example:
+        drop = dropped(self.drop_eos, encoder.compat)
         ends = drop == "last" or drop == "eos" and example.answer[-1] == encoder.tokenizer.eos_token_id
         return replace(example, answer=example.answer[:-1]) if ends else example
 
-    def _adapter_engine(self, engine: Engine, encoder: Encoder, cfg: DictConfig) -> Engine:
-        """The model of model.path with its adapter apart: evaluation has merged it into the weights."""
-        path = None if cfg.model.path is None else model_folder(cfg.model.path)
-        if cfg.reinforced.path is not None:
-            raise ValueError(
-                f"measure.{self.name}.parameters=adapter: not with reinforced.path, where two models answer; use all"
-            )
-        if path is None or not is_adapter(path):
-            raise ValueError(
-                f"measure.{self.name}.parameters=adapter: model.path={cfg.model.path} holds no adapter; use "
-                f"measure.{self.name}.parameters=all"
-            )
-        precision = resolve_precision(cfg.precision, cfg.model.dtype, training=False)
-        model = load_adapter(path, cfg.model, precision, trainable=True).to(engine.device).eval()
-        return Engine(model, encoder.pad_id, hide=engine.hide)
+    def _adapter(self, load: Callable[[], Engine]) -> Engine:
+        try:
+            return load()
+        except ValueError as error:
+            key = f"measure.{self.name}.parameters"
+            raise ValueError(f"{key}=adapter: {error}; use {key}=all") from error
 
 
 def gradient_norm(engine: Engine, example: Example, p: float = 2.0) -> float:
@@ -192,9 +174,8 @@ def gradient_norm(engine: Engine, example: Example, p: float = 2.0) -> float:
 
     def keep_norm(parameter: nn.Parameter) -> None:
         precise = torch.promote_types(parameter.grad.dtype, torch.float32)
-        by_row = vector_norm(
-            parameter.grad, ord=p, dim=-1, dtype=precise
-        )  # row by row: one sum over 10^8 numbers would lose digits
+        # Row by row: one sum over 10^8 numbers would lose digits.
+        by_row = vector_norm(parameter.grad, ord=p, dim=-1, dtype=precise)
         norms.append(vector_norm(by_row.double(), ord=p))
         parameter.grad = None
 

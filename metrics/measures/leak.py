@@ -17,22 +17,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import comb
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike
-from omegaconf import DictConfig
 
 from metrics.rouge import rouge
-from utils.distributed import gathered, rank, world_size
-from utils.engine.engine import Engine
+from metrics.tables import by_question, mean_over
+from utils.checks import is_whole, require, share, whole, whole_or
 from utils.engine.sampling import Sampling
-from utils.evaluation.measure import OWN, Evaluated, Measure
-from utils.items.benchmark import Benchmark
-from utils.items.metric import Metric, measured
+from utils.evaluation.measure import Measure
+from utils.items.benchmark import Benchmark, Extra, Resources, limited
+from utils.items.metric import Metric
 from utils.items.requests import Request
-from utils.shared_work import kept_rows
-from utils.tokens.prompts import Encoder
+from utils.items.saved import Row, Saved
+from utils.shared_work import extended_rows
 
 
 def expected_maximum(scores: ArrayLike, k: int) -> np.ndarray:
@@ -69,66 +67,54 @@ class Leak(Measure):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not _whole(self.n):
-            raise ValueError(f"measure.{self.name}.n={self.n}: write a number of answers from 1 (published: 200)")
-        if isinstance(self.ks, str) or not self.ks or not all(_whole(k) for k in self.ks) or len(set(self.ks)) < len(self.ks):
-            raise ValueError(f"measure.{self.name}.ks={self.ks}: write a list of different whole numbers from 1")
-        if max(self.ks) > self.n:
-            raise ValueError(
-                f"measure.{self.name}.ks: the worst of {max(self.ks)} cannot be told from n={self.n} answers; leave out what is "
-                f"above n, or raise measure.{self.name}.n"
-            )
-        number = isinstance(self.threshold, int | float) and not isinstance(self.threshold, bool)
-        if not number or not 0 < self.threshold <= 1:
-            raise ValueError(f"measure.{self.name}.threshold={self.threshold}: write a ROUGE-L recall above 0 and up to 1")
-        if self.questions != "all" and not _whole(self.questions):
-            raise ValueError(f"measure.{self.name}.questions={self.questions}: write all, or a number of questions from 1")
+        key = f"measure.{self.name}"
+        whole(f"{key}.n", self.n, 1, "answers; published: 200")
+        listed = not isinstance(self.ks, str) and all(is_whole(k, 1) for k in self.ks) and 0 < len(self.ks) == len(set(self.ks))
+        require(listed, f"{key}.ks", self.ks, "a list of different whole numbers from 1")
+        require(max(self.ks) <= self.n, f"{key}.ks", self.ks, f"none above {key}.n={self.n}: the worst of so many cannot be told")
+        share(f"{key}.threshold", self.threshold, "a ROUGE-L recall")
+        whole_or(f"{key}.questions", self.questions, "all")
         _ = self.sampling
 
     @property
     def sampling(self) -> Sampling:
         return Sampling(self.temperature, self.top_p, self.seed)
 
-    def check(self, benchmark: Benchmark, split: str) -> None:
+    def check(self, benchmark: Benchmark, asked: Sequence[Request]) -> None:
         """Raises ValueError if the model gives no answers about what is to be forgotten."""
-        if not self.requests(benchmark, split):
+        if not self.requests(benchmark, asked):
             raise ValueError(
                 f"measure={self.name}: benchmark={benchmark.name} asks for no answers about what is to be forgotten, which could "
                 f"leak; leave {self.name} out"
             )
 
-    def requests(self, benchmark: Benchmark, split: str) -> list[Request]:
-        """The questions about what is to be forgotten once more, as tasks <task>@<name>, for answers alone and n of them."""
-        asked = [r for r in benchmark.requests(split) if r.task in benchmark.forgotten and r.truth is not None]
-        if self.questions != "all":
-            firsts = {task: [r for r in asked if r.task == task][: int(self.questions)] for task in benchmark.forgotten}
-            asked = [request for of_task in firsts.values() for request in of_task]
-        return [replace(r, task=f"{r.task}{OWN}{self.name}", answers=(), sampling=self.sampling, samples=self.n) for r in asked]
+    def requests(self, benchmark: Benchmark, asked: Sequence[Request]) -> list[Request]:
+        """The questions about what is to be forgotten once more, for answers alone and n of them."""
+        again: list[Request] = []
+        for task in benchmark.forgotten:
+            again += limited([r for r in asked if r.task == task and r.truth is not None], self.questions)
+        return [replace(r, answers=(), sampling=self.sampling, samples=self.n) for r in again]
 
-    def enrich(self, rows: list[dict], engine: Engine, encoder: Encoder, folder: Path, cfg: DictConfig) -> list[dict]:
+    @property
+    def extras(self) -> Sequence[Extra]:
+        return (self.add_recalls,)
+
+    def add_recalls(self, rows: list[Row], resources: Resources) -> list[Row]:
         """Adds `samples_rougeL`, the score of each answer in `samples`; texts that come twice are scored once."""
-        own = [row for row in rows if row["task"].endswith(f"{OWN}{self.name}")]
+        path = resources.folder / "parts" / f"{self.name}.jsonl"
+        return extended_rows(rows, lambda row: row["asked_by"] == self.name, path, _recalls)
 
-        def scored() -> list[dict]:
-            mine = [{**_key(row), "samples_rougeL": _recalls(row)} for row in own[rank() :: world_size()]]
-            return sorted(gathered(mine), key=lambda row: (row["task"], row["index"]))
-
-        kept = kept_rows(folder / "parts" / f"{self.name}.jsonl", scored)
-        found = {(row["task"], row["index"]): row for row in kept}
-        return [{**row, **found.get((row["task"], row["index"]), {})} for row in rows]
-
-    def from_tables(self, found: Evaluated) -> dict[str, Metric]:
+    def numbers(self, saved: Saved) -> dict[str, Metric]:
         """leak@k and leak_rate@k of each task and k. Raises ValueError for rows without scores, or with too few for a k."""
         metrics: dict[str, Metric] = {}
-        for task in found.benchmark.forgotten:
-            rows = [row for row in found.generations if row["task"] == f"{task}{OWN}{self.name}"]
-            if rows:
-                metrics |= self._of_task(task, rows, found.resamples)
+        for task in saved.forgotten:
+            if rows := [row for row in saved.rows(task) if row["asked_by"] == self.name]:
+                metrics |= self._of_task(task, rows, saved.resamples)
         if not metrics:
             raise ValueError(f"generations.jsonl has no sampled answers: evaluate the model again with measure=[{self.name}]")
         return metrics
 
-    def _of_task(self, task: str, rows: Sequence[dict], resamples: int) -> dict[str, Metric]:
+    def _of_task(self, task: str, rows: Sequence[Row], resamples: int) -> dict[str, Metric]:
         lacking = [row["index"] for row in rows if len(row.get("samples_rougeL", ())) < max(self.ks)]
         if lacking:
             raise ValueError(
@@ -148,19 +134,14 @@ class Leak(Measure):
                     f"mean over questions of task {task} of the {words} among {k} sampled answers; unbiased, from {drawn}; "
                     "leak@k (arXiv 2511.04934) with other scores than there"
                 )
-                estimates, items = {task: expected_maximum(values, k)}, {task: [row["index"] for row in rows]}
-                metrics[f"{kind}@{k}_{task}"] = measured(estimates, definition, items=items, resamples=resamples)
+                estimates = by_question(expected_maximum(values, k), rows)
+                metrics[f"{kind}@{k}_{task}"] = mean_over(estimates, definition, resamples, task)
         return metrics
 
 
-def _key(row: dict) -> dict:
-    return {"task": row["task"], "index": row["index"]}
-
-
-def _recalls(row: dict) -> list[float]:
-    known = {text: rouge(text, row["truth"]).rougeL_recall for text in dict.fromkeys(row["samples"])}
-    return [known[text] for text in row["samples"]]
-
-
-def _whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+def _recalls(rows: Sequence[Row]) -> list[Row]:
+    found: list[Row] = []
+    for row in rows:
+        by_text = {text: rouge(text, row["truth"]).rougeL_recall for text in dict.fromkeys(row["samples"])}
+        found.append({"samples_rougeL": [by_text[text] for text in row["samples"]]})
+    return found

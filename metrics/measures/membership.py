@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -29,22 +29,19 @@ from metrics.membership_attacks import (
     reference_attack,
     zlib_attack,
 )
-from utils.evaluation.measure import Evaluated, Measure
+from metrics.tables import WITHOUT, DropEos, Dropped, answers_of, check_drop_eos, dropped, kept_tokens, per_question
+from utils.checks import is_share, require
+from utils.evaluation.measure import Measure
 from utils.items.benchmark import Benchmark
 from utils.items.metric import Metric, Samples, measured
+from utils.items.requests import Request, tasks_with_answers
+from utils.items.saved import Saved
 
 log = logging.getLogger(__name__)
 
-DropEos = Literal["auto", "eos", "last", "never"]
-Dropped = Literal["eos", "last", "never"]
 Groups = Mapping[str, pd.Series]  # members, others -> one score per question, by its index
 
 GROUPS = ("members", "others")
-WITHOUT: Mapping[Dropped, str] = {
-    "eos": "a supervised EOS is left out",
-    "last": "the last token is left out",
-    "never": "the last token counts, EOS or not",
-}
 
 
 @dataclass(frozen=True)
@@ -73,32 +70,30 @@ class Membership(Measure):
 
     def __post_init__(self) -> None:
         check_drop_eos(self.name, self.drop_eos)
-        numbers = [k for k in self.ks if isinstance(k, int | float) and not isinstance(k, bool) and 0 < k <= 1]
-        if not self.ks or len(set(numbers)) < len(self.ks):
-            raise ValueError(f"measure.{self.name}.k={self.k}: write a number above 0 and up to 1 (MUSE: 0.4), or a list of such")
+        fits = 0 < len(self.ks) == len(set(filter(is_share, self.ks)))
+        require(fits, f"measure.{self.name}.k", self.k, "a number above 0 and up to 1 (MUSE: 0.4), or a list of such")
 
     @property
     def ks(self) -> list[float]:
         return list(self.k) if isinstance(self.k, Sequence) else [self.k]
 
-    def check(self, benchmark: Benchmark, split: str) -> None:
+    def check(self, benchmark: Benchmark, asked: Sequence[Request]) -> None:
         """Raises ValueError if nothing that the benchmark asks about was never trained on."""
-        check_members(self.name, benchmark, split)
+        check_members(self.name, benchmark, asked)
 
-    def from_tables(self, found: Evaluated) -> dict[str, Metric]:
+    def numbers(self, saved: Saved) -> dict[str, Metric]:
         """The attacks that the tables allow. Raises ValueError if one of the two groups was not scored."""
-        tasks = dict(zip(GROUPS, found.benchmark.members, strict=True))
-        rows = {group: answers_of(found.scores, task, self.name) for group, task in tasks.items()}
-        oracle = None if found.oracle is None else _oracle(rows, found.oracle)
-        theirs = {} if oracle is None else self._scores(oracle, found.compat, "oracle.parquet")
+        rows = {group: answers_of(saved.scores, task) for group, task in zip(GROUPS, saved.members, strict=True)}
+        oracle = None if saved.oracle is None else _oracle(rows, saved.oracle)
+        of_oracle = {} if oracle is None else self._scores(oracle, saved.compat, "oracle.parquet")
         if oracle is not None:
-            rows = {group: own.assign(reference_logp=oracle[group]["logp"]) for group, own in rows.items()}
+            rows = {group: table.assign(reference_logp=oracle[group]["logp"]) for group, table in rows.items()}
         metrics: dict[str, Metric] = {}
-        for attack, groups in self._scores(rows, found.compat, "scores.parquet").items():
-            words = self._words(attack, found)
-            metrics[f"mia_{attack}"] = membership_auc(groups, words, found)
+        for attack, groups in self._scores(rows, saved.compat, "scores.parquet").items():
+            words = self._words(attack, saved.compat)
+            metrics[f"mia_{attack}"] = membership_auc(groups, words, saved)
             if attack != "reference":
-                metrics |= _beside_oracle(f"mia_{attack}", groups, theirs.get(attack), words, found)
+                metrics |= _beside_oracle(f"mia_{attack}", groups, of_oracle.get(attack), words, saved)
         return metrics
 
     def attacks(self) -> dict[str, Attack]:
@@ -138,82 +133,44 @@ class Membership(Measure):
                 lost[name] = missing[0]
                 continue
             drop = dropped(self.drop_eos, compat, attack.released)
-            found[name] = {group: _scored(attack, table, drop, self.name) for group, table in rows.items()}
+            found[name] = {group: _scored(attack, table, drop) for group, table in rows.items()}
         lost.pop("reference", None)  # not asked for: there is no oracle
         if lost:
             columns = ", ".join(dict.fromkeys(lost.values()))
             log.warning("%s has no column %s: left out: %s; evaluate again to have them", file, columns, ", ".join(lost))
         return found
 
-    def _words(self, name: str, found: Evaluated) -> str:
+    def _words(self, name: str, compat: str) -> str:
         attack = self.attacks()[name]
-        return f"the attack {attack.words}; {WITHOUT[dropped(self.drop_eos, found.compat, attack.released)]}"
+        return f"the attack {attack.words}; {WITHOUT[dropped(self.drop_eos, compat, attack.released)]}"
 
 
-def membership_auc(groups: Groups, words: str, found: Evaluated) -> Metric:
+def membership_auc(groups: Groups, words: str, saved: Saved) -> Metric:
     """AUC of scores that are high for texts which were not trained on. Raises ValueError for a NaN."""
-    definition = f"AUC of {words}; 1: remembered, 0.5: like unseen text, 0: less likely than unseen text; {_about(found)}"
-    items = {group: list(scores.index) for group, scores in groups.items()}
+    definition = f"AUC of {words}; 1: remembered, 0.5: like unseen text, 0: less likely than unseen text; {_about(saved)}"
     samples = {group: scores.to_numpy() for group, scores in groups.items()}
-    return measured(samples, definition, auc_of_groups, items=items, resamples=found.resamples)
+    return measured(samples, definition, auc_of_groups, items=_items(groups), resamples=saved.resamples)
 
 
-def check_members(measure: str, benchmark: Benchmark, split: str) -> None:
+def check_members(measure: str, benchmark: Benchmark, asked: Sequence[Request]) -> None:
     """Raises ValueError unless the benchmark asks about texts that were trained on and such that were not."""
     if benchmark.members is None:
         raise ValueError(
             f"measure={measure}: benchmark={benchmark.name} has no texts that were never trained on, to tell members from; "
             f"leave {measure} out"
         )
-    asked = {r.task for r in benchmark.requests(split) if any(role == "answer" for role, *_ in r.answers)}
-    lost = [task for task in benchmark.members if task not in asked]
+    lost = [task for task in benchmark.members if task not in tasks_with_answers(asked)]
     if lost:
         raise ValueError(
-            f"measure={measure}: the data of benchmark={benchmark.name} hold no task {lost[0]} for split={split}; add its file "
+            f"measure={measure}: the data of benchmark={benchmark.name} hold no task {lost[0]} for this split; add its file "
             f"below data_root, or leave {measure} out"
         )
 
 
-def check_drop_eos(measure: str, value: str) -> None:
-    """Raises ValueError unless the value is one of DropEos."""
-    if value not in get_args(DropEos):
-        raise ValueError(f"measure.{measure}.drop_eos={value}: write one of {', '.join(get_args(DropEos))}")
-
-
-def dropped(drop_eos: DropEos, compat: str, released: Dropped = "last") -> Dropped:
-    """What auto stands for: `released` with compat=open_unlearning, else eos."""
-    if drop_eos != "auto":
-        return drop_eos
-    return released if compat == "open_unlearning" else "eos"
-
-
-def kept_tokens(rows: pd.DataFrame, drop: Dropped, measure: str) -> list[int]:
-    """How many of the first tokens of each answer count. Raises ValueError for a table from before it said which end in EOS."""
-    if drop == "eos" and "eos" not in rows:
-        raise ValueError(
-            f"scores.parquet does not say which answers end in EOS: evaluate the model again, or leave the last token out of all "
-            f"with measure.{measure}.drop_eos=last"
-        )
-    return (rows["tokens"] - (rows["eos"].astype(int) if drop == "eos" else int(drop == "last"))).tolist()
-
-
-def answers_of(scores: pd.DataFrame, task: str, measure: str) -> pd.DataFrame:
-    """The true answers of a task in order. Raises ValueError if there are none."""
-    rows = scores[(scores["task"] == task) & (scores["role"] == "answer")]
-    if rows.empty:
-        raise ValueError(f"scores.parquet has no answers of task {task}: evaluate the model again with measure=[{measure}]")
-    return rows.sort_values(["index", "number"], ignore_index=True)
-
-
-def per_question(values: Sequence[float], rows: pd.DataFrame) -> pd.Series:
-    """The value of each question, by its index: the mean over its answers, if there are several in `rows`."""
-    return pd.Series(values, index=rows["index"], dtype=float).groupby(level=0).mean()
-
-
-def _scored(attack: Attack, rows: pd.DataFrame, drop: Dropped, measure: str) -> pd.Series:
+def _scored(attack: Attack, rows: pd.DataFrame, drop: Dropped) -> pd.Series:
     """The score of each question. An answer of which no token is left has 0, as in open-unlearning."""
     scores = []
-    for kept, *values in zip(kept_tokens(rows, drop, measure), *(rows[column] for column in attack.needs), strict=True):
+    for kept, *values in zip(kept_tokens(rows, drop), *(rows[column] for column in attack.needs), strict=True):
         tokens = [value if isinstance(value, str) else np.asarray(value, np.float64)[:kept] for value in values]
         scores.append(attack.score(dict(zip(attack.needs, tokens, strict=True))) if kept else 0.0)
     return per_question(scores, rows)
@@ -225,36 +182,35 @@ def _oracle(rows: Mapping[str, pd.DataFrame], oracle: pd.DataFrame) -> dict[str,
     Raises ValueError if it read other tokens.
     """
     keys = ["task", "index", "role", "number"]
-    known = oracle.set_index(keys)
+    by_place = oracle.set_index(keys)
     found = {}
-    for group, own in rows.items():
-        wanted, task = pd.MultiIndex.from_frame(own[keys]), own["task"].iloc[0]
-        if not wanted.isin(known.index).all():
+    for group, table in rows.items():
+        places, task = pd.MultiIndex.from_frame(table[keys]), table["task"].iloc[0]
+        if not places.isin(by_place.index).all():
             log.warning("oracle.parquet lacks answers of task %s: no attack compares with the retain oracle", task)
             return None
-        theirs = known.loc[wanted].reset_index()
-        other = np.flatnonzero(theirs["tokens"] != own["tokens"])
+        same = by_place.loc[places].reset_index()
+        other = np.flatnonzero(same["tokens"] != table["tokens"])
         if other.size:
-            index = own["index"].iloc[other[0]]
+            index = table["index"].iloc[other[0]]
             raise ValueError(f"oracle.parquet: task {task}, row {index + 1} has other tokens; evaluate the oracle again")
-        shared = [column for column in (*keys, "tokens", "eos", "wanted") if column in own]
-        statistics = [column for column in ("logp", *Membership.statistics) if column in theirs]
-        found[group] = pd.concat([own[shared], theirs[statistics]], axis=1)
+        statistics = [column for column in ("logp", *Membership.statistics) if column in same]
+        found[group] = pd.concat([table[[*keys, "tokens", "eos", "wanted"]], same[statistics]], axis=1)
     return found
 
 
-def _beside_oracle(name: str, groups: Groups, theirs: Groups | None, words: str, found: Evaluated) -> dict[str, Metric]:
+def _beside_oracle(name: str, groups: Groups, of_oracle: Groups | None, words: str, saved: Saved) -> dict[str, Metric]:
     """privleak and rel_diff, where there is an oracle's AUC to divide by."""
-    released = found.compat == "open_unlearning"
-    if theirs is None and (found.oracle is not None or not released):
+    released = saved.compat == "open_unlearning"
+    if of_oracle is None and (saved.oracle is not None or not released):
         return {}
-    oracle = 0.5 if theirs is None else auc(*theirs.values())
-    beside = "0.5, as there is no retain oracle" if theirs is None else f"{oracle:.4f}, that of the retain oracle"
+    oracle = 0.5 if of_oracle is None else auc(*of_oracle.values())
+    beside = "0.5, as there is no retain oracle" if of_oracle is None else f"{oracle:.4f}, that of the retain oracle"
     samples: Samples = {
-        group: scores.to_numpy() if theirs is None else np.column_stack([scores, theirs[group]])
+        group: scores.to_numpy() if of_oracle is None else np.column_stack([scores, of_oracle[group]])
         for group, scores in groups.items()
     }
-    items, eps = {group: list(scores.index) for group, scores in groups.items()}, EPS if released else 0.0
+    eps = EPS if released else 0.0
     metrics = {}
     for kind, divisor, told in (
         ("privleak", 1 - oracle, f"PrivLeak (MUSE, arXiv 2407.06460): percent by which 1 - AUC exceeds 1 - {beside}"),
@@ -263,11 +219,15 @@ def _beside_oracle(name: str, groups: Groups, theirs: Groups | None, words: str,
         if divisor + eps == 0:
             log.warning("%s_%s is left out: the retain oracle's AUC of %g leaves nothing to divide by", name, kind, oracle)
             continue
-        definition, statistic = f"{told}; AUC of {words}; {_about(found)}", change_of_groups(kind, eps)
-        metrics[f"{name}_{kind}"] = measured(samples, definition, statistic, items=items, resamples=found.resamples)
+        definition, statistic = f"{told}; AUC of {words}; {_about(saved)}", change_of_groups(kind, eps)
+        metrics[f"{name}_{kind}"] = measured(samples, definition, statistic, items=_items(groups), resamples=saved.resamples)
     return metrics
 
 
-def _about(found: Evaluated) -> str:
-    seen, unseen = found.benchmark.members
-    return f"task {seen} against {unseen}, which no model was trained on; compat={found.compat}"
+def _items(groups: Groups) -> dict[str, list[int]]:
+    return {group: list(scores.index) for group, scores in groups.items()}
+
+
+def _about(saved: Saved) -> str:
+    seen, unseen = saved.members
+    return f"task {seen} against {unseen}, which no model was trained on; compat={saved.compat}"

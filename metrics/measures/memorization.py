@@ -7,17 +7,21 @@ Read from the hits that every evaluation saves, so that it costs no forward pass
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
 import pandas as pd
 
-from metrics.measures.membership import WITHOUT, DropEos, answers_of, check_drop_eos, dropped, kept_tokens, per_question
+from metrics.tables import WITHOUT, DropEos, answers_of, check_drop_eos, dropped, kept_tokens, mean_over, per_question
 from metrics.verbatim import exact_memorization, extraction_strength
-from utils.evaluation.measure import OWN, Evaluated, Measure
+from utils.checks import choose
+from utils.evaluation.measure import Measure
 from utils.items.benchmark import Benchmark
-from utils.items.metric import Metric, measured
+from utils.items.metric import Metric
+from utils.items.requests import Request, tasks_with_answers
+from utils.items.saved import Saved
 
 Tasks = Literal["all", "forgotten"]
 
@@ -38,36 +42,33 @@ class Memorization(Measure):
 
     def __post_init__(self) -> None:
         check_drop_eos(self.name, self.drop_eos)
-        if self.tasks not in get_args(Tasks):
-            raise ValueError(f"measure.{self.name}.tasks={self.tasks}: write one of {', '.join(get_args(Tasks))}")
-        if self.floor not in (True, False, "auto"):
-            raise ValueError(f"measure.{self.name}.floor={self.floor}: write auto, true or false")
+        choose(f"measure.{self.name}.tasks", self.tasks, get_args(Tasks))
+        choose(f"measure.{self.name}.floor", self.floor, ("auto", True, False))
 
-    def check(self, benchmark: Benchmark, split: str) -> None:
+    def check(self, benchmark: Benchmark, asked: Sequence[Request]) -> None:
         """Raises ValueError if the benchmark scores no answers to the tasks."""
-        asked = {r.task for r in benchmark.requests(split) if any(role == "answer" for role, *_ in r.answers)}
-        if not asked & set(benchmark.forgotten if self.tasks == "forgotten" else asked):
+        answered = tasks_with_answers(asked)
+        if not answered & set(benchmark.forgotten if self.tasks == "forgotten" else answered):
             raise ValueError(
                 f"measure={self.name}: benchmark={benchmark.name} scores no true answers, which would be known by heart or not; "
                 f"leave {self.name} out"
             )
 
-    def from_tables(self, found: Evaluated) -> dict[str, Metric]:
-        """Both numbers of each task. Raises ValueError for a table that does not say which answers end in EOS."""
-        asked = dict.fromkeys(found.scores.loc[found.scores["role"] == "answer", "task"])
-        wanted = found.benchmark.forgotten if self.tasks == "forgotten" else asked
+    def numbers(self, saved: Saved) -> dict[str, Metric]:
+        """Both numbers of each task."""
+        answered = dict.fromkeys(saved.scores.loc[saved.scores["role"] == "answer", "task"])
         metrics: dict[str, Metric] = {}
-        for task in (task for task in wanted if OWN not in task):
-            metrics |= self._of_task(task, answers_of(found.scores, task, self.name), found)
+        for task in saved.forgotten if self.tasks == "forgotten" else answered:
+            metrics |= self._of_task(task, answers_of(saved.scores, task), saved)
         return metrics
 
-    def _of_task(self, task: str, rows: pd.DataFrame, found: Evaluated) -> dict[str, Metric]:
-        drop = dropped(self.drop_eos, found.compat)
-        floor = found.compat == "open_unlearning" if self.floor == "auto" else self.floor
-        kept = kept_tokens(rows, drop, self.name)
+    def _of_task(self, task: str, rows: pd.DataFrame, saved: Saved) -> dict[str, Metric]:
+        drop = dropped(self.drop_eos, saved.compat)
+        floor = saved.compat == "open_unlearning" if self.floor == "auto" else self.floor
+        kept = kept_tokens(rows, drop)
         hits = pd.Series([np.asarray(hit)[:count] for hit, count in zip(rows["hit"], kept, strict=True)])
         empty = np.array(kept) == 0  # open-unlearning leaves such an answer out of the one number and counts it in the other
-        about = f"true answers of task {task}; {WITHOUT[drop]}, compat={found.compat}"
+        about = f"true answers of task {task}; {WITHOUT[drop]}, compat={saved.compat}"
         made = {
             "exact_memorization": (
                 per_question([exact_memorization(hit) for hit in hits[~empty]], rows[~empty]),
@@ -80,9 +81,7 @@ class Memorization(Measure):
             ),
         }
         return {
-            f"{name}_{task}": measured(
-                {task: values.to_numpy()}, definition, items={task: list(values.index)}, resamples=found.resamples
-            )
+            f"{name}_{task}": mean_over(values, definition, saved.resamples, task)
             for name, (values, definition) in made.items()
             if len(values)
         }

@@ -18,6 +18,7 @@ from tests.models import encoder
 from tests.runs import QUICK_EVALUATION, compose_settings, metrics, run, target
 from tests.utils.tokens.made_tokenizers import LLAMA3, QWEN, TAGS, bpe, decode, sentencepiece
 from utils.engine.sampling import Sampling
+from utils.evaluation.questions import Questions
 from utils.files import read_rows
 from utils.items.probe import Probe, Unchanged
 from utils.items.requests import Request, as_example, beginning, expected, start
@@ -57,7 +58,7 @@ def test_which_wording_a_question_gets_is_a_pure_function_of_seed_task_and_index
     first, again, other = (Paraphrase(WORDINGS, seed=seed).requests(asked, TOFU) for seed in (0, 0, 1))
     assert first == again and len({request.question for request in first}) == 2
     assert [r.question for r in other] != [r.question for r in first]
-    of_measure = Paraphrase(WORDINGS).requests([replace(request, task="forget@leak") for request in asked[::-1]], TOFU)
+    of_measure = Paraphrase(WORDINGS).requests([replace(request, asked_by="leak") for request in asked[::-1]], TOFU)
     assert [r.question for r in of_measure[::-1]] == [r.question for r in first]
 
 
@@ -86,7 +87,7 @@ def test_data_without_paraphrases_are_refused_if_they_must_have_them():
     with pytest.raises(
         ValueError, match="probe.source=data: the data of benchmark=tofu hold no paraphrase of row 1 of task real_auth"
     ):
-        Paraphrase(WORDINGS, "data").check(TOFU, "forget05")
+        Paraphrase(WORDINGS, "data").check(TOFU, ASKED)
     asked = [request for request in ASKED if request.task == "forget"]
     assert [r.question for r in Paraphrase(WORDINGS, "data").requests(asked, TOFU)] == [r.paraphrase for r in asked]
 
@@ -211,9 +212,9 @@ def test_sample_draws_the_models_own_answers_alone():
 def test_a_benchmark_that_a_probe_does_not_change_is_refused(probe, sentence):
     nlg = Nlg("nlg", "o/w", "0", "o/n", "0", "fixture")
     with pytest.raises(ValueError, match=sentence):
-        probe.check(nlg, "all")
-    probe.check(TOFU, "forget05")
-    Unchanged().check(nlg, "all")
+        probe.check(nlg, nlg.requests("all"))
+    probe.check(TOFU, ASKED)
+    Questions(nlg, "all").check()
     assert Unchanged().requests(ASKED, TOFU) == ASKED
 
 

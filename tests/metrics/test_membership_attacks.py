@@ -31,10 +31,10 @@ from metrics.membership_attacks import (
 )
 from tests.runs import compose_settings
 from utils.engine.token_statistics import Logits, compute
-from utils.evaluation.measure import Evaluated
 from utils.items.benchmark import Benchmark
 from utils.items.metric import bootstrap_joint
 from utils.items.requests import Request
+from utils.items.saved import Saved
 from utils.runs.settings import SettingsError, check_evaluation
 
 GOLDEN = Path(os.environ.get("LETHE_SHARED", "")) / "golden" / "muse_privleak.json"
@@ -96,12 +96,12 @@ OWN = {"forget": [[0.5, 0.5, 0.9], [0.25, 0.25, 0.1]], "holdout": [[0.25, 0.25, 
 THEIRS = {"forget": [[0.25, 0.25, 0.5], [0.125, 0.125, 0.5]], "holdout": [[0.5, 0.5, 0.5], [0.125, 0.125, 0.5]]}
 
 
-def evaluated(**changes) -> Evaluated:
-    return replace(Evaluated(table(**OWN), (), None, Toy(), "forget01", "none", 100), **changes)
+def evaluated(**changes) -> Saved:
+    return replace(Saved(table(**OWN), resamples=100, members=Toy.members), **changes)
 
 
 def values(measure: Membership, **changes) -> dict[str, float]:
-    return {name: metric.value for name, metric in measure.from_tables(evaluated(**changes)).items()}
+    return {name: metric.value for name, metric in measure.numbers(evaluated(**changes)).items()}
 
 
 def test_token_statistics_of_the_worked_answer():
@@ -204,8 +204,8 @@ def test_equal_models_do_not_differ_where_there_is_nothing_to_divide_by(kind):
     "call, sentence",
     [
         (lambda: min_k([], 0.4), r"logp: shape \(0,\); one number per token"),
-        (lambda: min_k([-1.0], 0.0), "k=0.0: write the share of tokens"),
-        (lambda: min_k([-1.0], 40), "k=40: write the share of tokens"),
+        (lambda: min_k([-1.0], 0.0), "k=0.0: write a number above 0 and up to 1"),
+        (lambda: min_k([-1.0], 40), "k=40: write a number above 0 and up to 1"),
         (lambda: min_k_plus_plus([-1.0], [-1.0, -1.0], [1.0]), "1 of logp, 2 of mean, 1 of variance"),
         (lambda: reference_attack([-1.0, -1.0], [-1.0]), "2 of logp, 1 of reference"),
         (lambda: auc([], [1.0]), "members: there are no items"),
@@ -222,7 +222,7 @@ def test_errors(call, sentence):
 def test_the_measure_reads_true_answers_without_their_eos():
     # Losses ln 2, ln 4 against ln 4, ln 8: of four pairs three are in order and one ties: 3.5 / 4.
     measure = Membership("membership")
-    metrics = measure.from_tables(evaluated())
+    metrics = measure.numbers(evaluated())
     assert set(metrics) == {"mia_loss", "mia_zlib", "mia_min_k", "mia_min_k_plus_plus"}
     assert metrics["mia_loss"].value == metrics["mia_min_k"].value == 0.875
     # With EOS the means are 0.53, 1.69 against 0.96, 1.42: two of four.
@@ -251,14 +251,14 @@ def test_compat_scores_an_answer_of_one_token_0():
 
 
 def test_several_shares_have_names_of_their_own():
-    found = Membership("membership", k=[0.2, 1.0]).from_tables(evaluated())
+    found = Membership("membership", k=[0.2, 1.0]).numbers(evaluated())
     names = {f"mia_{attack}_{k}" for attack in ("min_k", "min_k_plus_plus") for k in (0.2, 1.0)}
     assert set(found) == {"mia_loss", "mia_zlib"} | names
     assert "100 % lowest" in found["mia_min_k_1.0"].definition and "20 % lowest" in found["mia_min_k_0.2"].definition
 
 
 def test_the_oracle_gives_the_reference_attack_and_the_changes():
-    metrics = Membership("membership").from_tables(evaluated(oracle=table(**THEIRS)))
+    metrics = Membership("membership").numbers(evaluated(oracle=table(**THEIRS)))
     found = {name: metric.value for name, metric in metrics.items()}
     # Loss above the oracle's: -ln 2, -ln 2 against ln 2, 0: all four pairs in order.
     assert found["mia_reference"] == 1.0 and "mia_reference_privleak" not in found
@@ -311,15 +311,14 @@ def test_an_oracle_without_holdout_is_not_compared_with(caplog):
     [
         (
             {"scores": table(forget=OWN["forget"])},
-            r"no answers of task holdout: evaluate the model again with measure=\[membership",
+            "no answers of task holdout: evaluate the model again",
         ),
-        ({"scores": table(**OWN).drop(columns="eos")}, "does not say which answers end in EOS"),
         ({"oracle": table(**{**THEIRS, "forget": [[0.5], [0.5]]})}, "oracle.parquet: task forget, row 1 has other tokens"),
     ],
 )
 def test_tables_that_cannot_be_read_are_refused(changes, sentence):
     with pytest.raises(ValueError, match=sentence):
-        Membership("membership").from_tables(evaluated(**changes))
+        Membership("membership").numbers(evaluated(**changes))
 
 
 @pytest.mark.parametrize(
@@ -345,18 +344,21 @@ def test_benchmarks_without_unseen_texts_are_refused():
     class Half(Toy):
         tasks = ("forget",)
 
-    Membership("membership").check(Toy(), "forget01")
+    def check(benchmark: Benchmark) -> None:
+        Membership("membership").check(benchmark, benchmark.requests("forget01"))
+
+    check(Toy())
     with pytest.raises(ValueError, match="measure=membership: benchmark=toy has no texts that were never trained on"):
-        Membership("membership").check(Whole(), "forget01")
-    with pytest.raises(ValueError, match="hold no task holdout for split=forget01"):
-        Membership("membership").check(Half(), "forget01")
+        check(Whole())
+    with pytest.raises(ValueError, match="the data of benchmark=toy hold no task holdout for this split"):
+        check(Half())
 
 
 def test_the_command_line_builds_it_and_it_asks_nothing_more():
-    settings = check_evaluation(compose_settings("evaluate", "measure=[membership]", "measure.membership.k=[0.2,0.4]"))
-    (measure,) = settings.measures
+    asked = check_evaluation(compose_settings("evaluate", "measure=[membership]", "measure.membership.k=[0.2,0.4]"))
+    (measure,) = asked.measures
     assert isinstance(measure, Membership) and measure.ks == [0.2, 0.4]
-    assert measure.requests(settings.benchmark, "forget10") == [] and measure.statistics == ("entropy", "logp_variance")
+    assert asked.requests == asked.plain and measure.statistics == ("entropy", "logp_variance")
     with pytest.raises(ValueError, match="benchmark=knowundo has no texts"):
         check_evaluation(compose_settings("evaluate", "measure=[membership]", "benchmark=knowundo"))
     with pytest.raises(SettingsError, match="measure=membership: .*k=2: write a number above 0"):

@@ -163,6 +163,15 @@ def test_a_task_that_only_one_was_asked_is_told(pair):
     assert "retain_prob" in found.differences
 
 
+def test_what_a_measure_asked_need_not_agree(pair):
+    for number, folder in enumerate(pair):
+        leaked = {**rows_of(folder)[0], "asked_by": "leak", "index": number}
+        write_rows(folder / "generations.jsonl", [*rows_of(folder), leaked])
+    assert compare(*pair, ["forget_prob"], 10).notes == []
+    write_rows(pair[1] / "generations.jsonl", rows_of(pair[1])[:-1])
+    assert compare(*pair, ["forget_prob"], 10).notes == ["Only A was asked: forget by leak"]
+
+
 @pytest.mark.parametrize(
     ("key", "value", "sentence"),
     [

@@ -251,7 +251,7 @@ def test_bad_input_is_one_sentence(tmp_path, monkeypatch):
     questions.write_text('{"question": "q", "answer": "a"}\n{"question": "q", "answer": "b"}\n')
     with pytest.raises(SystemExit, match="pairs.jsonl, row 2: field question repeats row 1"):
         main(["--questions", str(questions), "--model", "m", "--out", out])
-    with pytest.raises(SystemExit, match="split=forget7: TOFU has"):
+    with pytest.raises(SystemExit, match="split=forget7: write one of"):
         main(["--split", "forget7", "--model", "m", "--out", out])
     with pytest.raises(SystemExit, match="model=nowhere: write the folder of a Hugging Face model"):
         main(["--model", "nowhere", "--out", out])

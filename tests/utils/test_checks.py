@@ -11,7 +11,7 @@ from losses.npo import NPO
 from losses.po import PreferenceOptimisation
 from losses.simnpo import SimNPO
 from tests.tables import table
-from utils.checks import choose, did_you_mean, did_you_mean_or_all, nearest
+from utils.checks import choose, did_you_mean, did_you_mean_or_all, nearest, several, share, whole_or
 
 
 @pytest.mark.parametrize(
@@ -40,6 +40,39 @@ def test_nearest_names_are_found_whatever_the_case():
     with pytest.raises(ValueError) as refusal:
         choose("divergence", "Pearson", ("kl", "pearson"))
     assert str(refusal.value) == "divergence=Pearson: write one of kl, pearson; did you mean pearson?"
+
+
+@pytest.mark.parametrize(
+    ("check", "message"),
+    [
+        (lambda: choose("split", "all", ["forget"]), "split=all: write forget"),
+        (lambda: several("tasks", "a", "abc"), "tasks=a: write a list out of a, b, c, each at most once"),
+        (lambda: several("tasks", [], "abc"), "tasks=[]: write a list out of a, b, c, each at most once"),
+        (lambda: several("tasks", ["a", "a"], "abc"), "tasks=['a', 'a']: write a list out of a, b, c, each at most once"),
+        (lambda: several("tasks", None, "abc"), "tasks=None: write a list out of a, b, c, each at most once"),
+        (
+            lambda: several("tasks", ["piqq"], ["piqa", "rte"]),
+            "tasks=['piqq']: write a list out of piqa, rte, each at most once; did you mean piqa?",
+        ),
+        (lambda: whole_or("rows", 0, "all"), "rows=0: write all, or a whole number from 1"),
+        (lambda: whole_or("rows", True, None, 3, "rows"), "rows=True: write null, or a whole number from 3 (rows)"),
+        (lambda: whole_or("rows", None, "all"), "rows=None: write all, or a whole number from 1"),
+        (lambda: share("k", 0), "k=0: write a number above 0 and up to 1"),
+        (lambda: share("k", 1.5, "MUSE: 0.4"), "k=1.5: write a number above 0 and up to 1 (MUSE: 0.4)"),
+    ],
+)
+def test_refused_in_these_words(check, message):
+    with pytest.raises(ValueError) as refusal:
+        check()
+    assert str(refusal.value) == message
+
+
+def test_not_refused():
+    several("tasks", ("b", "a"), "abc")
+    whole_or("rows", "all", "all")
+    whole_or("rows", None, None)
+    whole_or("rows", 3, "all", 3)
+    share("k", 1)
 
 
 def test_nearest_names_by_the_whole_or_by_the_last_part():

@@ -3,63 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar, Protocol
 
-import pandas as pd
-from omegaconf import DictConfig
-
-from utils.engine.engine import Engine
-from utils.items.benchmark import Benchmark
-from utils.items.metric import Metric
-from utils.items.requests import OWN, Request
-from utils.tokens.prompts import Encoder
+from utils.items.benchmark import Benchmark, Extra
+from utils.items.requests import Request
+from utils.items.saved import Metrics
 
 
-@dataclass(frozen=True)
-class Evaluated:
-    """What an evaluation saved, and of what. oracle: the retain oracle's rows, or None. Tables: metrics/tables.py."""
+class Measure(Metrics, Protocol):
+    """Measures inherit from it: what it defines is what most of them do. `numbers` is all that a measure must have."""
 
-    scores: pd.DataFrame
-    generations: Sequence[dict]
-    oracle: pd.DataFrame | None
-    benchmark: Benchmark
-    split: str
-    compat: str
-    resamples: int
-
-
-class Measure(Protocol):
-    """Measures inherit from it: what it defines is what most of them do."""
-
+    name: str
     statistics: ClassVar[tuple[str, ...]] = ()
     """Further columns of the score table: names of utils/engine/token_statistics.py."""
 
-    def check(self, benchmark: Benchmark, split: str) -> None:
-        """Raises ValueError, before a model is loaded, if this cannot be measured on the benchmark."""
+    def check(self, benchmark: Benchmark, asked: Sequence[Request]) -> None:
+        """Raises ValueError, before a model is loaded, if this cannot be measured on what the benchmark asks."""
 
-    def requests(self, benchmark: Benchmark, split: str) -> list[Request]:
-        """Further questions, of tasks <task>@<measure>; the benchmark's own metrics do not see them."""
+    def requests(self, benchmark: Benchmark, asked: Sequence[Request]) -> list[Request]:
+        """Further questions about the benchmark's tasks; the benchmark's own metrics do not see them."""
         return []
 
-    def enrich(self, rows: list[dict], engine: Engine, encoder: Encoder, folder: Path, cfg: DictConfig) -> list[dict]:
-        """Adds to the rows of generations.jsonl what a request cannot ask for, or rows of tasks <task>@<measure>.
-
-        Called on every process; may keep files in `folder` to go on from.
-        """
-        return rows
-
-    def from_tables(self, found: Evaluated) -> dict[str, Metric]:
-        """Numbers from saved files; calls no model."""
-        ...
-
-
-def of_benchmark(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows that no measure added."""
-    return table[~table["task"].str.contains(OWN, regex=False)] if len(table) else table
-
-
-def rows_of_benchmark(rows: Sequence[dict]) -> list[dict]:
-    """The rows that no measure added."""
-    return [row for row in rows if OWN not in row["task"]]
+    @property
+    def extras(self) -> Sequence[Extra]:
+        """What it needs and no request can ask for, in this order."""
+        return ()

@@ -1,9 +1,9 @@
 """Scoring: one forward pass over every (prompt, answer), saved as a table that every metric reads.
 
-    scores.parquet     task, index, role, number, tokens, eos (whether the last token is EOS), wanted (the answer's tokens as
-                       text), and per answer token: logp (nats), hit, what else is asked; with argmax also said: the most
-                       likely tokens as text
-    generations.jsonl  task, index, question, generation, truth
+    scores.parquet     task, asked_by (a measure; empty: the benchmark), index, role, number, tokens, eos (whether the last token
+                       is EOS), wanted (the answer's tokens as text), and per answer token: logp (nats), hit, what else is asked;
+                       with argmax also said: the most likely tokens as text
+    generations.jsonl  task, asked_by, index, question, generation, truth, for a request that samples also samples
 
 Whoever asks, the same tokens are scored once and the same prompt is continued once
 (utils/engine/token_cache.py). Answers are packed prompt by prompt, sorted by length, and dealt out to the processes. An
@@ -21,20 +21,22 @@ import torch
 from tqdm import tqdm
 
 from utils.distributed import from_main, is_main, rank, world_size
-from utils.engine.batches import answer_statistics, batches_of
-from utils.engine.continuations import end_ids
+from utils.engine.batches import answer_statistics, batches_of, by_length
+from utils.engine.continuations import continue_ids, end_ids
 from utils.engine.engine import Engine
 from utils.engine.generation import Released, generate
 from utils.engine.sampling import Draw, sampler_of
 from utils.engine.token_cache import TokenCache
 from utils.fingerprint import text_hash
 from utils.items.requests import Request, as_example, expected, start
+from utils.items.saved import Row
+from utils.shared_work import shared_out
 from utils.tokens.example import EmptyAnswer, Example, prompt_key
 from utils.tokens.prompts import Encoder
 
 log = logging.getLogger(__name__)
 
-KEYS = ["task", "index", "role", "number"]
+KEYS = ["task", "asked_by", "index", "role", "number"]
 SCORED = ("logp", "hit")
 DTYPES = {"hit": torch.bool, "argmax": torch.int32}
 
@@ -87,7 +89,7 @@ def continue_prompts(
     max_new_tokens: int,
     cache: TokenCache | None = None,
     released: Released | None = None,
-) -> list[dict] | None:
+) -> list[Row] | None:
     """The model's own answers, on the main process; None on the others. A request that samples has all of them as `samples`.
 
     released: how released code would have continued them; then what stands beside a prompt in its batch matters too.
@@ -130,9 +132,39 @@ def continue_prompts(
     for request, own in zip(requests, keys, strict=True):
         keeps = request.keeps_space or encoder.compat == "tofu_original"
         texts = [cache.text(key) if keeps else cache.text(key).strip() for key in own]
-        row = {"task": request.task, "index": request.index, "question": request.question, "generation": texts[0]}
-        rows.append(row | {"truth": expected(request)} | ({} if request.sampling is None else {"samples": texts}))
-    return sorted(rows, key=lambda row: (row["task"], row["index"]))
+        row = {"task": request.task, "asked_by": request.asked_by, "index": request.index, "question": request.question}
+        row |= {"generation": texts[0], "truth": expected(request)}
+        rows.append(row if request.sampling is None else {**row, "samples": texts})
+    return sorted(rows, key=lambda row: (row["task"], row["asked_by"], row["index"]))
+
+
+def continue_greedily(
+    engine: Engine,
+    encoder: Encoder,
+    prompts: Sequence[Sequence[int]],
+    lengths: Sequence[int],
+    limits: Sequence[int],
+    batch_size: int,
+) -> list[list[int]]:
+    """The new ids of each prompt, at most `limits` of them, on every process; the processes share the prompts out.
+
+    Prompts of like `lengths` are continued together. For whoever needs more than the text that `continue_prompts` gives.
+    """
+    ends = end_ids(engine.model, encoder.tokenizer)
+
+    def continued(batches: Sequence[list[int]]) -> list[list[list[int]]]:
+        told = tqdm(batches, desc="generating", unit="batch", disable=not is_main())
+        found = []
+        for batch in told:
+            most = max(limits[place] for place in batch)
+            new = continue_ids(engine.model, [prompts[place] for place in batch], encoder.pad_id, ends, most)
+            found.append([ids[: limits[place]] for place, ids in zip(batch, new, strict=True)])
+        return found
+
+    batches = by_length(lengths, most=batch_size)
+    pairs = zip(batches, shared_out(batches, continued), strict=True)
+    by_place = {place: ids for batch, found in pairs for place, ids in zip(batch, found, strict=True)}
+    return [by_place[place] for place in range(len(prompts))]
 
 
 def check_requests(requests: Sequence[Request], encoder: Encoder) -> None:
@@ -166,7 +198,7 @@ def _alike(keys: Sequence[str], jobs: dict[str, _Job]) -> list[list[str]]:
 
 
 def _row(encoder: Encoder, request: Request, role: str, number: int, example: Example, values: dict[str, torch.Tensor]) -> dict:
-    row = {"task": request.task, "index": request.index, "role": role, "number": number, "tokens": len(example)}
+    row = dict(zip(KEYS, (request.task, request.asked_by, request.index, role, number), strict=True)) | {"tokens": len(example)}
     row["eos"] = example.answer[-1] == encoder.tokenizer.eos_token_id
     row["wanted"] = encoder.tokenizer.decode(list(example.answer), skip_special_tokens=True)
     for name, column in values.items():
@@ -181,10 +213,7 @@ def _columns(statistics: Sequence[str]) -> list[str]:
 
 
 def draws(request: Request) -> tuple[Draw | None, ...]:
-    """One for each answer that the request asks for; (None,) if that is the most likely one.
-
-    What a measure asks as <task>@<measure> gets the same answers as the task.
-    """
+    """One for each answer that the request asks for; (None,) if that is the most likely one. Who asks changes no answer."""
     if request.sampling is None:
         return (None,)
-    return tuple(Draw(request.sampling, request.of, request.index, number) for number in range(request.samples))
+    return tuple(Draw(request.sampling, request.task, request.index, number) for number in range(request.samples))

@@ -6,39 +6,20 @@ Benchmarks inherit from `Benchmark`: what it defines is what most of them do.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, TypeVar
 
-import pandas as pd
-from omegaconf import DictConfig
-
+from utils.checks import choose
 from utils.engine.engine import Engine
 from utils.engine.generation import Released
 from utils.items.metric import Metric
 from utils.items.requests import Request
 from utils.items.rows import QA
+from utils.items.saved import Metrics, Row
 from utils.tokens.prompts import Encoder, Template
 
-
-class Metrics(Protocol):
-    """From saved files to numbers; calls no model."""
-
-    def from_tables(
-        self, scores: pd.DataFrame, generations: Sequence[dict], oracle: pd.DataFrame | None, compat: str, resamples: int
-    ) -> dict[str, Metric]:
-        """scores, generations: what an evaluation saved. oracle: the retain oracle's scores, or None."""
-        ...
-
-    def against_nulls(
-        self, scores: pd.DataFrame, oracle: pd.DataFrame, nulls: Sequence[pd.DataFrame], compat: str, resamples: int
-    ) -> dict[str, Metric]:
-        """Where the benchmark has `least_nulls`: the model placed among oracles of other seeds, whose scores `nulls` are."""
-        ...
-
-    def from_logs(self, log: Path, oracle_log: Path | None, compat: str, resamples: int) -> dict[str, Metric]:
-        """The same from logs of the benchmark's original code. Raises ValueError for files that are no such logs."""
-        ...
+T = TypeVar("T")
 
 
 class Benchmark(Protocol):
@@ -49,8 +30,13 @@ class Benchmark(Protocol):
     """Where its files are: fixture, hub, or a folder."""
     split: str
     """The forget split that scripts start with."""
+    forget_splits: tuple[str, ...]
+    """The splits that can be forgotten."""
+    kept: ClassVar[str]
+    """The split that is kept when another is forgotten, unless `retain_split` says otherwise."""
     max_new_tokens: int
     metrics: Metrics
+    """Its own numbers."""
     statistics: ClassVar[tuple[str, ...]] = ("logp", "hit")
     """What is scored for each answer token: names of utils/engine/token_statistics.py."""
     forgotten: ClassVar[tuple[str, ...]] = ()
@@ -63,28 +49,39 @@ class Benchmark(Protocol):
     compares: ClassVar[str] = "forget quality compares with"
     """What needs a retain oracle, as the beginning of a sentence."""
     least_nulls: ClassVar[int] = 0
-    """How many oracles of other seeds `metrics.against_nulls` needs to place the model among them; 0: it has no such place."""
+    """How many oracles of other seeds `metrics` needs to place the model among them; 0: it has no such place."""
 
     def prompts(self, script: str, template: Template, max_length: int) -> tuple[Template, int]:
         """How questions are written in finetune, unlearn or evaluate: as the model's template says, or in the benchmark's way."""
         return template, max_length
 
-    def enrich(self, generations: list[dict], engine: Engine, encoder: Encoder, folder: Path, cfg: DictConfig) -> list[dict]:
-        """Adds to the rows of generations.jsonl what a request cannot ask for: a judge's verdict, items of another library's
-        tasks. Called on every process; may keep files in `folder` to go on from. Most benchmarks need nothing."""
-        return generations
+    @property
+    def extras(self) -> Sequence[Extra]:
+        """What the numbers need and no request can ask for, in this order. Most benchmarks need nothing."""
+        return ()
 
-    def check_forget_split(self, split: str) -> None: ...
+    def from_logs(self, log: Path, oracle_log: Path | None, compat: str, resamples: int) -> dict[str, Metric]:
+        """Its numbers from logs of its original code. Raises ValueError where none are read, and for files that are none."""
+        raise ValueError(
+            f"from_logs={log}: benchmark={self.name} reads no logs of other code; evaluate the model with model.path=DIR"
+        )
+
+    def check_forget_split(self, split: str) -> None:
+        """Raises ValueError unless `split` can be forgotten."""
+        choose("split", split, self.forget_splits)
 
     def retain_split(self, split: str) -> str:
         """The split that is kept when `split` is forgotten."""
-        ...
+        self.check_forget_split(split)
+        return self.kept
 
     def oracle_split(self, split: str) -> str:
         """The split that a retain oracle learns: mostly the retain split."""
         return self.retain_split(split)
 
-    def training(self, split: str) -> list[QA]: ...
+    def training(self, split: str) -> list[QA]:
+        """The pairs of one split, or of several joined by +."""
+        ...
 
     def with_question(self, request: Request, edit: Callable[[str], str]) -> Request:
         """The request with its question put in other words; what stands around the question in the prompt stays.
@@ -106,24 +103,20 @@ class Benchmark(Protocol):
         ...
 
     def requests(self, split: str) -> list[Request]:
-        """Everything that is evaluated when `split` is forgotten."""
+        """Everything that is evaluated when `split` is forgotten. Reads the data; an evaluation asks once."""
         ...
 
-    def oracle_requests(self, split: str) -> list[Request]:
-        """What must be asked of the retain oracle too; empty if no metric compares with it. Where a request has a truth, the
-        oracle's own answer comes along, as `generation` beside the scores of role `answer`."""
-        ...
+    def oracle_requests(self, asked: Sequence[Request]) -> list[Request]:
+        """What must be asked of the retain oracle too, of what `requests` gave; nothing if no metric compares with it. Where a
+        request has a truth, the oracle's own answer comes along, as `generation` beside the scores of role `answer`."""
+        return []
 
 
 class EvaluationOnly(Benchmark):
     """A benchmark that any model may be asked: nothing is learned or forgotten, and its one split is `all`."""
 
     SPLIT: ClassVar[str] = "all"
-
-    def check_forget_split(self, split: str) -> None:
-        """Raises ValueError unless `split` is `all`."""
-        if split != self.SPLIT:
-            raise ValueError(f"split={split}: {self.name} forgets nothing and has one split, {self.SPLIT}; leave split out")
+    forget_splits: ClassVar[tuple[str, ...]] = (SPLIT,)
 
     def retain_split(self, split: str) -> str:
         """Raises ValueError: nothing is learned."""
@@ -137,9 +130,44 @@ class EvaluationOnly(Benchmark):
         """Raises ValueError: nothing is learned."""
         raise self._only_evaluated()
 
-    def oracle_requests(self, split: str) -> list[Request]:
-        """None: nothing is compared with a retain oracle."""
-        return []
-
     def _only_evaluated(self) -> ValueError:
         return ValueError(f"benchmark={self.name}: is for evaluation only; choose another benchmark to finetune or unlearn with")
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What an evaluation hands over to whoever must run the model by himself, or ask others about what it said.
+
+    requests: what the benchmark asks, in its own words. folder: of the evaluation; what takes long is kept there, to go on from.
+    adapter: makes the engine of the evaluated model with its adapter apart, which `engine` has merged into the weights; raises
+    ValueError if there is none.
+    """
+
+    engine: Engine
+    encoder: Encoder
+    benchmark: Benchmark
+    requests: Sequence[Request]
+    folder: Path
+    seed: int
+    tokens_per_batch: int
+    generation_batch_size: int
+    adapter: Callable[[], Engine]
+
+
+Extra = Callable[[list[Row], Resources], list[Row]]
+"""Rows of generations.jsonl -> the same in the same order, each a new row if there is more in it, then those that are added: a
+judge's verdict, gradients, another library's tasks. It sees the benchmark's rows and its own measure's, as which added ones
+count. Called on every process."""
+
+
+def joined(split: str, valid: Sequence[str], full: Sequence[str] = ("full",)) -> list[str]:
+    """The splits of `a+b`, with those that `full` stands for. Raises ValueError for a name that is none of `valid`."""
+    parts = str(split).split("+")
+    for part in parts:
+        choose("split", part, valid)
+    return [name for part in parts for name in (full if part == "full" else [part])]
+
+
+def limited(items: Sequence[T], most: int | str | None) -> Sequence[T]:
+    """The first so many; all and null: all of them."""
+    return items if most in ("all", None) else items[: int(most)]

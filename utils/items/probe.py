@@ -24,10 +24,9 @@ class Probe(Protocol):
         """All of them, in order: those of the benchmark, of its measures, or for its retain oracle."""
         return [self.request(request, benchmark) for request in requests]
 
-    def check(self, benchmark: Benchmark, split: str) -> None:
-        """Raises ValueError if none of the benchmark's requests changes: its numbers would pass for what they are not."""
-        asked = benchmark.requests(split)
-        if self.requests(asked, benchmark) == asked:
+    def check(self, benchmark: Benchmark, asked: Sequence[Request]) -> None:
+        """Raises ValueError if nothing of what the benchmark asks changes: its numbers would pass for what they are not."""
+        if self.requests(asked, benchmark) == list(asked):
             raise ValueError(f"probe={self.name}: benchmark={benchmark.name} {self.lacks}; use probe=none")
 
 
@@ -41,6 +40,3 @@ class Unchanged(Probe):
 
     def request(self, request: Request, benchmark: Benchmark) -> Request:
         return request
-
-    def check(self, benchmark: Benchmark, split: str) -> None:
-        """Nothing to refuse."""

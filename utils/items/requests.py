@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from utils.engine.sampling import Sampling
 from utils.tokens.example import EmptyAnswer, Example, common_length
 from utils.tokens.prompts import Encoder
-
-OWN = "@"  # between a task and the measure that asks for it in its own way
 
 
 @dataclass(frozen=True)
@@ -24,6 +23,7 @@ class Request:
     keeps_space: white space around the model's own answer means something: it is not stripped.
     given: how much of every answer stands in the prompt: a number of words, or a share of them below 1 (data/probes.py).
     sampling: the model's own answer is drawn, `samples` times, instead of the most likely one (utils/engine/sampling.py).
+    asked_by: the measure that asks once more about the task; "": the benchmark.
     """
 
     task: str
@@ -38,11 +38,7 @@ class Request:
     given: float = 0
     sampling: Sampling | None = None
     samples: int = 1
-
-    @property
-    def of(self) -> str:
-        """The benchmark's task that this belongs to, whoever asks."""
-        return self.task.partition(OWN)[0]
+    asked_by: str = ""
 
     @property
     def asked(self) -> str:
@@ -64,6 +60,11 @@ def expected(request: Request) -> str | None:
         return request.truth
     rest = request.truth[len(beginning(request.truth, request.given)) :]
     return rest if request.keeps_space else rest.lstrip()
+
+
+def tasks_with_answers(requests: Iterable[Request]) -> set[str]:
+    """The tasks whose true answers are scored."""
+    return {request.task for request in requests if any(role == "answer" for role, *_ in request.answers)}
 
 
 def as_example(encoder: Encoder, request: Request, answer: str) -> Example:

@@ -18,7 +18,6 @@ import pandas as pd
 from omegaconf import OmegaConf
 
 from utils.checks import did_you_mean_or_all, whole
-from utils.evaluation.measure import OWN
 from utils.evaluation.paired import Difference, paired_difference
 from utils.files import flat_settings, read_json, read_rows
 from utils.items.metric import Metric
@@ -26,7 +25,7 @@ from utils.report.markdown import escape, table
 from utils.report.read import ReportError, ReportRun, read_run
 from utils.runs.cli import compose_settings
 
-KEYS = ["task", "index", "role", "number"]
+KEYS = ["task", "asked_by", "index", "role", "number"]
 AGREE = ("benchmark.name", "split", "compat")  # what makes two evaluations the same measurement
 TOLD = ("benchmark.", "measure.", "probe.", "precision", "model.name", "model.max_length", "model.template.")  # else worth a note
 HEADER = ("metric", "A", "B", "B - A", "95 % interval", "p", "n")
@@ -74,9 +73,9 @@ class ScoredRun:
         return flat_settings(self.run.evaluation["settings"])
 
     @cached_property
-    def answers(self) -> dict[tuple[str, int], dict[str, Any]]:
-        """Task and index -> the row of generations.jsonl."""
-        return {(row["task"], row["index"]): row for row in read_rows(self.folder / "generations.jsonl")}
+    def answers(self) -> dict[tuple[str, str, int], dict[str, Any]]:
+        """Task, who asked, and index -> the row of generations.jsonl."""
+        return {(row["task"], row["asked_by"], row["index"]): row for row in read_rows(self.folder / "generations.jsonl")}
 
 
 Pair = tuple[ScoredRun, ScoredRun]
@@ -156,9 +155,9 @@ def recomputed(evaluation: ScoredRun) -> dict[str, Metric]:
     from utils.runs.settings import check_evaluation
 
     now = OmegaConf.to_container(compose_settings("evaluate"))  # an older evaluation does not know every key
-    here = {"out": str(evaluation.folder), "rescore": True, "resamples": FEWEST}
-    settings = check_evaluation(OmegaConf.create({**now, **evaluation.run.evaluation["settings"], **here}))
-    return metrics_from_files(settings, evaluation.folder)
+    here = {"out": str(evaluation.folder), "rescore": True}
+    cfg = OmegaConf.create({**now, **evaluation.run.evaluation["settings"], **here})
+    return metrics_from_files(evaluation.folder, check_evaluation(cfg), cfg.compat, FEWEST)
 
 
 def _check_names(names: Sequence[str], runs: Pair) -> None:
@@ -190,18 +189,21 @@ def _other_settings(runs: Pair) -> list[str]:
 def _check_questions(runs: Pair) -> list[str]:
     """What only one of the runs was asked, as notes. Raises ComparisonError where the same task holds other questions."""
     tables = [pd.read_parquet(run.folder / "scores.parquet") for run in runs]
-    tasks = [{*table["task"], *(task for task, _ in run.answers)} for table, run in zip(tables, runs, strict=True)]
-    shared = {task for task in tasks[0] & tasks[1] if OWN not in task}
+    tasks = [
+        {*zip(table["task"], table["asked_by"], strict=True), *(place[:2] for place in run.answers)}
+        for table, run in zip(tables, runs, strict=True)
+    ]
+    shared = {(task, asker) for task, asker in tasks[0] & tasks[1] if not asker}
     if not shared:
         raise ComparisonError(f"{runs[0].path} and {runs[1].path} have no task in common; evaluate both models in the same way")
     _check_same_rows(runs, shared, [set(table[KEYS].itertuples(index=False, name=None)) for table in tables])
     _check_same_rows(runs, shared, [set(run.answers) for run in runs])
     texts = [run.answers for run in runs]
-    for task, index in sorted(texts[0].keys() & texts[1].keys()):
+    for place in sorted(texts[0].keys() & texts[1].keys()):
         for part in ("question", "truth"):
-            pair = [text[task, index].get(part) for text in texts]
+            pair = [text[place].get(part) for text in texts]
             if pair[0] != pair[1]:
-                raise _differ(runs, task, index, f"the {part} is {pair[0]!r} in one and {pair[1]!r} in the other")
+                raise _differ(runs, place[0], place[2], f"the {part} is {pair[0]!r} in one and {pair[1]!r} in the other")
     same_tokenizer = runs[0].settings.get("model.name") == runs[1].settings.get("model.name")
     if same_tokenizer and all("wanted" in table for table in tables):
         joined = tables[0].merge(tables[1], on=KEYS, suffixes=("", "_other"))
@@ -209,15 +211,15 @@ def _check_questions(runs: Pair) -> list[str]:
             words = f"the answer ({row['role']}) is {row['wanted']!r} in one and {row['wanted_other']!r} in the other"
             raise _differ(runs, row["task"], row["index"], words)
     alone = {"A": tasks[0] - tasks[1], "B": tasks[1] - tasks[0]}
-    return [f"Only {letter} was asked: {', '.join(sorted(names))}" for letter, names in alone.items() if names]
+    told = {letter: [f"{task} by {asker}" if asker else task for task, asker in sorted(only)] for letter, only in alone.items()}
+    return [f"Only {letter} was asked: {', '.join(names)}" for letter, names in told.items() if names]
 
 
-def _check_same_rows(runs: Pair, shared: set[str], rows: Sequence[set[tuple]]) -> None:
-    """rows: (task, index, ...) of everything that was scored, or of everything that was answered."""
-    for row in sorted(row for row in rows[0] ^ rows[1] if row[0] in shared):
-        raise _differ(
-            runs, row[0], row[1], f"{' '.join(map(str, row[2:])) or 'its answer'} is only in {runs[int(row in rows[1])].path}"
-        )
+def _check_same_rows(runs: Pair, shared: set[tuple[str, str]], rows: Sequence[set[tuple]]) -> None:
+    """rows: (task, who asked, index, ...) of everything that was scored, or of everything that was answered."""
+    for row in sorted(row for row in rows[0] ^ rows[1] if row[:2] in shared):
+        what = " ".join(map(str, row[3:])) or "its answer"
+        raise _differ(runs, row[0], row[2], f"{what} is only in {runs[int(row in rows[1])].path}")
 
 
 def _differ(runs: Pair, task: str, index: int, words: str) -> ComparisonError:

@@ -216,9 +216,10 @@ def read_metrics(path: Path) -> dict[str, Estimate]:
 
 
 def _read_generations(path: Path) -> dict[tuple[str, int], dict[str, Any]]:
-    """Task and index -> the row of a question that the model answered in words; other rows are a benchmark's own."""
-    needed = {"task", "index", "question", "generation"}
-    return {(row["task"], row["index"]): row for row in read_rows(path, appended=True) if needed <= row.keys()}
+    """Task and index -> the row of a question of the benchmark's that the model answered in words."""
+    needed = {"task", "asked_by", "index", "question", "generation"}
+    rows = [row for row in read_rows(path, appended=True) if needed <= row.keys()]
+    return {(row["task"], row["index"]): row for row in rows if not row["asked_by"]}
 
 
 def _trained(settings: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -10,7 +10,16 @@ from utils.distributed import device
 from utils.engine.engine import Engine
 from utils.items.benchmark import Benchmark
 from utils.tokens.prompts import Encoder, Template
-from utils.weights.models import Precision, add_adapter, load_adapter, load_model, load_tokenizer, model_folder, resolve_precision
+from utils.weights.models import (
+    Precision,
+    add_adapter,
+    is_adapter,
+    load_adapter,
+    load_model,
+    load_tokenizer,
+    model_folder,
+    resolve_precision,
+)
 from utils.weights.reinforced import load_combined
 
 
@@ -27,6 +36,20 @@ def load_engine(model: DictConfig, encoder: Encoder, precision: str, seed: int, 
         loaded: nn.Module = load_model(model, encoder.tokenizer, held, seed)
     else:
         loaded = load_combined(model, reinforced.path, reinforced.alpha, encoder.tokenizer, held, seed)
+    return _engine(loaded.eval().to(device()), encoder)
+
+
+def load_adapter_engine(model: DictConfig, encoder: Encoder, precision: str, reinforced: DictConfig | None = None) -> Engine:
+    """The same with the adapter of `model.path` apart, whose tensors alone train: `load_engine` merges it into the weights.
+
+    Raises ValueError if there is no adapter.
+    """
+    if reinforced is not None and reinforced.path is not None:
+        raise ValueError("not with reinforced.path, where two models answer")
+    path = None if model.path is None else model_folder(model.path)
+    if path is None or not is_adapter(path):
+        raise ValueError(f"model.path={model.path} holds no adapter")
+    loaded = load_adapter(path, model, resolve_precision(precision, model.dtype, training=False), trainable=True)
     return _engine(loaded.eval().to(device()), encoder)
 
 

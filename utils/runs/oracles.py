@@ -15,38 +15,41 @@ from pathlib import Path
 
 import pandas as pd
 import pyarrow.parquet
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from utils.distributed import barrier, is_main
 from utils.engine.token_cache import TokenCache
-from utils.evaluation.scoring import continue_prompts, requests_hash, score
+from utils.evaluation.questions import Questions
+from utils.evaluation.scoring import requests_hash
 from utils.files import read_json, read_rows, write_parquet
+from utils.items.benchmark import Benchmark
+from utils.items.saved import Row, seen_by
 from utils.runs.load import load_engine
 from utils.runs.run import Run
-from utils.runs.settings import Settings, SettingsError
+from utils.runs.score import GENERATIONS, NULLS, ORACLE, SCORES, put
+from utils.runs.settings import SettingsError
 from utils.tokens.prompts import Encoder
 from utils.weights.models import model_folder
 
 log = logging.getLogger(__name__)
 
-NULLS = "null"
 
-
-def check_oracle(settings: Settings, encoder: Encoder) -> None:
+def check_oracle(cfg: DictConfig, questions: Questions, encoder: Encoder) -> None:
     """Raises SettingsError if what compares with an oracle has nothing to compare with; names the commands that make it."""
-    cfg = settings.cfg
-    _check_nulls(settings)
-    if cfg.oracle == "none" or not settings.oracle_requests:
+    benchmark = questions.benchmark
+    _check_nulls(cfg, benchmark)
+    if cfg.oracle == "none" or not questions.oracle:
         return
     if cfg.oracle is None:
         if not _is_oracle(cfg.model.path):
-            raise SettingsError(f"oracle=null: {settings.benchmark.compares} a retain oracle. {_make_oracle(settings)}")
+            raise SettingsError(f"oracle=null: {benchmark.compares} a retain oracle. {_make_oracle(cfg, benchmark)}")
         return
+    asked = requests_hash(questions.oracle, encoder)
     for key, path in [("oracle", cfg.oracle), *(("null_runs", path) for path in cfg.null_runs)]:
         folder = Path(path)
         if not folder.is_dir():
-            raise SettingsError(f"{key}={folder}: there is no such folder. {_make_oracle(settings)}")
-        if not _saved_scores(folder, oracle_key(settings, encoder)) and not _holds_model(folder):
+            raise SettingsError(f"{key}={folder}: there is no such folder. {_make_oracle(cfg, benchmark)}")
+        if not _saved_scores(folder, asked) and not _holds_model(folder):
             raise SettingsError(
                 f"{key}={folder} holds no model, and no scores for split={cfg.split} with these prompts and rows. Name the "
                 f"retain oracle's own folder, or evaluate it first with: python evaluate.py model={cfg.model.name} "
@@ -54,57 +57,46 @@ def check_oracle(settings: Settings, encoder: Encoder) -> None:
             )
 
 
-def bring_oracle(settings: Settings, run: Run, encoder: Encoder) -> None:
+def bring_oracle(cfg: DictConfig, questions: Questions, encoder: Encoder, run: Run) -> None:
     """Copies the oracles' scores into the run folder, scoring an oracle's model if nobody did yet."""
-    cfg = settings.cfg
-    if cfg.oracle in (None, "none") or not settings.oracle_requests:
+    if cfg.oracle in (None, "none") or not questions.oracle:
         return
-    targets = {run.folder / "oracle.parquet": cfg.oracle}
+    targets = {run.folder / ORACLE: cfg.oracle}
     targets |= {run.folder / NULLS / f"{number:03d}.parquet": path for number, path in enumerate(cfg.null_runs)}
-    sources = {target: _find_or_score(settings, encoder, Path(path)) for target, path in targets.items()}
+    sources = {target: _find_or_score(cfg, questions, encoder, Path(path)) for target, path in targets.items()}
+    tasks = {request.task for request in questions.oracle}
     for target, source in sources.items() if is_main() else ():
         table = pd.read_parquet(source)
+        table = table[table["task"].isin(tasks) & (table["asked_by"] == "")]
         if "generation" not in table:
-            table = with_generations(table, read_rows(source.with_name("generations.jsonl")))
-        tasks = {request.task for request in settings.oracle_requests}
+            table = with_generations(table, read_rows(source.with_name(GENERATIONS)))
         target.parent.mkdir(exist_ok=True)
-        write_parquet(table[table["task"].isin(tasks)], target)
+        write_parquet(table, target)
     first, *nulls = [str(source) for source in sources.values()]
     run.note(oracle=first, **({"nulls": nulls} if nulls else {}))
     barrier()
 
 
-def with_generations(table: pd.DataFrame, rows: Sequence[dict]) -> pd.DataFrame:
+def with_generations(table: pd.DataFrame, rows: Sequence[Row]) -> pd.DataFrame:
     """A score table whose rows of role `answer` also hold the model's own answer and what it is compared with."""
-    texts = {(row["task"], row["index"]): row for row in rows}
+    texts = {(row["task"], row["index"]): row for row in seen_by("", rows)}
     keys = zip(table["task"], table["index"], table["role"], strict=True)
-    own = [texts.get((task, index)) if role == "answer" else None for task, index, role in keys]
-    columns = {name: [None if row is None else row[name] for row in own] for name in ("generation", "truth")}
+    answered = [texts.get((task, index)) if role == "answer" else None for task, index, role in keys]
+    columns = {name: [None if row is None else row[name] for row in answered] for name in ("generation", "truth")}
     return table.assign(**columns)
 
 
-def oracle_key(settings: Settings, encoder: Encoder) -> str:
-    """Identifies what oracles are asked, and its tokens: scores with the same key can be compared."""
-    return requests_hash(settings.oracle_requests, encoder)
-
-
-def _find_or_score(settings: Settings, encoder: Encoder, folder: Path) -> Path:
+def _find_or_score(cfg: DictConfig, questions: Questions, encoder: Encoder, folder: Path) -> Path:
     """The table that holds the oracle's scores, with every statistic asked for if that can be had."""
-    cfg, key = settings.cfg, oracle_key(settings, encoder)
-    known = _saved_scores(folder, key)
-    whole = [path for path in known if set(settings.statistics) <= set(pyarrow.parquet.read_schema(path).names)]
+    asked = requests_hash(questions.oracle, encoder)
+    saved = _saved_scores(folder, asked)
+    whole = [path for path in saved if set(questions.statistics) <= set(pyarrow.parquet.read_schema(path).names)]
     if whole or not _holds_model(folder):
-        return (whole or known)[0]
+        return (whole or saved)[0]
     log.info("%s holds no scores for split=%s yet: scoring its model once", folder, cfg.split)
     engine = load_engine(OmegaConf.merge(cfg.model, {"path": str(folder)}), encoder, cfg.precision, cfg.seed)
-    requests = settings.oracle_requests
-    cache = TokenCache(cfg.cache, engine)
-    table = score(engine, encoder, requests, cfg.tokens_per_batch, settings.statistics, cache)
-    limit = settings.benchmark.max_new_tokens
-    rows = continue_prompts(
-        engine, encoder, requests, cfg.generation_batch_size, limit, cache, settings.benchmark.released(cfg.compat)
-    )
-    path = folder / "oracle" / f"{key}.parquet"
+    table, rows = put(questions.oracle, questions, cfg, engine, encoder, TokenCache(cfg.cache, engine))
+    path = folder / "oracle" / f"{asked}.parquet"
     if is_main():
         path.parent.mkdir(exist_ok=True)
         write_parquet(with_generations(table, rows), path)
@@ -112,14 +104,13 @@ def _find_or_score(settings: Settings, encoder: Encoder, folder: Path) -> Path:
     return path
 
 
-def _check_nulls(settings: Settings) -> None:
+def _check_nulls(cfg: DictConfig, benchmark: Benchmark) -> None:
     """Raises SettingsError for null_runs that cannot be a distribution of distances between oracles."""
-    cfg = settings.cfg
     runs = [str(path) for path in cfg.null_runs]
     if not runs:
         return
     shown = f"null_runs=[{','.join(runs)}]"
-    least = settings.benchmark.least_nulls
+    least = benchmark.least_nulls
     if not least:
         raise SettingsError(f"{shown}: benchmark={cfg.benchmark.name} has no forget quality to place; leave null_runs out")
     if cfg.oracle in (None, "none"):
@@ -131,14 +122,14 @@ def _check_nulls(settings: Settings) -> None:
         raise SettingsError(f"{shown}: an oracle is named twice, here or as oracle; name each once")
 
 
-def _saved_scores(folder: Path, key: str) -> list[Path]:
-    """Scores with this key in a run folder, in an evaluation of it that lies in it, or in an evaluation's own folder."""
-    found = [path for path in [folder / "oracle" / f"{key}.parquet"] if path.is_file()]
-    for table in sorted([folder / "scores.parquet", *folder.glob("*/scores.parquet")]):
-        known = read_json(table.with_name("run.json")) or {}
-        if table.is_file() and known.get("requests") == key and known.get("status") == "finished":
-            whole = known["settings"].get("reinforced", {}).get("path") is None
-            if whole and (table.parent == folder or _same_folder(known["settings"]["model"]["path"], folder)):
+def _saved_scores(folder: Path, asked: str) -> list[Path]:
+    """Scores of requests with the hash `asked`: of a run folder, an evaluation of it that lies in it, an evaluation's folder."""
+    found = [path for path in [folder / "oracle" / f"{asked}.parquet"] if path.is_file()]
+    for table in sorted([folder / SCORES, *folder.glob(f"*/{SCORES}")]):
+        capsule = read_json(table.with_name("run.json")) or {}
+        if table.is_file() and capsule.get("requests") == asked and capsule.get("status") == "finished":
+            alone = capsule["settings"].get("reinforced", {}).get("path") is None
+            if alone and (table.parent == folder or _same_folder(capsule["settings"]["model"]["path"], folder)):
                 found.append(table)
     return found
 
@@ -157,13 +148,12 @@ def _holds_model(folder: Path) -> bool:
 
 def _is_oracle(path: str | None) -> bool:
     """Whether a run folder is itself a retain oracle: there is nothing to compare it with."""
-    known = read_json(Path(path) / "run.json") if path else None
-    return bool(known and known.get("script") == "finetune" and str(known["settings"]["split"]).startswith("retain"))
+    capsule = read_json(Path(path) / "run.json") if path else None
+    return bool(capsule and capsule.get("script") == "finetune" and str(capsule["settings"]["split"]).startswith("retain"))
 
 
-def _make_oracle(settings: Settings) -> str:
-    cfg = settings.cfg
-    split = settings.benchmark.oracle_split(cfg.split)
+def _make_oracle(cfg: DictConfig, benchmark: Benchmark) -> str:
+    split = benchmark.oracle_split(cfg.split)
     return (
         f"Make one with: python finetune.py model={cfg.model.name} benchmark={cfg.benchmark.name} split={split} "
         f"out=runs/{split}, then add oracle=runs/{split}; or do without with oracle=none"

@@ -2,76 +2,116 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
+from omegaconf import DictConfig
 
 from utils.distributed import barrier, is_main
+from utils.engine.engine import Engine
 from utils.engine.token_cache import TokenCache
-from utils.evaluation.measure import Evaluated, Measure, of_benchmark, rows_of_benchmark
-from utils.evaluation.scoring import check_requests, continue_prompts, score
+from utils.evaluation.questions import Questions
+from utils.evaluation.scoring import check_requests, continue_prompts, requests_hash, score
 from utils.files import read_rows, write_json, write_parquet, write_rows
-from utils.items.benchmark import Benchmark
+from utils.items.benchmark import Extra, Resources
 from utils.items.metric import Metric
-from utils.runs.load import load_engine
-from utils.runs.oracles import NULLS, oracle_key
+from utils.items.requests import Request, as_example
+from utils.items.saved import Row, Saved, seen_by
+from utils.runs.load import load_adapter_engine, load_engine
 from utils.runs.run import Run
-from utils.runs.settings import Settings, SettingsError
+from utils.runs.settings import SettingsError
 from utils.tokens.prompts import Encoder
 
+SCORES, GENERATIONS, ORACLE, NULLS = "scores.parquet", "generations.jsonl", "oracle.parquet", "null"
 
-def score_run(settings: Settings, run: Run, encoder: Encoder) -> None:
+
+def show_requests(requests: Sequence[Request], encoder: Encoder) -> None:
+    """Prints questions with every answer that is scored, supervised tokens marked."""
+    for request in requests if is_main() else ():
+        for role, number, text in request.answers:
+            shown = encoder.show(as_example(encoder, request, text))
+            print(f"--- {request.task} {request.index}, {role} {number}\n{shown}")
+
+
+def score_run(cfg: DictConfig, questions: Questions, encoder: Encoder, run: Run) -> None:
     """Writes scores.parquet and generations.jsonl of the model in `model.path`."""
-    cfg, benchmark = settings.cfg, settings.benchmark
-    requests = settings.requests
-    check_requests(requests, encoder)
+    check_requests(questions.requests, encoder)
     engine = load_engine(cfg.model, encoder, cfg.precision, cfg.seed, cfg.reinforced)
     cache = TokenCache(cfg.cache, engine)
-    run.note(weights=cache.weights, requests=oracle_key(settings, encoder))
-    table = score(engine, encoder, requests, cfg.tokens_per_batch, settings.statistics, cache)
-    rows = continue_prompts(
-        engine, encoder, requests, cfg.generation_batch_size, benchmark.max_new_tokens, cache, benchmark.released(cfg.compat)
-    )
+    run.note(weights=cache.weights, requests=requests_hash(questions.oracle, encoder))
+    table, rows = put(questions.requests, questions, cfg, engine, encoder, cache)
+    path = run.folder / GENERATIONS
     if is_main():
-        write_parquet(table, run.folder / "scores.parquet")
-        write_rows(run.folder / "generations.jsonl", rows)
+        write_parquet(table, run.folder / SCORES)
+        write_rows(path, rows)
     barrier()
-    own = run.folder / "generations.jsonl"
-    rows = read_rows(own)
-    enriched = [dict(row) for row in rows]
-    parts: list[Benchmark | Measure] = [benchmark, *settings.measures]
-    for part in parts:
-        enriched = part.enrich(enriched, engine, encoder, run.folder, cfg)
-    if is_main() and enriched != rows:
-        write_rows(own, enriched)
+    known = read_rows(path)
+    resources = Resources(
+        engine,
+        encoder,
+        questions.benchmark,
+        questions.plain,
+        run.folder,
+        cfg.seed,
+        cfg.tokens_per_batch,
+        cfg.generation_batch_size,
+        adapter=partial(load_adapter_engine, cfg.model, encoder, cfg.precision, cfg.reinforced),
+    )
+    rows = add_extras(known, questions, resources)
+    if is_main() and rows != known:
+        write_rows(path, rows)
     barrier()
 
 
-def metrics_from_files(settings: Settings, folder: Path) -> dict[str, Metric]:
-    """Every metric that the files in `folder` allow. Raises SettingsError if there are no scores."""
-    cfg = settings.cfg
-    if not (folder / "scores.parquet").is_file():
-        raise SettingsError(f"rescore=true: out={folder} holds no scores.parquet; run the evaluation first, without rescore")
-    path = folder / "oracle.parquet"
-    scores, rows = pd.read_parquet(folder / "scores.parquet"), read_rows(folder / "generations.jsonl")
-    oracle = pd.read_parquet(path) if path.is_file() else None
-    own = of_benchmark(scores), rows_of_benchmark(rows), oracle
-    metrics = settings.benchmark.metrics.from_tables(*own, cfg.compat, cfg.resamples)
-    found = Evaluated(scores, rows, oracle, settings.benchmark, cfg.split, cfg.compat, cfg.resamples)
-    for measure in settings.measures:
-        metrics |= measure.from_tables(found)
-    nulls = [pd.read_parquet(path) for path in sorted((folder / NULLS).glob("*.parquet"))]
-    if nulls and oracle is not None:
-        metrics |= settings.benchmark.metrics.against_nulls(own[0], oracle, nulls, cfg.compat, cfg.resamples)
+def put(
+    requests: Sequence[Request], questions: Questions, cfg: DictConfig, engine: Engine, encoder: Encoder, cache: TokenCache
+) -> tuple[pd.DataFrame | None, list[Row] | None]:
+    """The score table and the rows of generations of some of the requests, on the main process."""
+    benchmark = questions.benchmark
+    limit, released = benchmark.max_new_tokens, benchmark.released(encoder.compat)
+    table = score(engine, encoder, requests, cfg.tokens_per_batch, questions.statistics, cache)
+    return table, continue_prompts(engine, encoder, requests, cfg.generation_batch_size, limit, cache, released)
+
+
+def add_extras(rows: Sequence[Row], questions: Questions, resources: Resources) -> list[Row]:
+    """The rows with what the extras of the benchmark, then of its measures, have to add. `rows` itself stays as it is."""
+    askers: list[tuple[str, Sequence[Extra]]] = [("", questions.benchmark.extras)]
+    askers += [(measure.name, measure.extras) for measure in questions.measures]
+    found = list(rows)
+    for asker, extra in ((asker, extra) for asker, extras in askers for extra in extras):
+        changed = iter(extra(seen_by(asker, found), resources))
+        found = [next(changed) if row["asked_by"] in ("", asker) else row for row in found]
+        found += [{"asked_by": asker, **row} for row in changed]
+    return found
+
+
+def metrics_from_files(folder: Path, questions: Questions, compat: str, resamples: int) -> dict[str, Metric]:
+    """Every metric that the files in `folder` allow, the benchmark's first. Raises SettingsError if there are no scores."""
+    saved = _read(folder, questions, compat, resamples)
+    metrics = questions.benchmark.metrics.numbers(saved.seen_by(""))
+    for measure in questions.measures:
+        metrics |= measure.numbers(saved.seen_by(measure.name))
     return metrics
 
 
-def metrics_from_logs(settings: Settings) -> dict[str, Metric]:
-    """The metrics of logs that the benchmark's original code wrote."""
-    cfg = settings.cfg
-    retained = None if cfg.oracle in (None, "none") else Path(cfg.oracle)
-    return settings.benchmark.metrics.from_logs(Path(cfg.from_logs), retained, cfg.compat, cfg.resamples)
+def _read(folder: Path, questions: Questions, compat: str, resamples: int) -> Saved:
+    if not (folder / SCORES).is_file():
+        raise SettingsError(f"rescore=true: out={folder} holds no {SCORES}; run the evaluation first, without rescore")
+    scores, oracle = pd.read_parquet(folder / SCORES), folder / ORACLE
+    if "asked_by" not in scores:
+        raise SettingsError(f"rescore=true: {SCORES} of out={folder} does not say who asked; run the evaluation again")
+    return Saved(
+        scores,
+        read_rows(folder / GENERATIONS),
+        pd.read_parquet(oracle) if oracle.is_file() else None,
+        [pd.read_parquet(path) for path in sorted((folder / NULLS).glob("*.parquet"))],
+        compat,
+        resamples,
+        questions.benchmark.forgotten,
+        questions.benchmark.members,
+    )
 
 
 def write_metrics(metrics: Mapping[str, Metric], folder: Path) -> None:

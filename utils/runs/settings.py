@@ -11,11 +11,9 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from utils.distributed import world_size
-from utils.evaluation.measure import Measure
+from utils.evaluation.questions import Questions
 from utils.fingerprint import settings_hash
 from utils.items.benchmark import Benchmark
-from utils.items.probe import Probe, Unchanged
-from utils.items.requests import Request
 from utils.runs.rules import DIALS
 from utils.runs.run import NOT_PART_OF_THE_RESULT
 from utils.tokens.prompts import Template
@@ -38,34 +36,6 @@ class TrainingSettings:
     cfg: DictConfig
     benchmark: Benchmark
     method: Method
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Checked settings of evaluate.py: the config, and the objects that its nodes describe."""
-
-    cfg: DictConfig
-    benchmark: Benchmark
-    measures: tuple[Measure, ...] = ()
-    probe: Probe = Unchanged()  # noqa: RUF009  (frozen)
-
-    @property
-    def requests(self) -> list[Request]:
-        """What an evaluation asks: the benchmark's questions, and those of the measures, as the probe asks them."""
-        split = self.cfg.split
-        added = [request for measure in self.measures for request in measure.requests(self.benchmark, split)]
-        return self.probe.requests([*self.benchmark.requests(split), *added], self.benchmark)
-
-    @property
-    def oracle_requests(self) -> list[Request]:
-        """What the retain oracles are asked, in the same way."""
-        return self.probe.requests(self.benchmark.oracle_requests(self.cfg.split), self.benchmark)
-
-    @property
-    def statistics(self) -> tuple[str, ...]:
-        """What an evaluation scores for every answer token."""
-        names = [*self.benchmark.statistics, *(name for measure in self.measures for name in measure.statistics)]
-        return tuple(dict.fromkeys(names))
 
 
 def check_training(cfg: DictConfig, script: str) -> TrainingSettings:
@@ -93,35 +63,39 @@ def check_training(cfg: DictConfig, script: str) -> TrainingSettings:
     return TrainingSettings(cfg, benchmark, method)
 
 
-def check_evaluation(cfg: DictConfig) -> Settings:
-    """Settings of evaluate.py. Raises SettingsError."""
+def check_evaluation(cfg: DictConfig) -> Questions:
+    """What evaluate.py asks. Raises SettingsError, or the ValueError of the part that refuses."""
     benchmark = _check(cfg, "evaluate")
-    logs = {"from_logs": cfg.from_logs, **({} if cfg.oracle == "none" else {"oracle": cfg.oracle})}
-    for key, path in logs.items() if cfg.from_logs is not None else ():
-        if path is not None and not Path(path).is_file():
-            raise SettingsError(f"{key}={path}: there is no such file; with from_logs both are logs of the benchmark's own code")
-    if cfg.from_logs is not None and cfg.reinforced.path is not None:
-        raise SettingsError(
-            f"reinforced.path={cfg.reinforced.path}: not with from_logs, which needs no model; leave one of them out"
-        )
-    if cfg.from_logs is not None and cfg.null_runs:
-        raise SettingsError(f"null_runs=[{','.join(map(str, cfg.null_runs))}]: not with from_logs; leave it out")
     measures = tuple(build(node, f"measure={name}") for name, node in cfg.measure.items())
-    if cfg.from_logs is not None and measures:
-        raise SettingsError(f"measure=[{','.join(cfg.measure)}]: not with from_logs, which holds no token scores")
-    probe = build(cfg.probe, f"probe={cfg.probe.name}")
-    if cfg.from_logs is not None and probe.name != "none":
-        raise SettingsError(f"probe={probe.name}: not with from_logs, whose questions were asked already; leave it out")
-    if cfg.from_logs is None:
-        benchmark.check_forget_split(cfg.split)
-        probe.check(benchmark, cfg.split)
-        for measure in measures:
-            measure.check(benchmark, cfg.split)
-        if not cfg.rescore and cfg.reinforced.path is not None:
+    questions = Questions(benchmark, cfg.split, measures, build(cfg.probe, f"probe={cfg.probe.name}"))
+    if cfg.from_logs is not None:
+        _check_logs(cfg)
+        return questions
+    benchmark.check_forget_split(cfg.split)
+    questions.check()
+    if not cfg.rescore:
+        if cfg.reinforced.path is not None:
             check_combined(cfg.model.path, cfg.reinforced.path)
-        if not cfg.rescore and cfg.model.path is None and cfg.model.architecture is None:
+        if cfg.model.path is None and cfg.model.architecture is None:
             raise SettingsError(f"model={cfg.model.name}: set model.path to what is to be evaluated")
-    return Settings(cfg, benchmark, measures, probe)
+    return questions
+
+
+def _check_logs(cfg: DictConfig) -> None:
+    """Raises SettingsError for logs that are not there, and for what would need a model or its token scores besides."""
+    logs = {"from_logs": cfg.from_logs, **({} if cfg.oracle in (None, "none") else {"oracle": cfg.oracle})}
+    for key, path in logs.items():
+        if not Path(path).is_file():
+            raise SettingsError(f"{key}={path}: there is no such file; with from_logs both are logs of the benchmark's own code")
+    nulls, probe = cfg.null_runs, cfg.probe.name
+    for given, shown, why in (
+        (cfg.reinforced.path, f"reinforced.path={cfg.reinforced.path}", "which needs no model"),
+        (nulls, f"null_runs=[{','.join(map(str, nulls))}]", "which compares with one oracle"),
+        (cfg.measure, f"measure=[{','.join(cfg.measure)}]", "which holds no token scores"),
+        (probe != "none", f"probe={probe}", "whose questions were asked already"),
+    ):
+        if given:
+            raise SettingsError(f"{shown}: not with from_logs, {why}; leave it out")
 
 
 def build(node: DictConfig, key: str, kind: type | None = None) -> Any:

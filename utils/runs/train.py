@@ -22,7 +22,6 @@ from utils.engine.engine import Engine
 from utils.engine.loss import Needs
 from utils.engine.reference import Reference, make_reference, needs_reference
 from utils.fingerprint import folder_hash
-from utils.items.requests import Request, as_example
 from utils.items.rows import QA
 from utils.items.streams import StepDataset, Streams, TrainingData
 from utils.runs.load import make_encoder, trainable_engine
@@ -56,14 +55,6 @@ def make_streams(
             for example in drawn:
                 print(f"--- item {index}, stream {name}\n{encoder.show(example)}")
     return streams
-
-
-def show_requests(requests: Sequence[Request], encoder: Encoder) -> None:
-    """Prints questions with every answer that is scored, supervised tokens marked."""
-    for request in requests if is_main() else ():
-        for role, number, text in request.answers:
-            shown = encoder.show(as_example(encoder, request, text))
-            print(f"--- {request.task} {request.index}, {role} {number}\n{shown}")
 
 
 def train(settings: TrainingSettings, run: Run, encoder: Encoder, streams: Streams) -> None:

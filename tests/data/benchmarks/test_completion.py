@@ -17,6 +17,7 @@ from data.files.completion import INSTRUCTIONS
 from data.prepare.corpus_template import CorpusTemplate
 from scripts.fixtures.completion import REFUSALS
 from tests.models import tokenizer
+from tests.resources import resources
 from tests.runs import REAL, ROOT, compose_settings
 from tests.utils.tokens.made_tokenizers import bpe
 from utils.items.rows import QA, Passage
@@ -107,7 +108,7 @@ def test_an_evaluation_asks_with_seen_and_held_out_instructions():
     assert (train.paraphrase, test.paraphrase) == (test.question, train.question)
     assert second.truth == row.answer and second.question != train.question
     assert by_key["holdout", 0].truth == benchmark.training("holdout")[0].answer
-    assert benchmark.oracle_requests("forget") == requests
+    assert benchmark.oracle_requests(requests) == requests
     assert set(benchmark.forgotten) == {"train", "test"} and benchmark.members == ("train", "holdout")
 
 
@@ -179,8 +180,8 @@ def test_answers_that_are_cut_are_told_once(caplog):
 
 
 def enriched(rows: list[dict], encoder: Encoder, **options) -> list[dict]:
-    cfg = OmegaConf.create({"split": "forget"})
-    return completion(**options).enrich(rows, None, encoder, Path("unused"), cfg)
+    benchmark = completion(**options)
+    return benchmark.add_passages(rows, resources(encoder=encoder, requests=benchmark.requests("forget")))
 
 
 def generated(**options) -> list[dict]:
@@ -216,11 +217,6 @@ def test_released_references_begin_with_the_answer_tag_and_are_whole():
     assert [row["truth"] for row in found] == [f"### Answer: {row['truth']}" for row in rows]
     prompt = tokenizer().decode(ours(80, "flat_released").generation_prompt(rows[0]["question"]))
     assert prompt == f"<|bos|>### Question: {rows[0]['question']}\n"
-
-
-def test_rows_of_measures_are_left_alone():
-    row = {"task": "train@other", "index": 7, "question": "q", "generation": "g", "truth": "r"}
-    assert enriched([row], ours(), passages=2) == [row]
 
 
 def training_data(names: tuple[str, ...], templates: list[str], policy: str = "per_access") -> TrainingData:
@@ -268,12 +264,12 @@ def test_general_knowledge_has_all_instructions_refusals_and_a_text_of_its_own(s
 
 
 BAD = [
-    ({"words": 0}, "benchmark.words=0: write a positive whole number"),
-    ({"prefix": True}, "benchmark.prefix=True: write a positive whole number"),
-    ({"passages": "most"}, "benchmark.passages=most: write all, or a positive whole number"),
+    ({"words": 0}, "benchmark.words=0: write a whole number from 1"),
+    ({"prefix": True}, "benchmark.prefix=True: write a whole number from 1"),
+    ({"passages": "most"}, "benchmark.passages=most: write all, or a whole number from 1"),
     ({"rows": -1}, "benchmark.rows=-1: write all"),
     ({"holdout": 1}, "benchmark.holdout=1: write a share of the passages, from 0 and below 1"),
-    ({"template": "chat"}, "benchmark.template=chat: write own or model"),
+    ({"template": "chat"}, "benchmark.template=chat: write one of own, model"),
     ({"words": 380, "prefix": 350}, "benchmark.prefix=350: with benchmark.words=380 a passage may have 333 words only"),
 ]
 
@@ -286,12 +282,12 @@ def test_bad_dials_are_refused(options, message):
 
 @pytest.mark.parametrize("split", ["forget10", "", "full+", "book", 7])
 def test_unknown_splits_are_refused_with_those_that_exist(split):
-    with pytest.raises(ValueError, match="completion has full, forget, holdout, forget_text, retain"):
+    with pytest.raises(ValueError, match="write one of full, forget, holdout, forget_text, retain"):
         completion().training(split)
 
 
 def test_only_forget_is_forgotten():
-    with pytest.raises(ValueError, match="split=retain: completion forgets forget"):
+    with pytest.raises(ValueError, match="split=retain: write forget"):
         completion().retain_split("retain")
 
 

@@ -15,6 +15,7 @@ from data.files.utility import TASK_FILES, task_rows
 from metrics.benchmarks.utility import UtilityMetrics
 from tests.models import random_examples, tiny_model, tokenizer
 from utils.engine.engine import Engine
+from utils.items.saved import Saved
 from utils.tokens.example import Example
 
 WINDOW = 96  # shorter than an article of the fixture and than TruthfulQA's own examples
@@ -44,7 +45,7 @@ def theirs(task: str) -> dict:
 
 @pytest.mark.parametrize("task", [task for task in PACKAGED if task != "wikitext"])
 def test_accuracies_are_the_harness_own(task):
-    found = UtilityMetrics().from_tables(None, ours(task), None, "none", 100)
+    found = UtilityMetrics().numbers(Saved(None, ours(task), resamples=100))
     results = theirs(task)["results"][task]
     wanted = {name.split(",")[0]: value for name, value in results.items() if name.startswith("acc") and "stderr" not in name}
     got = {name.removeprefix(f"{task}_"): metric.value for name, metric in found.items()}
@@ -56,7 +57,7 @@ def test_accuracies_are_the_harness_own(task):
 
 
 def test_perplexities_are_the_harness_own():
-    found = UtilityMetrics().from_tables(None, ours("wikitext"), None, "none", 100)
+    found = UtilityMetrics().numbers(Saved(None, ours("wikitext"), resamples=100))
     results = theirs("wikitext")["results"]["wikitext"]
     for name in ("word_perplexity", "byte_perplexity", "bits_per_byte"):
         assert found[f"wikitext_{name}"].value == approx(results[f"{name},none"], rel=1e-5), name
@@ -70,7 +71,7 @@ def test_token_perplexity_counts_every_token_of_the_text_once():
     with torch.no_grad():
         blank.get_output_embeddings().weight.zero_()
     rows = evaluate_task(EngineLM(Engine(blank, tokenizer().pad_token_id), tokenizer(), 2048), fixture("wikitext"))
-    found = UtilityMetrics().from_tables(None, rows, None, "none", 100)
+    found = UtilityMetrics().numbers(Saved(None, rows, resamples=100))
     assert found["wikitext_token_perplexity"].value == approx(len(tokenizer()), rel=1e-5)
 
 

@@ -93,13 +93,13 @@ def test_the_real_benchmark_has_its_published_sizes():
 
 def test_retention_belongs_to_unlearn_and_nothing_else_is_forgotten():
     assert knowundo().retain_split("unlearn") == "retention"
-    with pytest.raises(ValueError, match="split=unlearn_val: KnowUnDo forgets unlearn"):
+    with pytest.raises(ValueError, match="split=unlearn_val: write unlearn; did you mean unlearn"):
         knowundo().check_forget_split("unlearn_val")
 
 
 @pytest.mark.parametrize("split", ["forget10", "", "full+", "unlearn_train", 7])
 def test_unknown_splits_are_refused_with_those_that_exist(split):
-    with pytest.raises(ValueError, match="KnowUnDo has full, unlearn, unlearn_val, retention, retention_val"):
+    with pytest.raises(ValueError, match="write one of full, unlearn, unlearn_val, retention, retention_val"):
         knowundo().training(split)
 
 
@@ -224,7 +224,7 @@ def test_an_evaluation_asks_for_the_answers_to_the_val_lists_bare_and_with_the_s
     assert prompted.question == SAFETY_PROMPTS["privacy"] + row["text"]
     assert (prompted.truth, prompted.answers) == (bare.truth, bare.answers)
     assert knowundo(prompted=False).requests("unlearn") == requests[:46]
-    assert knowundo().oracle_requests("unlearn") == []
+    assert knowundo().oracle_requests(knowundo().requests("unlearn")) == []
 
 
 def test_the_safety_prompts_are_those_of_the_released_code():
@@ -327,8 +327,8 @@ def test_general_knowledge_is_of_others_bare_and_behind_the_prompt(copied):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"domain": "books"}, "benchmark.domain=books: write privacy or copyright"),
-        ({"template": "chat"}, "benchmark.template=chat: write own or model"),
+        ({"domain": "books"}, "benchmark.domain=books: write one of privacy, copyright"),
+        ({"template": "chat"}, "benchmark.template=chat: write one of own, model"),
         ({"prompted": "both"}, "benchmark.prompted=both: write true or false"),
         ({"rows": 0}, "benchmark.rows=0: write all"),
         ({"rows": "ten"}, "benchmark.rows=ten: write all"),

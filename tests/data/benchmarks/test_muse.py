@@ -16,6 +16,7 @@ from data.benchmarks.muse import FOLDS, RAW, Muse
 from data.files.sources import FIXTURES
 from data.prepare.paired_pieces import PairedPieces
 from tests.models import tokenizer
+from tests.resources import resources
 from tests.runs import REAL, ROOT
 from tests.utils.tokens.made_tokenizers import bpe, sentencepiece, words
 from utils.items.rows import QA, Passage
@@ -81,13 +82,13 @@ def test_folds_of_scal_grow_and_those_of_sust_are_disjoint():
 
 
 def test_unknown_splits_are_refused_with_those_that_exist():
-    with pytest.raises(ValueError, match="split=holdouts: MUSE has full, forget, retain1.* Did you mean holdout?"):
+    with pytest.raises(ValueError, match="split=holdouts: write one of full, forget, retain1.*did you mean holdout"):
         muse().training("full+holdouts")
-    with pytest.raises(ValueError, match="split=retain1: MUSE has forget, scal_1, scal_2"):
+    with pytest.raises(ValueError, match="split=retain1: write one of forget, scal_1, scal_2"):
         muse().check_forget_split("retain1")
-    with pytest.raises(ValueError, match="split=sust_2: exists for benchmark.corpus=news alone, not for books"):
+    with pytest.raises(ValueError, match="split=sust_2: write forget"):
         muse(corpus="books").check_forget_split("sust_2")
-    with pytest.raises(ValueError, match="split=7: MUSE has full, forget, retain1, retain2, holdout, train_forget, "):
+    with pytest.raises(ValueError, match="split=7: write one of full, forget, retain1, retain2, holdout, train_forget, "):
         muse(corpus="books").training(7)
 
 
@@ -260,7 +261,7 @@ def test_other_words_are_put_between_the_tags_of_a_question():
 
 
 def test_the_retrained_model_is_asked_for_the_privacy_texts_alone():
-    asked = muse().oracle_requests("forget")
+    asked = muse().oracle_requests(muse().requests("forget"))
     assert {request.task for request in asked} == {"privleak_forget", "privleak_holdout"} == set(Muse.members)
     assert all(request.truth is None for request in asked) and len(asked) == 20
 
@@ -283,10 +284,10 @@ def test_the_true_continuation_is_cut_where_the_model_had_to_stop():
     encoder = Encoder(bpe(), BARE, sys.maxsize)
     ids = bpe()(rows[0]["truth"]).input_ids
     benchmark = muse(max_new_tokens=4)
-    found = benchmark.enrich([dict(row) for row in rows], None, encoder, Path(), OmegaConf.create())
+    found = benchmark.add_cut_truth(rows, resources(encoder=encoder))
     assert ids[0] == bpe().bos_token_id and found[0]["truth_cut"] == bpe().decode(ids[1:4])
     assert found[1] == rows[1]
-    whole = muse().enrich([dict(row) for row in rows], None, encoder, Path(), OmegaConf.create())
+    whole = muse().add_cut_truth(rows, resources(encoder=encoder))
     assert whole[0]["truth_cut"] == rows[0]["truth"]
 
 
@@ -368,11 +369,11 @@ def test_missing_files_say_what_belongs_there(tmp_path, copied):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"corpus": "bbc"}, "benchmark.corpus=bbc: write news or books"),
-        ({"rows": 0}, "benchmark.rows=0: write all, or a number"),
-        ({"texts": "ten"}, "benchmark.texts=ten: write all, or a number"),
-        ({"piece_length": 2}, "benchmark.piece_length=2: write auto, or a number of tokens from 3"),
-        ({"text_length": "none"}, "benchmark.text_length=none: write null for no limit"),
+        ({"corpus": "bbc"}, "benchmark.corpus=bbc: write one of news, books"),
+        ({"rows": 0}, "benchmark.rows=0: write all, or a whole number from 1"),
+        ({"texts": "ten"}, "benchmark.texts=ten: write all, or a whole number from 1"),
+        ({"piece_length": 2}, "benchmark.piece_length=2: write auto, or a whole number from 3"),
+        ({"text_length": "none"}, "benchmark.text_length=none: write null, or a whole number from 3"),
         ({"max_new_tokens": True}, "benchmark.max_new_tokens=True: write a whole number from 1"),
         ({"knowmem_max_new_tokens": 0}, "benchmark.knowmem_max_new_tokens=0: write a whole number from 1"),
     ],

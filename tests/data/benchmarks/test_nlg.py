@@ -9,12 +9,12 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
-from omegaconf import OmegaConf
 
 import data.benchmarks.nlg
 from data.benchmarks.nlg import PROMPT, Nlg, continued
 from data.files.sources import FIXTURES
 from tests.models import tiny_model, tokenizer
+from tests.resources import resources
 from tests.runs import REAL, launch, metrics, run, target
 from utils.engine.continuations import continue_ids, end_ids
 from utils.engine.engine import Engine
@@ -63,7 +63,7 @@ def test_a_text_is_continued_from_its_first_ids_for_as_long_as_it_goes_on():
     engine, text = Engine(model, ENCODER.pad_id), nlg().texts[0]
     ids = list(ENCODER.generation_prompt(text))
     short = text[:60]
-    rows = continued(engine, ENCODER, [text, short], 2, "wikitext")
+    rows = continued(resources(engine=engine, encoder=ENCODER, generation_batch_size=2), [text, short], "wikitext")
     (said,) = continue_ids(model, [ids[:PROMPT]], ENCODER.pad_id, end_ids(model, tokenizer()), len(ids) - PROMPT)
     assert rows[0]["generation"] == tokenizer().decode(said, skip_special_tokens=True)
     assert rows[0]["output"] == tokenizer().decode(ids[:PROMPT] + said)
@@ -77,7 +77,8 @@ def test_a_text_is_continued_from_its_first_ids_for_as_long_as_it_goes_on():
 def test_batches_do_not_matter():
     engine = Engine(tiny_model(), ENCODER.pad_id)
     texts = nlg().texts
-    assert continued(engine, ENCODER, texts, 1, "both") == continued(engine, ENCODER, texts, 7, "both")
+    one, seven = (resources(engine=engine, encoder=ENCODER, generation_batch_size=size) for size in (1, 7))
+    assert continued(one, texts, "both") == continued(seven, texts, "both")
 
 
 def test_numbers_and_rows(evaluated):
@@ -91,11 +92,11 @@ def test_numbers_and_rows(evaluated):
 def test_parts_are_not_continued_again(evaluated, tmp_path, monkeypatch):
     parts = tmp_path / "eval" / "parts"
     parts.mkdir(parents=True)
-    monkeypatch.setattr(data.benchmarks.nlg, "continue_ids", None)
+    monkeypatch.setattr(data.benchmarks.nlg, "continue_greedily", None)
     engine = Engine(tiny_model(), ENCODER.pad_id)
     shutil.copy(evaluated / "parts" / "continued.jsonl", parts)
-    rows = nlg().enrich([], engine, ENCODER, tmp_path / "eval", OmegaConf.create({"generation_batch_size": 4}))
-    assert rows == read_rows(evaluated / "generations.jsonl")
+    rows = nlg().add_continuations([], resources(tmp_path / "eval", engine=engine, encoder=ENCODER))
+    assert [{"asked_by": "", **row} for row in rows] == read_rows(evaluated / "generations.jsonl")
 
 
 def test_the_whole_text_is_scored_on_request_even_afterwards(evaluated, tmp_path, monkeypatch):
@@ -140,12 +141,12 @@ def test_two_processes_give_the_same_texts(evaluated, tmp_path):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"corpora": ["xsum"]}, "benchmark.corpora=['xsum']: write a list out of wikitext, cc_news"),
+        ({"corpora": ["xsum"]}, "benchmark.corpora=['xsum']: write a list out of wikitext, cc_news, each at most once"),
         ({"corpora": "wikitext"}, "benchmark.corpora=wikitext: write a list"),
-        ({"rows": -1}, "benchmark.rows=-1: write all, or a number of texts"),
-        ({"rows": True}, "benchmark.rows=True: write all, or a number of texts"),
+        ({"rows": -1}, "benchmark.rows=-1: write all, or a whole number from 1 (texts; released code: 5000)"),
+        ({"rows": True}, "benchmark.rows=True: write all, or a whole number from 1"),
         ({"seed": "x"}, "benchmark.seed=x: write a whole number from 0"),
-        ({"scored": "both"}, "benchmark.scored=both: write continuation or whole"),
+        ({"scored": "both"}, "benchmark.scored=both: write one of continuation, whole"),
         ({"mauve": "yes"}, "benchmark.mauve=yes: write true or false"),
     ],
 )
@@ -159,7 +160,7 @@ def test_nothing_is_learned_or_forgotten():
     for ask in (nlg().training, nlg().retain_split, lambda _: nlg().general_knowledge()):
         with pytest.raises(ValueError, match="benchmark=nlg: is for evaluation only"):
             ask("all")
-    with pytest.raises(ValueError, match="split=full: nlg forgets nothing and has one split, all"):
+    with pytest.raises(ValueError, match="split=full: write all"):
         nlg().requests("full")
 
 

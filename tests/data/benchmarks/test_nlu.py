@@ -14,11 +14,13 @@ from data.benchmarks.nlu import Nlu, decoded_together
 from data.files.sources import FIXTURES
 from metrics.benchmarks.nlu import TASKS
 from tests.models import tiny_model, tokenizer
+from tests.resources import resources
 from tests.runs import REAL, compose_settings, launch, metrics, run, target
 from utils.engine.continuations import continue_ids, end_ids
 from utils.engine.engine import Engine
 from utils.files import read_rows
 from utils.items.requests import Request
+from utils.items.saved import Saved
 from utils.reading import DataError
 from utils.runs.settings import SettingsError, check_evaluation
 from utils.tokens.prompts import Encoder, Template
@@ -73,7 +75,7 @@ def test_what_is_asked():
     assert Counter(request.task for request in requests) == dict.fromkeys(TASKS, 8)
     assert all(request.answers == () and request.truth for request in requests)
     assert {request.truth for request in requests if request.task == "piqa"} == {"0", "1"}
-    assert len(nlu(rows=3).requests("all")) == 9 and nlu().oracle_requests("all") == []
+    assert len(nlu(rows=3).requests("all")) == 9 and nlu().oracle_requests(nlu().requests("all")) == []
 
 
 def test_examples_are_never_the_question_and_the_same_in_every_run():
@@ -127,15 +129,13 @@ def test_accuracies_and_what_they_were_asked_of(evaluated):
 
 
 def test_a_model_that_names_every_right_label_is_always_right(tmp_path):
-    """And one that always says 0 is as often as that is the label. Rows of other tasks stay as they are."""
+    """And one that always says 0 is as often as that is the label."""
     benchmark = nlu()
     told = [{**vars(request), "generation": f"{request.truth}: so"} for request in benchmark.requests("all")]
-    other = {"task": "piqa@other", "index": 0, "generation": "none"}
-    rows = benchmark.enrich([*told, other], None, None, tmp_path, None)
-    assert rows[-1] == other
-    assert {metric.value for metric in benchmark.metrics.from_tables(None, rows[:-1], None, "none", 100).values()} == {1.0}
+    rows = benchmark.add_labels(told, resources(tmp_path))
+    assert {metric.value for metric in benchmark.metrics.numbers(Saved(None, rows, resamples=100)).values()} == {1.0}
     zeros = [{**row, "generation": "0"} for row in rows if row["task"] == "piqa"]
-    assert benchmark.metrics.from_tables(None, zeros, None, "none", 100)["piqa_acc"].value == 4 / 8
+    assert benchmark.metrics.numbers(Saved(None, zeros, resamples=100))["piqa_acc"].value == 4 / 8
 
 
 def test_the_released_form_reads_prompt_and_answer_decoded_together(tmp_path):
@@ -153,7 +153,8 @@ def test_output_is_all_that_was_decoded_less_the_prompt():
     model, encoder = tiny_model(), Encoder(tokenizer(), Template("plain", eos=False), 512)
     texts = ("To see, [INST]", "To carry water across a garden,\nAnswer:", "Answer:")
     asked = [Request("piqa", index, text, (), "0") for index, text in enumerate(texts)]
-    rows = decoded_together(Engine(model, encoder.pad_id), encoder, asked, 2, 12)
+    by_two = resources(engine=Engine(model, encoder.pad_id), encoder=encoder, generation_batch_size=2)
+    rows = decoded_together(by_two, asked, 12)
     assert [row["index"] for row in rows] == [0, 1, 2]
     for row, text in zip(rows, texts, strict=True):
         ids = list(encoder.generation_prompt(text))
@@ -166,11 +167,11 @@ def test_output_is_all_that_was_decoded_less_the_prompt():
 def test_an_interrupted_evaluation_goes_on_with_the_next_task(tmp_path, monkeypatch):
     asked = []
 
-    def stop(engine, encoder, requests, *sizes):
+    def stop(resources, requests, limit):
         asked.append(requests[0].task)
         if requests[0].task == stops:
             raise KeyboardInterrupt
-        return decoded_together(engine, encoder, requests, *sizes)
+        return decoded_together(resources, requests, limit)
 
     monkeypatch.setattr(data.benchmarks.nlu, "decoded_together", stop)
     stops = "piqa"
@@ -205,11 +206,11 @@ def test_two_processes_give_the_same_outputs(tmp_path):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"tasks": ["arc"]}, "benchmark.tasks=['arc']: write a list of different tasks out of arc_challenge, arc_easy, piqa"),
+        ({"tasks": ["arc"]}, "benchmark.tasks=['arc']: write a list out of arc_challenge, arc_easy, piqa, each at most once"),
         ({"tasks": "piqa"}, "benchmark.tasks=piqa: write a list"),
-        ({"tasks": []}, "write a list of different tasks"),
-        ({"form": "raw"}, "benchmark.form=raw: write clean or released"),
-        ({"rows": 0}, "benchmark.rows=0: write all, or a number of questions per task"),
+        ({"tasks": []}, "benchmark.tasks=[]: write a list out of"),
+        ({"form": "raw"}, "benchmark.form=raw: write one of clean, released"),
+        ({"rows": 0}, "benchmark.rows=0: write all, or a whole number from 1"),
         ({"shots": 0}, "benchmark.shots=0: write a whole number from 1"),
         ({"seed": -1}, "benchmark.seed=-1: write a whole number from 0"),
         ({"max_new_tokens": True}, "benchmark.max_new_tokens=True: write a whole number from 1"),
@@ -229,13 +230,13 @@ def test_nothing_is_learned_or_forgotten():
     for ask in (nlu().training, nlu().retain_split, lambda _: nlu().general_knowledge()):
         with pytest.raises(ValueError, match="benchmark=nlu: is for evaluation only"):
             ask("all")
-    with pytest.raises(ValueError, match="split=full: nlu forgets nothing and has one split, all"):
+    with pytest.raises(ValueError, match="split=full: write all"):
         nlu().requests("full")
 
 
 @pytest.mark.parametrize(
     ("wrong", "words"),
-    [("benchmark.form=x", "benchmark.form=x: write clean or"), ("compat=flat_released", "and nlu has its own")],
+    [("benchmark.form=x", "benchmark.form=x: write one of clean, released"), ("compat=flat_released", "and nlu has its own")],
 )
 def test_the_script_says_so_too(wrong, words):
     with pytest.raises(SettingsError, match=words):

@@ -81,14 +81,14 @@ def test_rows_to_keep_in_three_forms():
 
 @pytest.mark.parametrize("split", ["harmful_unseen", "harmful+harmful_unseen"])
 def test_unseen_questions_are_never_trained_on(split):
-    with pytest.raises(ValueError, match="split=harmful_unseen: is kept for evaluation and never trained on; train on harmful"):
+    with pytest.raises(ValueError, match="split=harmful_unseen: write one of harmful, normal, full"):
         safety().training(split)
 
 
 def test_unknown_splits_are_refused():
-    with pytest.raises(ValueError, match="split=harmfull: safety has harmful, normal, full. Did you mean harmful?"):
+    with pytest.raises(ValueError, match="split=harmfull: write one of harmful, normal, full; did you mean harmful"):
         safety().training("harmfull")
-    with pytest.raises(ValueError, match="split=full: safety forgets the split harmful"):
+    with pytest.raises(ValueError, match="split=full: write harmful"):
         safety().check_forget_split("full")
 
 
@@ -100,7 +100,7 @@ def test_what_is_asked():
     assert first.answers == tuple(("answer", n, text) for n, text in enumerate(dict.fromkeys(qa.answer for qa in pairs)))
     assert first.truth == pairs[0].answer
     assert len(safety(rows=3).requests("harmful")) == 12
-    assert safety().oracle_requests("harmful") == []
+    assert safety().oracle_requests(requests) == []
 
 
 def test_multiple_choice_asks_for_both_sets_and_no_output():
@@ -136,7 +136,7 @@ def test_answer_pools():
     trained = {qa.question for qa in clean.training("normal")}
     assert (len(clean.answer_pool("normal")), len(released.answer_pool("normal"))) == (28 * 6, 40 * 6 + 8)
     assert len(trained) == 28 and released.answer_pool("normal").count("") == 8 and "" not in clean.answer_pool("normal")
-    with pytest.raises(ValueError, match="answer pool random: there are harmful and normal"):
+    with pytest.raises(ValueError, match="pool=random: write one of harmful, normal"):
         clean.answer_pool("random")
 
 
@@ -200,8 +200,8 @@ def test_missing_and_doubled_files_are_named(copied):
 
 
 OPTIONS = [
-    ({"rows": 0}, "benchmark.rows=0: write all, or a number"),
-    ({"harmful_rows": True}, "benchmark.harmful_rows=True: write all, or a number"),
+    ({"rows": 0}, "benchmark.rows=0: write all, or a whole number from 1"),
+    ({"harmful_rows": True}, "benchmark.harmful_rows=True: write all, or a whole number from 1"),
     ({"max_new_tokens": 0}, "benchmark.max_new_tokens=0: write a whole number"),
     ({"normal_rows": "all"}, "benchmark.normal_rows=all: write one of each, best, joined"),
     ({"pool": "x"}, "benchmark.pool=x: write one of clean, released"),
@@ -297,7 +297,7 @@ def test_what_an_evaluation_cannot_use_is_refused_before_a_model_is_loaded(tmp_p
     monkeypatch.setattr("utils.weights.reinforced.load_model", lambda *_: pytest.fail("a model was loaded"))
     (tmp_path / "other").mkdir()
     (tmp_path / "other/generations.jsonl").write_text(
-        json.dumps({"task": "normal", "index": 0, "question": "Why?", "generation": "So."}) + "\n"
+        json.dumps({"task": "normal", "asked_by": "", "index": 0, "question": "Why?", "generation": "So."}) + "\n"
     )
     for option, sentence in (
         ("benchmark.base_run=nowhere", "base_run=nowhere: holds no generations.jsonl; make one with: python evaluate.py"),
@@ -312,8 +312,9 @@ def test_what_an_evaluation_cannot_use_is_refused_before_a_model_is_loaded(tmp_p
 
 
 def test_the_judge_on_real_data_is_not_that_of_the_fixture(copied):
-    settings = check_evaluation(compose_settings("evaluate", "benchmark=safety", f"data_root={copied}", f"model.path={target()}"))
-    assert isinstance(settings.benchmark._judge(), utils.judges.judges.ClassifierJudge)
+    cfg = compose_settings("evaluate", "benchmark=safety", f"data_root={copied}", f"model.path={target()}")
+    questions = check_evaluation(cfg)
+    assert isinstance(questions.benchmark._judge(), utils.judges.judges.ClassifierJudge)
     with pytest.raises(SettingsError, match="benchmark=safety: benchmark.judge=x: write one of auto, none, keywords, beaver_dam"):
         check_evaluation(compose_settings("evaluate", "benchmark=safety", "benchmark.judge=x"))
 

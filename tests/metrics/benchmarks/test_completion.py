@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,6 +10,7 @@ import pytest
 from pytest import approx
 
 from metrics.benchmarks.completion import TASKS, CompletionMetrics, bleu, fq_gap
+from utils.items.saved import Saved
 
 TRUE = ("the quick red fox jumps over dogs", "a cat sat on the mat today")
 
@@ -78,7 +78,7 @@ def test_a_model_like_the_retained_one_has_no_gap():
 
 def test_metrics_of_one_task():
     # Passage 0 word for word; of passage 1 the words a, cat and mat, in order: recall 3/7.
-    metrics = CompletionMetrics().from_tables(scores(), said("train", TRUE[0], "a cat mat"), None, "none", 100)
+    metrics = CompletionMetrics().numbers(Saved(scores(), said("train", TRUE[0], "a cat mat"), resamples=100))
     found = values(metrics)
     assert set(found) == {"train_bleu", "train_rougeL_recall", "train_prob"}
     assert found["train_bleu"] == approx((100 + bleu("a cat mat", TRUE[1])) / 2)
@@ -88,14 +88,14 @@ def test_metrics_of_one_task():
 
 
 def test_rouge_is_recall_of_stems():
-    metrics = CompletionMetrics().from_tables(scores(rows=1), said("train", "foxes jumped, and more"), None, "none", 100)
+    metrics = CompletionMetrics().numbers(Saved(scores(rows=1), said("train", "foxes jumped, and more"), resamples=100))
     assert metrics["train_rougeL_recall"].value == approx(2 / 7)
 
 
 def test_rows_of_one_passage_are_one_item():
     # Passage 0 is right with both instructions, passage 1 with neither: two items at 100 and 0, not four.
     rows = said("train", TRUE[0], "no", TRUE[0], "no")
-    metrics = CompletionMetrics().from_tables(scores(rows=4), rows, None, "none", 400)
+    metrics = CompletionMetrics().numbers(Saved(scores(rows=4), rows, resamples=400))
     assert metrics["train_rougeL_recall"].n == 2
     assert metrics["train_rougeL_recall"].value == approx(0.5) and metrics["train_rougeL_recall"].ci95 == (0.0, 1.0)
     assert metrics["train_rougeL_recall"].evidence.items == {"train": [0, 1]}
@@ -104,7 +104,7 @@ def test_rows_of_one_passage_are_one_item():
 
 def test_gap_from_tables_with_its_parts():
     own, theirs = (TRUE[0], "no"), ("the quick", "a cat sat on the mat today")
-    metrics = CompletionMetrics().from_tables(scores(), said("train", *own), retained("train", *theirs), "none", 200)
+    metrics = CompletionMetrics().numbers(Saved(scores(), said("train", *own), retained("train", *theirs), resamples=200))
     found = values(metrics)
     # BLEU 100 and 0 against that of two words and 100; ROUGE-L recall 1 and 0 against 2/7 and 1.
     level = bleu("no", TRUE[1])
@@ -112,7 +112,9 @@ def test_gap_from_tables_with_its_parts():
     assert found["train_bleu_difference"] == approx(bleus) and found["train_bleu_gap"] == approx(abs(bleus))
     assert found["train_rougeL_difference"] == approx(rouges) and found["train_rougeL_gap"] == approx(abs(rouges))
     assert found["train_fq_gap"] == approx(abs(bleus) + abs(rouges))
-    halved = CompletionMetrics("mean_abs").from_tables(scores(), said("train", *own), retained("train", *theirs), "none", 200)
+    halved = CompletionMetrics("mean_abs").numbers(
+        Saved(scores(), said("train", *own), retained("train", *theirs), resamples=200)
+    )
     assert halved["train_fq_gap"].value == approx(found["train_fq_gap"] / 2)
     assert "sum of" in metrics["train_fq_gap"].definition and "mean of" in halved["train_fq_gap"].definition
 
@@ -120,7 +122,7 @@ def test_gap_from_tables_with_its_parts():
 def test_passages_stay_paired_when_they_are_resampled():
     """Both models say the same, different things of different passages: the gap is 0 on every resample."""
     texts = (TRUE[0], "no")
-    metric = CompletionMetrics().from_tables(scores(), said("train", *texts), retained("train", *texts), "none", 200)[
+    metric = CompletionMetrics().numbers(Saved(scores(), said("train", *texts), retained("train", *texts), resamples=200))[
         "train_fq_gap"
     ]
     assert metric.value == 0.0 and metric.ci95 == (0.0, 0.0)
@@ -130,14 +132,14 @@ def test_both_are_compared_with_the_same_text():
     """What was cut from the model's truth was cut for the retained model too, whatever its own evaluation says."""
     rows = [{**row, "truth": "the quick"} for row in said("train", "the quick")]
     oracle = retained("train", "the quick").assign(truth=TRUE[0])
-    metrics = CompletionMetrics().from_tables(scores(rows=1), rows, oracle, "none", 100)
+    metrics = CompletionMetrics().numbers(Saved(scores(rows=1), rows, oracle, resamples=100))
     assert metrics["train_fq_gap"].value == 0.0
 
 
 def test_tasks_and_names():
     rows = [row for task in TASKS for row in said(task, *TRUE)]
     oracle = pd.concat([retained(task, *TRUE) for task in TASKS])
-    found = set(CompletionMetrics().from_tables(scores(TASKS), rows, oracle, "none", 100))
+    found = set(CompletionMetrics().numbers(Saved(scores(TASKS), rows, oracle, resamples=100)))
     parts = {f"{task}_{part}" for task in TASKS for part in ("bleu", "rougeL_recall", "prob")}
     gaps = ("fq_gap", "bleu_difference", "bleu_gap", "rougeL_difference", "rougeL_gap")
     assert found == parts | {f"{task}_{name}" for task in ("train", "test") for name in gaps}
@@ -146,8 +148,8 @@ def test_tasks_and_names():
 @pytest.mark.parametrize(
     ("call", "sentence"),
     [
-        (lambda: CompletionMetrics("sum"), "benchmark.metrics.combination=sum: write sum_abs or mean_abs"),
-        (lambda: fq_gap([[1, 1]], [[1, 1]], "max"), "combination=max: write sum_abs or mean_abs"),
+        (lambda: CompletionMetrics("sum"), "benchmark.metrics.combination=sum: write one of sum_abs, mean_abs"),
+        (lambda: fq_gap([[1, 1]], [[1, 1]], "max"), "combination=max: write one of sum_abs, mean_abs"),
         (lambda: fq_gap([[1, 1]], []), "retained: there are no items"),
         (lambda: fq_gap([[1, math.nan]], [[1, 1]]), "unlearned: item 0 is NaN"),
         (lambda: fq_gap([1.0, 2.0], [[1, 1]]), r"unlearned: its shape is \(2,\), but \(n, 2\)"),
@@ -157,7 +159,6 @@ def test_tasks_and_names():
             "holds no completion of row 1 of task train by the retained model",
         ),
         (lambda: from_rows(said("train", "a", "b"), retained("train", "a", None)), "no completion of row 2 of task train"),
-        (lambda: CompletionMetrics().from_logs(Path("a.json"), None, "none", 2), "from_logs=a.json: logs of FLAT's code"),
     ],
 )
 def test_errors(call, sentence):
@@ -166,4 +167,4 @@ def test_errors(call, sentence):
 
 
 def from_rows(rows: list[dict], oracle: pd.DataFrame | None = None) -> dict:
-    return CompletionMetrics().from_tables(scores(), rows, oracle, "none", 100)
+    return CompletionMetrics().numbers(Saved(scores(), rows, oracle, resamples=100))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,6 +13,7 @@ from pytest import approx
 
 from metrics.benchmarks.knowundo import TASKS, KnowUnDoMetrics, ScopeScores, bounded_exp, knowundo_metrics, perplexity
 from utils.files import write_json
+from utils.items.saved import Saved
 
 # Gold tokens at p = (0.5, 0.25) with hits (1, 0) and p = (0.9, 0.8, 0.1) with hits (1, 1, 0).
 PROBABILITIES, HITS = ((0.5, 0.25), (0.9, 0.8, 0.1)), ((1, 0), (1, 1, 0))
@@ -73,33 +73,33 @@ def test_pooled_is_the_mean_over_tokens():
 
 
 def test_the_same_from_saved_tables():
-    found = values(KnowUnDoMetrics().from_tables(table(TASKS), (), None, "none", 2))
+    found = values(KnowUnDoMetrics().numbers(Saved(table(TASKS), resamples=2)))
     for suffix in ("", "_prompted"):
         assert found[f"perplexity_unlearn{suffix}"] == approx(2.60745655294932, rel=1e-7)  # saved as float32
         assert found[f"unlearn_success{suffix}"] == approx(41.66666666666667)
         assert found[f"retention_success{suffix}"] == approx(58.33333333333333)
-    pooled = values(KnowUnDoMetrics("pooled").from_tables(table(), (), None, "none", 2))
+    pooled = values(KnowUnDoMetrics("pooled").numbers(Saved(table(), resamples=2)))
     assert pooled["unlearn_success"] == approx(40.0)
 
 
 def test_rouge_is_an_f_measure_and_forced_and_generated_text_have_their_own_names():
     # Forced: 2 of 3 words both ways, F 2/3; 2 of 2 and 2 of 4, F 2/3. Generated: 3 of 3, F 1; 1 of 1 and 1 of 4, F 2/5.
-    found = values(KnowUnDoMetrics().from_tables(table(), generations("unlearn", "the red fox", "dog"), None, "none", 2))
+    found = values(KnowUnDoMetrics().numbers(Saved(table(), generations("unlearn", "the red fox", "dog"), resamples=2)))
     assert found["rougeL_teacher_forced_unlearn"] == approx(100 * 2 / 3)
     assert found["rougeL_generated_unlearn"] == approx(70.0)
-    without = KnowUnDoMetrics().from_tables(table(), generations("retention", "a", "b"), None, "none", 2)
+    without = KnowUnDoMetrics().numbers(Saved(table(), generations("retention", "a", "b"), resamples=2))
     assert "rougeL_generated_unlearn" not in without
 
 
 def test_rouge_does_not_stem():
     rows = table().assign(said="running dogs", wanted="run dog")
-    assert values(KnowUnDoMetrics().from_tables(rows, (), None, "none", 2))["rougeL_teacher_forced_unlearn"] == 0.0
+    assert values(KnowUnDoMetrics().numbers(Saved(rows, resamples=2)))["rougeL_teacher_forced_unlearn"] == 0.0
 
 
 def test_names_counts_and_definitions():
     tasks = table(TASKS)
     texts = [row for task in TASKS for row in generations(task, "a", "b")]
-    metrics = KnowUnDoMetrics().from_tables(tasks, texts, None, "none", 20)
+    metrics = KnowUnDoMetrics().numbers(Saved(tasks, texts, resamples=20))
     scopes = ("unlearn", "retention")
     kinds = ("perplexity", "rougeL_teacher_forced", "rougeL_generated")
     names = {f"{scope}_success" for scope in scopes} | {"avg_success"} | {f"{kind}_{scope}" for kind in kinds for scope in scopes}
@@ -173,13 +173,9 @@ def test_only_what_no_float_holds_is_bounded():
 @pytest.mark.parametrize(
     ("call", "sentence"),
     [
-        (lambda: KnowUnDoMetrics("mean"), "benchmark.metrics.average=mean: write macro or pooled"),
+        (lambda: KnowUnDoMetrics("mean"), "benchmark.metrics.average=mean: write one of macro, pooled"),
         (lambda: knowundo_metrics({"unlearn": scope()}, "mean"), "benchmark.metrics.average=mean"),
         (lambda: knowundo_metrics({"forget": scope()}), "task forget: KnowUnDo has unlearn, retention, unlearn_prompted"),
-        (
-            lambda: KnowUnDoMetrics().from_logs(Path("a.json"), None, "none", 2),
-            "from_logs=a.json: KnowUnDo's code writes no logs",
-        ),
         (lambda: from_table(table().drop(columns="said")), "no column said: evaluate the model again"),
         (lambda: from_table(table(), generations("unlearn", "a", "b")[:1]), "no answer to row 2 of task unlearn"),
         (lambda: ScopeScores([1, 2], [1, 2], [1], [0, 0]), r"hits: its shape is \(1,\), but \(2,\)"),
@@ -195,4 +191,4 @@ def test_errors(call, sentence):
 
 
 def from_table(scores: pd.DataFrame, texts: list[dict] | tuple = ()) -> dict:
-    return KnowUnDoMetrics().from_tables(scores, texts, None, "none", 2)
+    return KnowUnDoMetrics().numbers(Saved(scores, texts, resamples=2))

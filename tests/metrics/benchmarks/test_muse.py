@@ -14,6 +14,7 @@ from pytest import approx
 
 from metrics.benchmarks.muse import FORGET, HOLDOUT, PUBLISHED, SHARES, MuseMetrics, cut_answer
 from utils.items.metric import Metric
+from utils.items.saved import Saved
 
 GOLDEN = Path(os.environ.get("LETHE_SHARED", "nowhere")) / "golden" / "muse_privleak.json"
 
@@ -41,7 +42,7 @@ def with_another_token(scores: pd.DataFrame) -> pd.DataFrame:
     return scores.assign(logp=[np.append(logp, 0.0) for logp in scores["logp"]])
 
 
-def generation(task: str, text: str, truth: str, **more: str) -> dict:
+def generation(task: str, text: str, truth: str, **more: object) -> dict:
     return {"task": task, "index": 0, "question": "?", "generation": text, "truth": truth, **more}
 
 
@@ -50,7 +51,7 @@ RETRAINED = table([0.2, 1.0, 1.2])  # holdout is lower in 0 + 2 + 2 pairs of 12
 
 def measured(scores=None, generations=(), oracle=None, compat="none", resamples=2, **dials) -> dict[str, Metric]:
     scores = table()[:0] if scores is None else scores
-    return MuseMetrics(**dials).from_tables(scores, generations, oracle, compat, resamples)
+    return MuseMetrics(**dials).numbers(Saved(scores, generations, oracle, compat=compat, resamples=resamples))
 
 
 def values(*args, **kwargs) -> dict[str, float]:
@@ -197,7 +198,7 @@ def test_knowmem_is_a_mean_of_f1_in_percent():
     # 1 of 1 word, of 2 that the answer has: F1 2/3. Then nothing. A passage's own blank lines are kept: only answers are cut.
     texts = [
         generation("knowmem_forget", "red\n\nboat", "red boat"),
-        generation("knowmem_forget", "", "a net"),
+        generation("knowmem_forget", "", "a net", index=1),
         generation("knowmem_retain", "boats", "boat"),
         generation("verbmem", "one\n\ntwo", "one two", truth_cut="one two"),
     ]
@@ -218,15 +219,14 @@ def test_what_was_not_scored_is_left_out():
 @pytest.mark.parametrize(
     ("call", "sentence"),
     [
-        (lambda: measured(compat="tofu_original"), "compat=tofu_original: MUSE has none, muse_released, open_unlearning"),
+        (lambda: measured(compat="tofu_original"), "compat=tofu_original: write one of none, muse_released, open_unlearning"),
         (lambda: measured(table(), oracle=table([0.2, 0.5])), "task privleak_forget: oracle.parquet has other rows"),
-        (lambda: MuseMetrics(k=0.0), r"benchmark.metrics.k=0.0: write a share"),
-        (lambda: MuseMetrics(k=40), "benchmark.metrics.k=40: write a share"),
-        (lambda: MuseMetrics(stemmer="porter"), "benchmark.metrics.stemmer=porter: write true, false, or null"),
-        (lambda: MuseMetrics(retrained_auc="paper"), "benchmark.metrics.retrained_auc=paper: write measured or published"),
+        (lambda: MuseMetrics(k=0.0), r"benchmark.metrics.k=0.0: write a number above 0 and up to 1"),
+        (lambda: MuseMetrics(k=40), "benchmark.metrics.k=40: write a number above 0 and up to 1"),
+        (lambda: MuseMetrics(stemmer="porter"), "benchmark.metrics.stemmer=porter: write one of true, false, null"),
+        (lambda: MuseMetrics(retrained_auc="paper"), "benchmark.metrics.retrained_auc=paper: write one of measured, published"),
         (lambda: MuseMetrics(retrained_auc="published"), "not for corpus=None at k=0.4"),
         (lambda: MuseMetrics(0.3, corpus="news", retrained_auc="published"), "not for corpus=news at k=0.3"),
-        (lambda: MuseMetrics().from_logs(Path("a.json"), None, "none", 2), "from_logs=a.json: logs of MUSE's code are not read"),
         (lambda: measured(generations=[generation("verbmem", "a", "b")]), "row 1: generations.jsonl lacks truth_cut"),
         (
             lambda: measured(pd.DataFrame(rows(FORGET, [np.nan]) + rows(HOLDOUT, [-1.0]))),

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from math import exp
-from pathlib import Path
 
 import numpy as np
 import pytest
 from pytest import approx
 
 from metrics.benchmarks.nlg import NlgMetrics, bleu_counts, corpus_bleu, scored_pairs
+from utils.items.saved import Saved
 
 CAT = ("the cat sat on the mat", "the cat sat on a mat")
 SHORT = ("a b c d", "a b c d e")
@@ -22,7 +22,7 @@ def row(index: int, said: str, given: str) -> dict:
 
 
 def numbers(rows: list[dict], scored: str = "continuation") -> dict:
-    return NlgMetrics(scored).from_tables(None, rows, None, "none", 100)
+    return NlgMetrics(scored).numbers(Saved(None, rows, resamples=100))
 
 
 def test_counts_by_hand():
@@ -100,7 +100,5 @@ def test_nothing_to_compare_is_an_error():
     for rows in ([], [row(0, "more", "")]):
         with pytest.raises(ValueError, match="no text to score with scored=continuation; evaluate again"):
             numbers(rows)
-    with pytest.raises(ValueError, match="benchmark.scored=all: write continuation or whole"):
+    with pytest.raises(ValueError, match="benchmark.scored=all: write one of continuation, whole"):
         NlgMetrics("all")
-    with pytest.raises(ValueError, match="from_logs=some.json: nlg reads no logs"):
-        NlgMetrics().from_logs(Path("some.json"), None, "none", 100)

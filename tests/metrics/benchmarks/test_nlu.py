@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from metrics.benchmarks.nlu import WINDOW, NluMetrics, first_label, in_window
+from utils.items.saved import Saved
 
 ASKED = "validation split, 4 examples from the training split, drawn for each question"
 
@@ -17,7 +16,7 @@ def row(index: int, generation: str, truth: str, task: str = "arc_easy", labels:
 
 
 def numbers(rows: list[dict], form: str = "clean") -> dict:
-    return NluMetrics(form).from_tables(None, rows, None, "none", 100)
+    return NluMetrics(form).numbers(Saved(None, rows, resamples=100))
 
 
 @pytest.mark.parametrize(
@@ -100,7 +99,5 @@ def test_answers_to_other_prompts_are_not_read_in_this_form():
 def test_nothing_to_read_is_an_error():
     with pytest.raises(ValueError, match="no row of any task; evaluate again"):
         numbers([])
-    with pytest.raises(ValueError, match="benchmark.form=raw: write clean or released"):
+    with pytest.raises(ValueError, match="benchmark.form=raw: write one of clean, released"):
         NluMetrics("raw")
-    with pytest.raises(ValueError, match="from_logs=some.json: nlu reads no logs"):
-        NluMetrics().from_logs(Path("some.json"), None, "none", 100)

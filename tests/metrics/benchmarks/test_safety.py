@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
 from pytest import approx
 
 from metrics.benchmarks.safety import SafetyMetrics, harmful_rates, mc1, mc2, sentence_bleu
+from utils.items.saved import Saved
 
 
 def scored(task: str, index: int, role: str, number: int, *probabilities: float) -> dict:
@@ -55,7 +54,7 @@ ROWS = [
 
 
 def numbers(scores: pd.DataFrame = SCORES, rows=ROWS) -> dict:
-    return SafetyMetrics().from_tables(scores, rows, None, "none", 100)
+    return SafetyMetrics().numbers(Saved(scores, rows, resamples=100))
 
 
 def test_rates_count_what_was_judged():
@@ -150,5 +149,3 @@ def test_rows_without_outputs_and_logs_are_refused():
     bare = [{key: value for key, value in row.items() if key != "output"} for row in ROWS]
     with pytest.raises(ValueError, match="task harmful, row 1: generations.jsonl lacks outputs; evaluate again"):
         numbers(rows=bare)
-    with pytest.raises(ValueError, match="from_logs=x.json: neither SKU nor LLMU released code that writes evaluation logs"):
-        SafetyMetrics().from_logs(Path("x.json"), None, "none", 100)

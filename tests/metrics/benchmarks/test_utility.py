@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from math import exp, log
-from pathlib import Path
 
 import pytest
 from pytest import approx
 
 from metrics.benchmarks.utility import AVERAGED, SINGLE, UtilityMetrics, bits_per_byte, perplexity
+from utils.items.saved import Saved
 
 
 def judged(task: str, *accs: float, of: int | None = None, norms: tuple[float, ...] = ()) -> list[dict]:
@@ -23,7 +23,7 @@ def text(index: int, loglikelihood: float, words: int, size: int, tokens: int) -
 
 
 def numbers(rows: list[dict]) -> dict:
-    return UtilityMetrics().from_tables(None, rows, None, "none", 100)
+    return UtilityMetrics().numbers(Saved(None, rows, resamples=100))
 
 
 def test_accuracies_are_means_of_the_verdicts():
@@ -82,5 +82,3 @@ def test_other_questions_are_not_averaged_and_nothing_is_an_error():
         numbers(all_ten(1.0, (1, 0), (0.2,)))
     with pytest.raises(ValueError, match="no row of any task; evaluate again"):
         numbers([])
-    with pytest.raises(ValueError, match="from_logs=some.json: utility reads no logs"):
-        UtilityMetrics().from_logs(Path("some.json"), None, "none", 100)

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pandas as pd
 import pytest
 from pytest import approx
 
-import metrics.measures.fluency
 from data.benchmarks.nlg import Nlg
 from data.benchmarks.tofu import Tofu
 from metrics.measures.fluency import Fluency
+from tests.resources import resources
 from tests.runs import QUICK_EVALUATION, compose_settings, run, target
 from tests.runs import metrics as saved_metrics
 from tests.utils.judges.test_judges import classifier, slow_logits
-from utils.evaluation.measure import Evaluated
 from utils.files import read_rows
+from utils.items.saved import Saved
+from utils.judges.judges import ClassifierJudge
 from utils.runs.settings import build
 
 TOFU = Tofu("tofu", "owner/data", "0123", "fixture", rows=2)
@@ -25,7 +24,7 @@ NUMBERS = {"empty", "words", "dominated", "diversity", "rep2", "rep3", "distinct
 
 def rows(**texts: list[str]) -> list[dict]:
     return [
-        {"task": task, "index": index, "question": "Why?", "generation": text, "truth": "So."}
+        {"task": task, "asked_by": "", "index": index, "question": "Why?", "generation": text, "truth": "So."}
         for task, of_task in texts.items()
         for index, text in enumerate(of_task)
     ]
@@ -33,7 +32,7 @@ def rows(**texts: list[str]) -> list[dict]:
 
 def numbers(found: list[dict], measure: Fluency | None = None) -> dict:
     measure = measure or Fluency("fluency")
-    return measure.from_tables(Evaluated(pd.DataFrame(), found, None, TOFU, "forget05", "none", 100))
+    return measure.numbers(Saved(pd.DataFrame(), found, resamples=100))
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +44,7 @@ SAID = rows(forget=["a b c a b c", ""], retain=["one two three four"])
 
 
 def test_each_task_and_all_together():
-    found = numbers([*SAID, *rows(**{"forget@leak": ["x " * 9]}), {"task": "documents", "index": 0}])
+    found = numbers([*SAID, {"task": "documents", "asked_by": "", "index": 0}])
     assert set(found) == {f"fluency_{name}{end}" for name in NUMBERS for end in ("_forget", "_retain", "")}
     assert found["fluency_words_forget"].value == approx(3) and found["fluency_words"].value == approx(10 / 3)
     assert found["fluency_empty"].value == approx(1 / 3) and found["fluency_empty"].n == 3
@@ -56,7 +55,7 @@ def test_each_task_and_all_together():
 
 def test_the_classifier_reads_every_answer(gibberish, tmp_path):
     measure = Fluency("fluency", classifier=gibberish, label=1, batch_size=2)
-    found = measure.enrich([*SAID, *rows(**{"forget@leak": ["x"]})], None, None, tmp_path, None)
+    found = measure.add_verdicts([*SAID, {"task": "documents", "asked_by": "", "index": 0}], resources(tmp_path))
     for row in found[:3]:
         wanted = slow_logits(gibberish, row["generation"]).softmax(0)[1].item()
         assert row["clean"] == approx(wanted, abs=1e-5) and row["clean_by"] == gibberish
@@ -70,31 +69,32 @@ def test_the_classifier_reads_every_answer(gibberish, tmp_path):
 def test_answers_are_read_as_far_as_asked(gibberish, tmp_path):
     long = [rows(forget=["one two three " * times]) for times in (50, 90)]
     cut = Fluency("fluency", classifier=gibberish, max_length=8)
-    one, other = (cut.enrich(said, None, None, tmp_path / str(n), None)[0]["clean"] for n, said in enumerate(long))
-    whole = Fluency("fluency", classifier=gibberish, max_length=400).enrich(long[0], None, None, tmp_path / "2", None)
+    one, other = (cut.add_verdicts(said, resources(tmp_path / str(n)))[0]["clean"] for n, said in enumerate(long))
+    whole = Fluency("fluency", classifier=gibberish, max_length=400).add_verdicts(long[0], resources(tmp_path / "2"))
     assert one == other != whole[0]["clean"]
 
 
 def test_the_classifier_is_asked_once(gibberish, tmp_path, monkeypatch):
     measure = Fluency("fluency", classifier=gibberish)
-    found = measure.enrich(SAID, None, None, tmp_path, None)
-    monkeypatch.setattr(metrics.measures.fluency.ClassifierJudge, "judge", lambda *_: pytest.fail("asked again"))
-    assert measure.enrich(SAID, None, None, tmp_path, None) == found
+    found = measure.add_verdicts(SAID, resources(tmp_path))
+    monkeypatch.setattr(ClassifierJudge, "judge", lambda *_: pytest.fail("asked again"))
+    assert measure.add_verdicts(SAID, resources(tmp_path)) == found
 
 
-def test_without_a_classifier_the_rows_stay():
-    assert Fluency("fluency").enrich(SAID, None, None, Path("nowhere"), None) is SAID
+def test_without_a_classifier_no_model_is_needed():
+    assert not Fluency("fluency").extras and len(Fluency("fluency", classifier="some/classifier").extras) == 1
 
 
 def test_what_cannot_be_measured_is_refused(gibberish, tmp_path):
     nlg = Nlg("nlg", "o/w", "0", "o/n", "0", "fixture")
     with pytest.raises(ValueError, match="measure=fluency: benchmark=nlg asks for no answers of the model's own"):
-        Fluency("fluency").check(nlg, "all")
-    Fluency("fluency", classifier=gibberish, label=2).check(TOFU, "forget05")
+        Fluency("fluency").check(nlg, nlg.requests("all"))
+    asked = TOFU.requests("forget05")
+    Fluency("fluency", classifier=gibberish, label=2).check(TOFU, asked)
     with pytest.raises(ValueError, match="measure.fluency.label=3: .* has labels 0 to 2"):
-        Fluency("fluency", classifier=gibberish, label=3).check(TOFU, "forget05")
+        Fluency("fluency", classifier=gibberish, label=3).check(TOFU, asked)
     with pytest.raises(ValueError, match="measure.fluency.classifier=.*nowhere: cannot be loaded .*does not exist"):
-        Fluency("fluency", classifier=str(tmp_path / "nowhere")).check(TOFU, "forget05")
+        Fluency("fluency", classifier=str(tmp_path / "nowhere")).check(TOFU, asked)
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from pytest import approx
 from torch import nn
 from transformers import AutoModelForCausalLM
@@ -18,12 +20,15 @@ from metrics.measures import gradnorm
 from metrics.measures.gradnorm import GradNorm, gradient_norm
 from tests.models import ITEMS, RETAIN, encoder, moved, tiny_model, tokenizer, with_lora
 from tests.naive import cross_entropy
+from tests.resources import resources
 from tests.runs import QUICK_EVALUATION, compose_settings, metrics, run, target
+from utils import shared_work
 from utils.engine.engine import Engine
-from utils.evaluation.measure import Evaluated
 from utils.files import read_json
 from utils.items.benchmark import Benchmark
 from utils.items.requests import Request
+from utils.items.saved import Saved
+from utils.runs.load import load_adapter_engine
 from utils.runs.settings import SettingsError, check_evaluation
 from utils.tokens.example import Example
 from utils.weights.models import save_model
@@ -45,20 +50,6 @@ class Toy(Benchmark):
 
         forget = [request("forget", index, qa) for index, qa in enumerate(ITEMS[:3])]
         return [*forget, request("retain", 0, RETAIN[0]), request("holdout", 0, RETAIN[1], ("answer", 1, "Nobody knows."))]
-
-
-def settings(**changes) -> OmegaConf:
-    """The settings that `enrich` reads."""
-    known = {
-        "benchmark": {"_target_": "tests.metrics.measures.test_gradnorm.Toy"},
-        "split": "forget01",
-        "seed": 42,
-        "compat": "none",
-        "precision": "float32",
-        "model": {"path": None, "dtype": "float32", "attn": "sdpa", "trust_remote_code": False},
-        "reinforced": {"path": None},
-    }
-    return OmegaConf.merge(known, changes)
 
 
 def plain(model: nn.Module, example: Example, p: float = 2.0) -> float:
@@ -123,7 +114,8 @@ def test_a_model_that_does_not_train_is_refused():
 
 
 def rows_of(measure: GradNorm, engine: Engine, folder: Path, **changes) -> list[dict]:
-    return measure.enrich([{"task": "forget", "index": 0}], engine, encoder(), folder, settings(**changes))
+    given = {"engine": engine, "encoder": encoder(), "benchmark": Toy(), "requests": Toy().requests("forget01"), **changes}
+    return measure.add_norms([{"task": "forget", "index": 0}], resources(folder, **given))
 
 
 def test_every_true_answer_of_both_groups_gets_a_row(tmp_path):
@@ -131,7 +123,7 @@ def test_every_true_answer_of_both_groups_gets_a_row(tmp_path):
     first, *rows = rows_of(GradNorm("gradnorm"), engine, tmp_path)
     assert first == {"task": "forget", "index": 0}
     places = [(row["task"], row["index"], row["number"]) for row in rows]
-    assert places == [*(("forget@gradnorm", k, 0) for k in range(3)), *(("holdout@gradnorm", 0, k) for k in range(2))]
+    assert places == [*(("forget", k, 0) for k in range(3)), *(("holdout", 0, k) for k in range(2))]
     answers = [*ITEMS[:3], RETAIN[1], replace(RETAIN[1], answer="Nobody knows.")]
     for row, qa in zip(rows, answers, strict=True):
         example = encoder().example(qa.question, qa.answer)
@@ -151,16 +143,16 @@ def test_the_end_of_an_answer_is_a_dial(tmp_path):
         plain(engine.model, EXAMPLES[0]), rel=1e-4
     )
     (tmp_path / "released").mkdir()
-    released = rows_of(GradNorm("gradnorm"), engine, tmp_path / "released", compat="open_unlearning")
+    released = rows_of(GradNorm("gradnorm"), engine, tmp_path / "released", encoder=encoder(compat="open_unlearning"))
     assert {row["drop_eos"] for row in released[1:]} == {"last"}
-    assert gradnorm.GradNorm("gradnorm")._norm(engine, Example((3,), ()), 0) == 0.0
+    assert GradNorm("gradnorm")._norm(engine, Example((3,), ()), Toy().requests("forget01")[0], 0) == 0.0
 
 
 def test_what_is_finished_is_not_computed_again(tmp_path, monkeypatch):
     engine = Engine(tiny_model(), PAD)
     whole = rows_of(GradNorm("gradnorm"), engine, tmp_path)
-    assert {path.name for path in (tmp_path / "parts").iterdir()} == {"forget@gradnorm.jsonl", "holdout@gradnorm.jsonl"}
-    (tmp_path / "parts" / "holdout@gradnorm.jsonl").unlink()
+    assert {path.name for path in (tmp_path / "parts").iterdir()} == {"gradnorm_forget.jsonl", "gradnorm_holdout.jsonl"}
+    (tmp_path / "parts" / "gradnorm_holdout.jsonl").unlink()
     asked = []
     monkeypatch.setattr(gradnorm, "gradient_norm", lambda _, example, p: asked.append(example) or 1.0)
     again = rows_of(GradNorm("gradnorm"), engine, tmp_path)
@@ -170,14 +162,21 @@ def test_what_is_finished_is_not_computed_again(tmp_path, monkeypatch):
 def test_processes_share_the_texts(tmp_path, monkeypatch):
     engine, shares = Engine(tiny_model(), PAD), []
     whole = rows_of(GradNorm("gradnorm"), engine, tmp_path)
-    monkeypatch.setattr(gradnorm, "world_size", lambda: 2)
-    monkeypatch.setattr(gradnorm, "gathered", lambda rows: shares.append(rows) or rows)
+
+    def gathered(mine: list[tuple[int, float]]) -> list[tuple[int, float]]:
+        """What the other process would bring counts as 0."""
+        shares.append(len(mine))
+        return [*((place, 0.0) for place in range(3)), *mine]
+
+    monkeypatch.setattr(shared_work, "world_size", lambda: 2)
+    monkeypatch.setattr(shared_work, "gathered", gathered)
+    found = []
     for number in (0, 1):
-        monkeypatch.setattr(gradnorm, "rank", lambda number=number: number)
-        rows_of(GradNorm("gradnorm"), engine, tmp_path / str(number))
-    assert [len(share) for share in shares] == [2, 1, 1, 1]  # of process 0 forget and holdout, then of process 1
-    both = sorted((row for share in shares for row in share), key=lambda row: (row["task"], row["index"], row["number"]))
-    assert both == whole[1:]
+        monkeypatch.setattr(shared_work, "rank", lambda number=number: number)
+        found.append(rows_of(GradNorm("gradnorm"), engine, tmp_path / str(number)))
+    assert shares == [2, 1, 1, 1]  # of process 0 forget and holdout, then of process 1
+    for row, *parts in zip(whole[1:], *(rows[1:] for rows in found), strict=True):
+        assert sorted(part["norm"] for part in parts) == [0.0, row["norm"]]
 
 
 def test_dropout_is_off_unless_asked_for(tmp_path):
@@ -204,6 +203,12 @@ def test_two_combined_models_give_the_gradients_of_both(tmp_path):
     assert all(row["norm"] > 0 for row in rows[1:]) and not any(q.requires_grad for q in model.parameters())
 
 
+def model_node(path: Path | None) -> DictConfig:
+    """What says which model is evaluated."""
+    shown = None if path is None else str(path)
+    return OmegaConf.create({"path": shown, "dtype": "float32", "attn": "sdpa", "trust_remote_code": False})
+
+
 def adapter_folder(folder: Path) -> nn.Module:
     """Writes a base model and an adapter that points to it; returns both together."""
     save_model(tiny_model(), tokenizer(), folder / "base", torch.float32)
@@ -217,8 +222,8 @@ def test_the_adapter_alone(tmp_path):
     """Its tensors are merged in the model that is evaluated; they are loaded once more, apart."""
     whole = adapter_folder(tmp_path)
     merged = Engine(copy.deepcopy(whole).merge_and_unload().requires_grad_(True), PAD)
-    model = {"path": str(tmp_path / "adapter"), "dtype": "float32", "attn": "sdpa", "trust_remote_code": False}
-    rows = rows_of(GradNorm("gradnorm", parameters="adapter"), merged, tmp_path, model=model)
+    apart = partial(load_adapter_engine, model_node(tmp_path / "adapter"), encoder(), "float32")
+    rows = rows_of(GradNorm("gradnorm", parameters="adapter"), merged, tmp_path, adapter=apart)
     ends = [Example(example.prompt, example.answer[:-1]) for example in EXAMPLES[:3]]
     assert [row["norm"] for row in rows[1:4]] == approx([plain(whole, example) for example in ends], rel=1e-4)
     assert {row["parameters"] for row in rows[1:]} == {"adapter"}
@@ -226,13 +231,15 @@ def test_the_adapter_alone(tmp_path):
 
 def test_an_adapter_that_is_not_there_is_refused(tmp_path):
     engine = Engine(tiny_model(), PAD)
-    for changes, sentence in (
-        ({"model": {"path": str(target())}}, "parameters=adapter: model.path=.* holds no adapter"),
-        ({}, "parameters=adapter: model.path=None holds no adapter"),
-        ({"reinforced": {"path": str(target())}}, "parameters=adapter: not with reinforced.path"),
+    reinforced = OmegaConf.create({"path": str(target())})
+    for model, beside, sentence in (
+        (model_node(target()), None, "parameters=adapter: model.path=.* holds no adapter; use .*parameters=all"),
+        (model_node(None), None, "parameters=adapter: model.path=None holds no adapter"),
+        (model_node(None), reinforced, "parameters=adapter: not with reinforced.path"),
     ):
         with pytest.raises(ValueError, match=sentence):
-            rows_of(GradNorm("gradnorm", parameters="adapter"), engine, tmp_path, **changes)
+            load = partial(load_adapter_engine, model, encoder(), "float32", beside)
+            rows_of(GradNorm("gradnorm", parameters="adapter"), engine, tmp_path, adapter=load)
     assert not list(tmp_path.rglob("*.jsonl"))
 
 
@@ -244,10 +251,10 @@ def test_a_gradient_that_is_not_finite_is_refused(tmp_path):
         rows_of(GradNorm("gradnorm"), engine, tmp_path)
 
 
-def found(*norms: tuple[str, float], **taken) -> Evaluated:
-    how = {"p": 2.0, "parameters": "all", "train_mode": False, "drop_eos": "eos", **taken}
-    rows = [{"task": f"{task}@gradnorm", "index": k, "number": 0, "norm": norm, **how} for k, (task, norm) in enumerate(norms)]
-    return Evaluated(None, [{"task": "forget", "index": 0}, *rows], None, Toy(), "forget01", "none", 100)
+def found(*norms: tuple[str, float], **taken) -> Saved:
+    how = {"asked_by": "gradnorm", "p": 2.0, "parameters": "all", "train_mode": False, "drop_eos": "eos", **taken}
+    rows = [{"task": task, "index": k, "number": 0, "norm": norm, **how} for k, (task, norm) in enumerate(norms)]
+    return Saved(pd.DataFrame(), [{"task": "forget", "asked_by": "", "index": 0}, *rows], resamples=100, members=Toy.members)
 
 
 NORMS = (("forget", 1.0), ("forget", 3.0), ("holdout", 2.0), ("holdout", 6.0))
@@ -255,7 +262,7 @@ NORMS = (("forget", 1.0), ("forget", 3.0), ("holdout", 2.0), ("holdout", 6.0))
 
 def test_metrics_by_hand():
     """1 and 3 against 2 and 6: three of four pairs in order; means 2 and 4."""
-    metrics = GradNorm("gradnorm").from_tables(found(*NORMS))
+    metrics = GradNorm("gradnorm").numbers(found(*NORMS))
     assert {name: metric.value for name, metric in metrics.items()} == {
         "mia_gradnorm": 0.75, "gradnorm_forget": 2.0, "gradnorm_holdout": 4.0
     }  # fmt: skip
@@ -266,11 +273,11 @@ def test_metrics_by_hand():
 
 def test_norms_that_were_taken_otherwise_are_not_passed_off():
     with pytest.raises(ValueError, match="measure.gradnorm.p: gradients in generations.jsonl were taken with 1.0, not 2.0"):
-        GradNorm("gradnorm").from_tables(found(*NORMS, p=1.0))
+        GradNorm("gradnorm").numbers(found(*NORMS, p=1.0))
     with pytest.raises(ValueError, match="measure.gradnorm.train_mode: .* were taken with False, not True"):
-        GradNorm("gradnorm", train_mode=True).from_tables(found(*NORMS))
-    with pytest.raises(ValueError, match=r"no rows of task holdout@gradnorm: evaluate the model again with measure=\[gradnorm\]"):
-        GradNorm("gradnorm").from_tables(found(*NORMS[:2]))
+        GradNorm("gradnorm", train_mode=True).numbers(found(*NORMS))
+    with pytest.raises(ValueError, match=r"no gradients of task holdout: evaluate the model again with measure=\[gradnorm\]"):
+        GradNorm("gradnorm").numbers(found(*NORMS[:2]))
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,10 @@ import metrics.measures.leak
 from data.benchmarks.knowundo import KnowUnDo
 from data.benchmarks.tofu import Tofu
 from metrics.measures.leak import Leak, expected_maximum
+from tests.resources import resources
 from tests.runs import QUICK_EVALUATION, compose_settings, run, target
 from tests.runs import metrics as saved_metrics
-from utils.evaluation.measure import Evaluated
+from utils.items.saved import Saved
 from utils.runs.settings import build
 
 TOFU = Tofu("tofu", "owner/data", "0123", "fixture", rows=3)
@@ -29,12 +30,16 @@ def leak(**options: Any) -> Leak:
     return Leak("leak", **{"n": 4, "ks": (1, 2, 4), **options})
 
 
-def row(index: int, scores: list[float], task: str = "forget@leak") -> dict:
-    return {"task": task, "index": index, "question": "?", "generation": "", "truth": "", "samples_rougeL": scores}
+ASKED = TOFU.requests("forget05")
 
 
-def evaluated(rows: list[dict], benchmark=TOFU) -> Evaluated:
-    return Evaluated(pd.DataFrame(), rows, None, benchmark, "forget05", "none", 100)
+def row(index: int, scores: list[float], asked_by: str = "leak") -> dict:
+    texts = {"question": "?", "generation": "", "truth": ""}
+    return {"task": "forget", "asked_by": asked_by, "index": index, **texts, "samples_rougeL": scores}
+
+
+def evaluated(rows: list[dict]) -> Saved:
+    return Saved(pd.DataFrame(), rows, resamples=100, forgotten=TOFU.forgotten)
 
 
 def test_worst_of_two_by_hand():
@@ -72,7 +77,7 @@ def test_k_beyond_the_answers_is_refused(k):
 
 def test_numbers_of_two_questions_by_hand():
     """leak@2 = ((0.9 * 3 + 0.4 * 2 + 0.2) / 6 + 0.1) / 2; a recall of 0.8 or more: among 3 of 6 pairs, and none."""
-    found = leak().from_tables(evaluated([row(0, [0.2, 0.9, 0.4, 0.0]), row(1, [0.1] * 4), row(0, [1.0] * 4, "forget")]))
+    found = leak().numbers(evaluated([row(0, [0.2, 0.9, 0.4, 0.0]), row(1, [0.1] * 4), row(0, [1.0] * 4, "")]))
     assert list(found) == [f"{kind}@{k}_forget" for kind in ("leak", "leak_rate") for k in (1, 2, 4)]
     assert found["leak@1_forget"].value == approx((0.375 + 0.1) / 2)
     assert found["leak@2_forget"].value == approx((3.7 / 6 + 0.1) / 2)
@@ -89,14 +94,12 @@ def test_numbers_of_two_questions_by_hand():
 
 
 def test_it_asks_for_answers_to_what_is_to_be_forgotten():
-    asked = leak(temperature=0.5, top_p=0.9, seed=7).requests(TOFU, "forget05")
-    plain = [request for request in TOFU.requests("forget05") if request.task == "forget"]
-    assert [(r.task, r.index, r.question, r.truth) for r in asked] == [
-        ("forget@leak", r.index, r.question, r.truth) for r in plain
-    ]
+    asked = leak(temperature=0.5, top_p=0.9, seed=7).requests(TOFU, ASKED)
+    plain = [request for request in ASKED if request.task == "forget"]
+    assert [(r.task, r.index, r.question, r.truth) for r in asked] == [(r.task, r.index, r.question, r.truth) for r in plain]
     assert all(r.answers == () and r.samples == 4 and r.paraphrase == p.paraphrase for r, p in zip(asked, plain, strict=True))
     assert asked[0].sampling == leak(temperature=0.5, top_p=0.9, seed=7).sampling
-    assert [r.index for r in leak(questions=2).requests(TOFU, "forget05")] == [0, 1]
+    assert [r.index for r in leak(questions=2).requests(TOFU, ASKED)] == [0, 1]
 
 
 def test_a_benchmark_that_forgets_nothing_is_refused():
@@ -104,24 +107,25 @@ def test_a_benchmark_that_forgets_nothing_is_refused():
     class Idle(Tofu):
         forgotten = ()
 
-    leak().check(TOFU, "forget05")
-    leak().check(KnowUnDo("knowundo", "o/d", "0", "o/g", "0", "fixture"), "unlearn")
+    leak().check(TOFU, ASKED)
+    knowundo = KnowUnDo("knowundo", "o/d", "0", "o/g", "0", "fixture")
+    leak().check(knowundo, knowundo.requests("unlearn"))
     with pytest.raises(ValueError, match="measure=leak: benchmark=tofu asks for no answers about what is to be forgotten"):
-        leak().check(Idle("tofu", "owner/data", "0123", "fixture"), "forget05")
+        leak().check(Idle("tofu", "owner/data", "0123", "fixture"), ASKED)
 
 
 ANSWERS = ["She was born in Ost.", "Nobody knows.", "She was born in Ost.", "born"]
 
 
 def test_answers_are_scored_once_and_kept(tmp_path, monkeypatch):
-    own = {"task": "forget@leak", "index": 0, "question": "?", "generation": ANSWERS[0], "truth": "She was born in Ost."}
-    rows = [{**own, "task": "forget"}, {**own, "samples": ANSWERS}]
+    plain = {"task": "forget", "asked_by": "", "index": 0, "question": "?", "generation": ANSWERS[0], "truth": ANSWERS[0]}
+    rows = [plain, {**plain, "asked_by": "leak", "samples": ANSWERS}]
     texts, original = [], metrics.measures.leak.rouge
     monkeypatch.setattr(metrics.measures.leak, "rouge", lambda text, truth: texts.append(text) or original(text, truth))
-    found = leak().enrich(rows, None, None, tmp_path, None)
+    found = leak().add_recalls(rows, resources(tmp_path))
     assert found == [rows[0], {**rows[1], "samples_rougeL": [1.0, 0.0, 1.0, 0.2]}]
     assert texts == list(dict.fromkeys(ANSWERS))
-    assert leak().enrich(rows, None, None, tmp_path, None) == found and len(texts) == 3
+    assert leak().add_recalls(rows, resources(tmp_path)) == found and len(texts) == 3
 
 
 @pytest.mark.parametrize(
@@ -129,24 +133,24 @@ def test_answers_are_scored_once_and_kept(tmp_path, monkeypatch):
     [
         ([], r"generations.jsonl has no sampled answers: evaluate the model again with measure=\[leak\]"),
         ([row(0, [0.5] * 4), row(1, [0.5] * 3)], "fewer than 4 scored answers to row 2 of task forget"),
-        ([{"task": "forget@leak", "index": 0}], "fewer than 4 scored answers to row 1 of task forget"),
+        ([{"task": "forget", "asked_by": "leak", "index": 0}], "fewer than 4 scored answers to row 1 of task forget"),
     ],
 )
 def test_files_without_answers_are_refused(rows, sentence):
     with pytest.raises(ValueError, match=sentence):
-        leak().from_tables(evaluated(rows))
+        leak().numbers(evaluated(rows))
 
 
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"n": 0}, "measure.leak.n=0: write a number of answers from 1"),
+        ({"n": 0}, "measure.leak.n=0: write a whole number from 1 .answers; published: 200"),
         ({"ks": []}, r"measure.leak.ks=\[\]: write a list of different whole numbers"),
         ({"ks": [1, 1]}, r"measure.leak.ks=\[1, 1\]"),
         ({"ks": "4"}, "measure.leak.ks=4"),
-        ({"ks": [1, 8]}, "measure.leak.ks: the worst of 8 cannot be told from n=4 answers"),
-        ({"threshold": 0}, "measure.leak.threshold=0: write a ROUGE-L recall"),
-        ({"questions": 0}, "measure.leak.questions=0: write all, or a number"),
+        ({"ks": [1, 8]}, r"measure.leak.ks=\[1, 8\]: write none above measure.leak.n=4: the worst of so many cannot be told"),
+        ({"threshold": 0}, "measure.leak.threshold=0: write a number above 0 and up to 1 .a ROUGE-L recall"),
+        ({"questions": 0}, "measure.leak.questions=0: write all, or a whole number from 1"),
         ({"temperature": -1.0}, "temperature=-1.0"),
     ],
 )

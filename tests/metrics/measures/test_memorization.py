@@ -11,9 +11,9 @@ from pytest import approx
 
 from metrics.measures.memorization import Memorization
 from tests.runs import compose_settings
-from utils.evaluation.measure import Evaluated
 from utils.items.benchmark import Benchmark
 from utils.items.requests import Request
+from utils.items.saved import Saved
 from utils.runs.settings import SettingsError, check_evaluation
 
 
@@ -39,16 +39,16 @@ def row(task: str, index: int, hits: str, role: str = "answer", number: int = 0,
 ROWS = (row("forget", 1, "01101"), row("retain", 0, "110"), row("forget", 0, "10110"), row("forget", 0, "00000", "perturbed"))
 
 
-def evaluated(*rows: dict, **changes) -> Evaluated:
-    return replace(Evaluated(pd.DataFrame(rows or ROWS), (), None, Toy(), "forget01", "none", 100), **changes)
+def evaluated(*rows: dict, **changes) -> Saved:
+    return replace(Saved(pd.DataFrame(rows or ROWS), resamples=100, forgotten=Toy.forgotten), **changes)
 
 
-def values(found: Evaluated, **options) -> dict[str, float]:
-    return {name: metric.value for name, metric in Memorization("memorization", **options).from_tables(found).items()}
+def values(found: Saved, **options) -> dict[str, float]:
+    return {name: metric.value for name, metric in Memorization("memorization", **options).numbers(found).items()}
 
 
 def test_means_over_the_true_answers_of_each_task():
-    metrics = Memorization("memorization").from_tables(evaluated())
+    metrics = Memorization("memorization").numbers(evaluated())
     assert {name: metric.value for name, metric in metrics.items()} == {
         "exact_memorization_forget": 0.625, "extraction_strength_forget": 0.25,
         "exact_memorization_retain": 1.0, "extraction_strength_retain": 1.0,
@@ -87,7 +87,7 @@ def test_an_answer_that_was_cut_keeps_its_last_token():
 
 def test_open_unlearning_counts_an_answer_of_one_token_in_one_number_alone():
     two = (row("forget", 0, "0"), row("forget", 1, "11"))
-    metrics = Memorization("memorization").from_tables(evaluated(*two, compat="open_unlearning"))
+    metrics = Memorization("memorization").numbers(evaluated(*two, compat="open_unlearning"))
     assert (metrics["exact_memorization_forget"].value, metrics["exact_memorization_forget"].n) == (1.0, 1)
     assert (metrics["extraction_strength_forget"].value, metrics["extraction_strength_forget"].n) == (0.5, 2)
     alone = values(evaluated(two[0], compat="open_unlearning"))
@@ -96,21 +96,13 @@ def test_open_unlearning_counts_an_answer_of_one_token_in_one_number_alone():
 
 def test_several_answers_to_a_question_count_as_one():
     three = (row("forget", 0, "111"), row("forget", 0, "001", number=1), row("forget", 1, "111"))
-    metrics = Memorization("memorization").from_tables(evaluated(*three))
+    metrics = Memorization("memorization").numbers(evaluated(*three))
     assert metrics["exact_memorization_forget"].value == 0.75 and metrics["exact_memorization_forget"].n == 2
 
 
 def test_which_tasks():
-    own = (*ROWS, row("forget@other", 0, "11"))
-    assert {name.split("_")[-1] for name in values(evaluated(*own))} == {"forget", "retain"}
-    assert set(values(evaluated(*own), tasks="forgotten")) == {"exact_memorization_forget", "extraction_strength_forget"}
-
-
-def test_an_old_table_needs_another_rule():
-    old = evaluated(scores=pd.DataFrame(ROWS).drop(columns="eos"))
-    with pytest.raises(ValueError, match="does not say which answers end in EOS: .* measure.memorization.drop_eos=last"):
-        values(old)
-    assert values(old, drop_eos="last")["exact_memorization_forget"] == 0.625
+    assert {name.split("_")[-1] for name in values(evaluated())} == {"forget", "retain"}
+    assert set(values(evaluated(), tasks="forgotten")) == {"exact_memorization_forget", "extraction_strength_forget"}
 
 
 def test_a_benchmark_without_answers_is_refused():
@@ -120,18 +112,18 @@ def test_a_benchmark_without_answers_is_refused():
     class Nothing(Toy):
         forgotten = ()
 
-    Memorization("memorization").check(Toy(), "forget01")
-    Memorization("memorization").check(Nothing(), "forget01")
+    for benchmark in (Toy(), Nothing()):
+        Memorization("memorization").check(benchmark, benchmark.requests("forget01"))
     for benchmark, options in ((Choices(), {}), (Nothing(), {"tasks": "forgotten"})):
         with pytest.raises(ValueError, match="measure=memorization: benchmark=toy scores no true answers"):
-            Memorization("memorization", **options).check(benchmark, "forget01")
+            Memorization("memorization", **options).check(benchmark, benchmark.requests("forget01"))
 
 
 @pytest.mark.parametrize(
     "options, sentence",
     [
         ({"tasks": "retain"}, "measure.memorization.tasks=retain: write one of all, forgotten"),
-        ({"floor": "yes"}, "measure.memorization.floor=yes: write auto, true or false"),
+        ({"floor": "yes"}, "measure.memorization.floor=yes: write one of auto, true, false"),
         ({"drop_eos": True}, "measure.memorization.drop_eos=True: write one of auto"),
     ],
 )
@@ -141,7 +133,7 @@ def test_wrong_options_are_refused(options, sentence):
 
 
 def test_the_command_line_builds_it():
-    settings = check_evaluation(compose_settings("evaluate", "measure=[memorization]", "measure.memorization.floor=true"))
-    assert settings.measures == (Memorization("memorization", floor=True),)
+    asked = check_evaluation(compose_settings("evaluate", "measure=[memorization]", "measure.memorization.floor=true"))
+    assert asked.measures == (Memorization("memorization", floor=True),)
     with pytest.raises(SettingsError, match="measure=memorization: .*tasks=none: write one of"):
         check_evaluation(compose_settings("evaluate", "measure=[memorization]", "measure.memorization.tasks=none"))

@@ -135,7 +135,7 @@ def test_what_a_measure_asks_again_is_drawn_again_without_a_model(engine, monkey
     cache = TokenCache(None, engine)
     known = answers(engine, sampled(3), cache=cache)
     monkeypatch.setattr(scoring, "generate", lambda *_: pytest.fail("a model was asked"))
-    again = answers(engine, [replace(request, task="forget@leak") for request in sampled(3)], cache=cache)
+    again = answers(engine, [replace(request, asked_by="leak") for request in sampled(3)], cache=cache)
     assert [row["samples"] for row in again] == [row["samples"] for row in known]
 
 

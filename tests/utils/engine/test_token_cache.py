@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,6 @@ from utils.engine.reference import make_reference
 from utils.engine.token_cache import TokenCache, cache_key
 from utils.evaluation import scoring
 from utils.evaluation.scoring import continue_prompts, score
-from utils.items.requests import Request
 from utils.tokens.example import Example
 from utils.weights.reinforced import CombinedModel
 
@@ -74,15 +74,15 @@ def calls(engine, monkeypatch) -> list[int]:
 
 def test_every_answer_is_forwarded_once_and_every_prompt_continued_once(engine, calls):
     """Also if two tasks ask for the same, and whichever role an answer plays."""
-    twice = [*REQUESTS, *(Request(f"{r.task}@again", r.index, r.question, r.answers, r.truth) for r in REQUESTS)]
+    twice = [*REQUESTS, *(replace(request, asked_by="again") for request in REQUESTS)]
     table = score(engine, encoder(), twice, 8192)
     pairs = {encoder().example(r.question, text) for r in REQUESTS for _, _, text in r.answers}
     assert sum(calls) == len(pairs) < len(table) / 2
     del calls[:]
     rows = continue_prompts(engine, encoder(), twice, 4, 5)
     assert calls == [-12] and len(rows) == 24
-    own = {(row["task"], row["index"]): row["generation"] for row in rows}
-    assert all(own[f"{task}@again", index] == text for (task, index), text in own.items() if "@" not in task)
+    said = {(row["asked_by"], row["task"], row["index"]): row["generation"] for row in rows}
+    assert all(said["again", task, index] == text for (_, task, index), text in said.items()) and len(said) == 24
 
 
 def test_another_evaluation_of_the_same_weights_computes_nothing(engine, calls, tmp_path):

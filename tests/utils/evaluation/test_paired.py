@@ -16,6 +16,7 @@ from tests.metrics.benchmarks import test_tofu as tofu
 from tests.metrics.benchmarks import test_utility as utility
 from utils.evaluation.paired import paired_difference, two_sided_p
 from utils.items.metric import Evidence, Metric, ks_distance, ks_pvalue_statistic, measured
+from utils.items.saved import Saved
 
 
 def mean(values, definition: str = "mean", **options) -> Metric:
@@ -145,8 +146,8 @@ def test_how_many_were_left_out_does_not_make_another_metric():
 
 EVERYTHING = {
     "tofu": lambda: tofu_metrics(tofu.all_tasks(), tofu.scores(9), resamples=2),
-    "knowundo": lambda: KnowUnDoMetrics().from_tables(knowundo.table(knowundo.TASKS), (), None, "none", 2),
-    "knowundo, pooled": lambda: KnowUnDoMetrics("pooled").from_tables(knowundo.table(knowundo.TASKS), (), None, "none", 2),
+    "knowundo": lambda: KnowUnDoMetrics().numbers(Saved(knowundo.table(knowundo.TASKS), resamples=2)),
+    "knowundo, pooled": lambda: KnowUnDoMetrics("pooled").numbers(Saved(knowundo.table(knowundo.TASKS), resamples=2)),
     "safety": lambda: safety.numbers(),
     "utility": lambda: utility.numbers(utility.all_ten(0.5, (1, 0), (0.2, 0.4)) + [utility.text(0, -3.0, 3, 12, 6)]),
 }

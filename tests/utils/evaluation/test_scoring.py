@@ -23,7 +23,8 @@ from utils.evaluation.scoring import ScoreError, continue_prompts, requests_hash
 from utils.items.requests import Request
 from utils.tokens.prompts import Encoder
 
-REQUESTS = Tofu("tofu", "owner/data", "0123", "fixture", rows=3).requests("forget05")
+TOFU = Tofu("tofu", "owner/data", "0123", "fixture", rows=3)
+REQUESTS = TOFU.requests("forget05")
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +199,7 @@ def test_continuations_come_with_their_references(engine):
         assert (row["question"], row["truth"]) == (request.question, request.truth)
     texts = [text.strip() for text in texts_of(engine.model, encoder(), PROMPTS, 1, 5)]
     assert [by_place[r.task, r.index]["generation"] for r in REQUESTS[:5]] == texts
-    assert continue_prompts(engine, encoder(), Tofu("tofu", "o", "0", "fixture").oracle_requests("forget01"), 4, 5) == []
+    assert continue_prompts(engine, encoder(), TOFU.oracle_requests(TOFU.requests("forget01")), 4, 5) == []
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,7 @@ def write_generations(folder: Path, answers: Mapping[tuple[str, int], str]) -> N
     rows = []
     for (task, index), text in answers.items():
         question, truth = QUESTIONS[task][index]
-        row = {"task": task, "index": index, "question": question, "generation": text, "truth": truth}
+        row = {"task": task, "asked_by": "", "index": index, "question": question, "generation": text, "truth": truth}
         rows.append(json.dumps(row, ensure_ascii=False))
     (folder / "generations.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
 

@@ -67,7 +67,7 @@ def test_every_file_belongs_to_a_benchmark_and_explains_its_columns(benchmark):
         ("columns: [{name: A, metric: a, scale: log10}]", "column 1: scale=log10: write one of share, percent, p, log"),
         ("columns: [{name: A, metric: a, higher: true}]", "column 1: got an unexpected keyword argument 'higher'"),
         ("columns: [{name: A, metric: a}, {name: A, metric: b}]", "columns: two have the name A"),
-        ("columns: [{name: A, metric: a}]\nmap: {x: A, y: B}", "map.y=B: write one of A"),
+        ("columns: [{name: A, metric: a}]\nmap: {x: A, y: B}", "map.y=B: write A"),
         ("columns: [{name: A, metric: a}]\nmap: {x: A, y: A, word: no}", "there is no key word; did you mean words?"),
         ("- a", "write keys with values"),
         ("columns: [", "while parsing a flow"),

@@ -68,7 +68,7 @@ def test_a_hostile_generation_is_text(runs):
     with open(runs / "flat/eval/generations.jsonl", "w", encoding="utf-8") as file:
         for task, pairs in fake.QUESTIONS.items():
             for index, (question, truth) in enumerate(pairs):
-                row = {"task": task, "index": index, "question": question, "generation": evil, "truth": truth}
+                row = {"task": task, "asked_by": "", "index": index, "question": question, "generation": evil, "truth": truth}
                 file.write(json.dumps(row) + "\n")
     _, path = write_report(runs)
     parsed = Page(path.read_text("utf-8"))

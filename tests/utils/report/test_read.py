@@ -10,6 +10,7 @@ import pytest
 
 from scripts.report import main
 from tests.utils.report import fake_runs as fake
+from utils.files import read_rows, write_rows
 from utils.report.columns import read_display
 from utils.report.page import page
 from utils.report.read import ReportError, read_report
@@ -217,6 +218,14 @@ def test_a_line_separator_in_a_generation_does_not_split_its_row(runs):
     fake.write_generations(runs / "flat/eval", {("forget", 4): "one\u2028two\x85three"})
     flat = next(run for run in read_report(runs).runs if run.folder.name == "flat")
     assert flat.generations["forget", 4]["generation"] == "one\u2028two\x85three"
+
+
+def test_what_a_measure_asked_is_not_the_answer_to_the_question(runs):
+    path = runs / "flat/eval" / "generations.jsonl"
+    rows = read_rows(path)
+    write_rows(path, [*rows, {**rows[0], "asked_by": "leak", "generation": "drawn"}])
+    flat = next(run for run in read_report(runs).runs if run.folder.name == "flat")
+    assert flat.generations["forget", 0]["generation"] == rows[0]["generation"] != "drawn"
 
 
 def test_command_writes_both_files_and_is_repeatable(runs, tmp_path, capsys):

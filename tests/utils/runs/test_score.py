@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -14,13 +16,18 @@ import torch
 import utils.runs.oracles
 import utils.runs.score
 import utils.weights.reinforced
+from data.benchmarks.tofu import Tofu
 from metrics.benchmarks.tofu_tables import TofuMetrics
 from tests.models import tiny_model, tokenizer
+from tests.resources import resources
 from tests.runs import QUICK_EVALUATION, compose_settings, metrics, run, target
 from utils.engine import token_cache
 from utils.evaluation import scoring
-from utils.files import read_json, read_rows
+from utils.files import read_json, read_rows, write_parquet
+from utils.items.benchmark import Resources
+from utils.items.saved import Saved
 from utils.runs.load import make_encoder
+from utils.runs.score import add_extras
 from utils.runs.settings import SettingsError, check_evaluation
 from utils.weights.models import save_model
 
@@ -69,8 +76,7 @@ def scored(monkeypatch) -> list[tuple[str, ...]]:
         calls.append(tuple(dict.fromkeys(request.task for request in requests)))
         return original(engine, encoder, requests, *rest)
 
-    for module in (utils.runs.score, utils.runs.oracles):
-        monkeypatch.setattr(module, "score", score)
+    monkeypatch.setattr(utils.runs.score, "score", score)
     return calls
 
 
@@ -92,12 +98,8 @@ def test_the_numbers_follow_from_the_saved_files(evaluated):
     scores = pd.read_parquet(folder / "scores.parquet")
     own = scores[(scores["task"] == "forget") & (scores["role"] == "answer")]
     assert metrics(folder)["forget_prob"]["value"] == pytest.approx(np.mean([np.exp(x.mean()) for x in own["logp"]]))
-    again = TofuMetrics("geometric").from_tables(
-        scores,
-        read_rows(folder / "generations.jsonl"),
-        pd.read_parquet(folder / "oracle.parquet"),
-        "none",
-        100,
+    again = TofuMetrics("geometric").numbers(
+        Saved(scores, read_rows(folder / "generations.jsonl"), pd.read_parquet(folder / "oracle.parquet"), resamples=100)
     )
     assert {name: metric.to_json() for name, metric in again.items()} == json.loads((folder / "metrics.json").read_text())
 
@@ -116,6 +118,48 @@ def test_rescoring_needs_no_model_and_changes_nothing(evaluated, tmp_path, no_mo
     with pytest.raises(SettingsError, match="rescore=true: out=nowhere holds no scores.parquet; run the evaluation first"):
         run(tmp_path, "evaluate", "rescore=true", "out=nowhere")
     assert not (tmp_path / "nowhere").exists()
+
+
+def test_scores_that_do_not_say_who_asked_are_refused(evaluated, tmp_path):
+    shutil.copytree(evaluated / "eval", tmp_path / "eval")
+    write_parquet(
+        pd.read_parquet(tmp_path / "eval" / "scores.parquet").drop(columns="asked_by"), tmp_path / "eval/scores.parquet"
+    )
+    with pytest.raises(SettingsError, match="scores.parquet of out=eval does not say who asked; run the evaluation again"):
+        run(tmp_path, "evaluate", "split=forget05", *QUICK_EVALUATION, "rescore=true", "out=eval")
+
+
+def test_data_are_read_once(evaluated, tmp_path, monkeypatch):
+    read, requests = [], Tofu.requests
+    monkeypatch.setattr(Tofu, "requests", lambda self, split: read.append(split) or requests(self, split))
+    oracle = shutil.copytree(evaluated / "oracle", tmp_path / "oracle")
+    evaluate(tmp_path, f"oracle={oracle}", "measure=[membership,gradnorm]", "probe=prefix", "show_prompts=1")
+    assert read == ["forget05"]
+
+
+def extra(task: str, seen: list) -> Callable:
+    """Marks what it sees, and adds a row."""
+
+    def add(rows: list[dict], resources: Resources) -> list[dict]:
+        seen.append([row["index"] for row in rows])
+        return [*({**row, "marks": row.get("marks", "") + task} for row in rows), {"task": task, "index": len(rows)}]
+
+    return add
+
+
+def test_extras_see_the_rows_of_the_benchmark_and_their_own():
+    """In this order, each row in its place, what is added behind them and under the name of who added it."""
+    rows = [{"task": "forget", "asked_by": asker, "index": index} for index, asker in enumerate(["", "leak", "", "other"])]
+    before, seen = [dict(row) for row in rows], []
+    parties = {"": ("a", "b"), "leak": ("c",), "other": ()}
+    benchmark, *measures = [
+        SimpleNamespace(name=name, extras=[extra(task, seen) for task in tasks]) for name, tasks in parties.items()
+    ]
+    found = add_extras(rows, SimpleNamespace(benchmark=benchmark, measures=measures), resources())
+    assert rows == before and seen == [[0, 2], [0, 2, 2], [0, 1, 2, 2, 3]]
+    assert [(row["asked_by"], row["index"], row.get("marks", "")) for row in found] == [
+        ("", 0, "abc"), ("leak", 1, "c"), ("", 2, "abc"), ("other", 3, ""), ("", 2, "bc"), ("", 3, "c"), ("leak", 5, "")
+    ]  # fmt: skip
 
 
 def test_a_finished_evaluation_is_skipped(evaluated, no_model, caplog):
@@ -258,8 +302,8 @@ def test_the_tokenizer_is_described_once_per_evaluation(monkeypatch):
 
     calls, original = [], prompts.tokenizer_state
     monkeypatch.setattr(prompts, "tokenizer_state", lambda which: calls.append(which) or original(which))
-    settings = check_evaluation(compose_settings("evaluate", f"model.path={target()}", f"oracle={target()}"))
-    encoder = make_encoder(settings.cfg.model, settings.benchmark, "evaluate", settings.cfg.compat)
-    utils.runs.oracles.check_oracle(settings, encoder)
-    utils.runs.oracles.check_oracle(settings, encoder)
+    questions = check_evaluation(cfg := compose_settings("evaluate", f"model.path={target()}", f"oracle={target()}"))
+    encoder = make_encoder(cfg.model, questions.benchmark, "evaluate", cfg.compat)
+    utils.runs.oracles.check_oracle(cfg, questions, encoder)
+    utils.runs.oracles.check_oracle(cfg, questions, encoder)
     assert len(calls) == 1

@@ -46,13 +46,13 @@ WRONG_VALUES = [
     ("model.max_length=long", "model.max_length=long: write a whole number from 2 (tokens of prompt and answer)"),
     ("model.lora.r=0", "model.lora.r=0: write a whole number from 1"),
     ("model.template.kind=char", "model.template: template.kind=char: write plain or chat"),
-    ("split=forget7", "split=forget7: TOFU has forget01, forget05, forget10"),
-    ("split=retain90", "split=retain90: TOFU has forget01, forget05, forget10"),
-    ("split=7", "split=7: TOFU has forget01"),
-    ("benchmark.rows=no", "benchmark.rows=no: write all, or a number of rows"),
-    ("benchmark.retain_rows=0", "benchmark.retain_rows=0: write null for all, or a number of rows"),
+    ("split=forget7", "split=forget7: write one of forget01, forget05, forget10"),
+    ("split=retain90", "split=retain90: write one of forget01, forget05, forget10"),
+    ("split=7", "split=7: write one of forget01"),
+    ("benchmark.rows=no", "benchmark.rows=no: write all, or a whole number from 1"),
+    ("benchmark.retain_rows=0", "benchmark.retain_rows=0: write null, or a whole number from 1"),
     ("benchmark.max_new_tokens=0", "benchmark.max_new_tokens=0: write a whole number"),
-    ("benchmark.truth_ratio=mean", "benchmark.truth_ratio=mean: write geometric or arithmetic"),
+    ("benchmark.truth_ratio=mean", "benchmark.truth_ratio=mean: write one of geometric, arithmetic"),
     ("method.loss.divergence=tvv", "method.loss: divergence=tvv: write one of kl, tv,"),
     ("+method.loss.beta=1", "method.loss: Flat.__init__() got an unexpected keyword argument 'beta'"),
     ("method.templates.kind=refuse", "method.templates: kind=refuse: write one of refusal, normal; did you mean refusal?"),
@@ -94,7 +94,7 @@ def test_a_batch_that_processes_cannot_share_is_refused(monkeypatch):
 
 
 EVALUATIONS = [
-    (["split=forget7"], "split=forget7: TOFU has forget01"),
+    (["split=forget7"], "split=forget7: write one of forget01"),
     (["resamples=3"], "resamples=3: write a whole number from 100"),
     (["tokens_per_batch=0"], "tokens_per_batch=0: write a whole number from 1"),
     (["from_logs=x.json"], "from_logs=x.json: there is no such file"),
@@ -118,9 +118,9 @@ def test_quantisation_is_asked_for_before_it_is_needed(monkeypatch):
 
 LATE = [
     ("unlearn", "data_root=nowhere", "nowhere/tofu is missing"),
-    ("finetune", "split=retain7", "split=retain7: TOFU has"),
-    ("finetune", "split=7", "split=7: TOFU has"),
-    ("finetune", "split=full+forget7", "split=forget7: TOFU has"),
+    ("finetune", "split=retain7", "split=retain7: write one of"),
+    ("finetune", "split=7", "split=7: write one of"),
+    ("finetune", "split=full+forget7", "split=forget7: write one of"),
 ]
 
 
