@@ -52,7 +52,7 @@ LOST = {"cut": "are cut to fit max_length={max_length}", "eos": "end early: an E
 
 def count_lost(examples: Iterable[Example]) -> dict[str, int]:
     """How many answers are not whole, by what they lost (`Example.lost`)."""
-    counts = Counter(example.lost for example in examples)
+    counts: Counter[str] = Counter(example.lost for example in examples)
     return {why: counts[why] for why in LOST if counts[why]}
 
 
