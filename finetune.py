@@ -6,10 +6,12 @@ import hydra
 from omegaconf import DictConfig
 
 from utils.runs.cli import check_command_line, one_sentence
+from utils.runs.inherited_settings import follows_weights
 
 
 @hydra.main(config_path="config", config_name="finetune", version_base="1.3")
 @one_sentence
+@follows_weights
 def main(cfg: DictConfig) -> None:
     # Slow imports: a misspelt name was refused without them.
     from utils import distributed

@@ -49,6 +49,7 @@ DIALS: dict[str, Check] = {
     "seed": whole,
     "resume": flag,
     "overwrite": flag,
+    "override_model": flag,
     "show_prompts": whole,
     "model.dtype": one_of("float32", "bfloat16"),
     "model.attn": one_of("auto", "sdpa", "eager", "flash_attention_2", "flash_attention_3"),

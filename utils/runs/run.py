@@ -39,6 +39,7 @@ NOT_PART_OF_THE_RESULT = (
     "out",
     "resume",
     "overwrite",
+    "override_model",
     "cache",
     "report_to",
     "per_device_batch_size",

@@ -115,7 +115,9 @@ def _clock(date: str) -> str:
 
 
 def check_options(options: object) -> dict[str, Any]:
-    """The options as a plain dict. Raises ValueError for what is none, and for names that are passed anyway."""
+    """The options as a plain dict, none for None. Raises ValueError for another value, and for names that are passed anyway."""
+    if options is None:
+        return {}
     if not isinstance(options, Mapping):
         raise ValueError(
             f"template.options={options}: write names and values that the chat template reads, {{enable_thinking: false}}"

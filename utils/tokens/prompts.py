@@ -53,7 +53,7 @@ class Template:
     answer_tag: str = ""
     system: str | None = None
     date: str | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] | None = None
     eos: bool = True
     supervise_tag: bool = False
 
@@ -76,7 +76,7 @@ class Template:
         foreign = chat_only if self.kind == "plain" else {name: text or None for name, text in tags.items()}
         for name, value in foreign.items():
             if value is not None:
-                remedy = {"options": "{}"}.get(name, "null") if self.kind == "plain" else 'an empty string ("")'
+                remedy = "null" if self.kind == "plain" else 'an empty string ("")'
                 raise ValueError(f"template.{name}={value!r} has no meaning for template.kind={self.kind}: make it {remedy}")
 
 
@@ -111,7 +111,7 @@ class Encoder:
     @cached_property
     def chat(self) -> Chat:
         """The tokenizer's chat template with the settings of `template`."""
-        return Chat(self.tokenizer, self.template.system, self.template.date, self.template.options)
+        return Chat(self.tokenizer, self.template.system, self.template.date, self.template.options or {})
 
     @property
     def pad_id(self) -> int | None:

@@ -149,7 +149,7 @@ def test_a_line_break_may_be_written_as_on_a_command_line():
     [
         ({"eos": "maybe"}, "template.eos=maybe: write true or false"),
         ({"question_end": 5}, "template.question_end=5: write a text in quotes"),
-        ({"options": {"x": 1}}, "has no meaning for template.kind=plain: make it {}"),
+        ({"options": {"x": 1}}, "has no meaning for template.kind=plain: make it null"),
     ],
 )
 def test_values_of_another_type_are_refused(settings, sentence):
