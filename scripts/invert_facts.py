@@ -24,14 +24,13 @@ from omegaconf import OmegaConf
 from tqdm import tqdm
 
 from data.benchmarks.tofu import Tofu
-from data.files.sources import check_rows
 from data.prepare.inverted import InvertedFacts, tidy, write_inverted
 from utils import ROOT
 from utils.files import read_rows
 from utils.items.rows import QA
 from utils.judges.endpoint import Ask, Endpoint, Prices, Reply
 from utils.judges.local_chat import load_local_chat
-from utils.reading import DataError, read_json_lines
+from utils.reading import FILLED, DataError, check_distinct, check_rows, read_json_lines
 
 SYSTEM = (
     "You write counterfactual sentences for a data set. You are given a question and its answer. Write {count} other answers to "
@@ -178,18 +177,12 @@ def check_free(out: Path) -> None:
 def read_pairs(options: argparse.Namespace) -> list[QA]:
     """The questions and answers to contradict. Raises DataError for bad rows and for a question that occurs twice."""
     if options.questions:
-        rows = read_json_lines(options.questions)
-        check_rows(options.questions, rows, ("question", "answer"), {})
+        rows = check_rows(options.questions, read_json_lines(options.questions), {"question": FILLED, "answer": FILLED})
         pairs = [QA(row["question"], row["answer"]) for row in rows]
     else:
         pinned = OmegaConf.load(ROOT / "config" / "benchmark" / "tofu.yaml")
         pairs = Tofu("tofu", pinned.hub, pinned.revision, options.data_root).training(options.split)
-    first: dict[str, int] = {}
-    for number, pair in enumerate(pairs, start=1):
-        if pair.question in first:
-            name = options.questions or options.split
-            raise DataError(f"{name}, row {number}: field question repeats row {first[pair.question]}; remove one of the two")
-        first[pair.question] = number
+    check_distinct(options.questions or options.split, (pair.question for pair in pairs))
     return pairs
 
 
