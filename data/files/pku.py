@@ -15,13 +15,7 @@ from pathlib import Path
 from utils.items.rows import QA
 from utils.reading import FILLED, FLAG, TEXT, DataError, check_row, json_lines, remembered
 
-KINDS = {
-    "prompt": FILLED,
-    "response_0": TEXT,
-    "response_1": TEXT,
-    "is_response_0_safe": FLAG,
-    "is_response_1_safe": FLAG,
-}
+KINDS = {"prompt": FILLED, "response_0": TEXT, "response_1": TEXT, "is_response_0_safe": FLAG, "is_response_1_safe": FLAG}
 COLUMNS_2023 = frozenset({*KINDS, "better_response_id", "safer_response_id"})
 SIDES = (0, 1)
 

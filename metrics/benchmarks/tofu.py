@@ -173,7 +173,6 @@ def tofu_metrics(
     average: Average = "geometric",
     compat: Compat = "none",
     resamples: int = 1000,
-    seed: int = 0,
 ) -> dict[str, Metric]:
     """All TOFU numbers that `tasks` allow, by name, each with its 95 % bootstrap interval over items.
 
@@ -194,13 +193,13 @@ def tofu_metrics(
     for task, columns in items.items():
         for part, column in zip(PARTS, columns.T, strict=True):
             definition = f"{_DEFINITIONS.get(f'{task}_{part}', _DEFINITIONS[part])}; {sources[part]}"
-            metrics[f"{task}_{part}"] = measured({task: column}, definition, resamples=resamples, seed=seed)
+            metrics[f"{task}_{part}"] = measured({task: column}, definition, resamples=resamples)
     if all(task in items for task in UTILITY_TASKS):
         groups = {task: items[task] for task in UTILITY_TASKS}
         definition = f"harmonic mean of {', '.join(PARTS)} on {', '.join(UTILITY_TASKS)} (nine means); {switch}"
-        metrics["model_utility"] = measured(groups, definition, _utility_of_items, resamples=resamples, seed=seed)
+        metrics["model_utility"] = measured(groups, definition, _utility_of_items, resamples=resamples)
     if "forget" in tasks and retained is not None:
-        metrics |= _forget_metrics(tasks["forget"], retained, compat, resamples, seed)
+        metrics |= _forget_metrics(tasks["forget"], retained, compat, resamples)
     return metrics
 
 
@@ -227,14 +226,14 @@ def _utility_of_items(groups: Samples) -> float:
     return harmonic_mean(np.concatenate([groups[task].mean(axis=0) for task in UTILITY_TASKS]))
 
 
-def _forget_metrics(forget: TaskScores, retained: TaskScores, compat: Compat, resamples: int, seed: int) -> dict[str, Metric]:
+def _forget_metrics(forget: TaskScores, retained: TaskScores, compat: Compat, resamples: int) -> dict[str, Metric]:
     ratios = [truth_ratio(scores.paraphrased, scores.perturbed, eps=EPS[compat]) for scores in (forget, retained)]
     test = forget_quality(*ratios)
     of_what = (
         f"the exact two-sided two-sample KS test between forget-set truth ratios, {len(forget)} items against "
         f"{len(retained)} of the retain model; average=geometric, compat={compat}; {PAPER}"
     )
-    distance, quality = ks_intervals(*ratios, resamples=resamples, seed=seed)
+    distance, quality = ks_intervals(*ratios, resamples=resamples)
     samples = dict(zip(("first", "second"), ratios, strict=True))
     by_pvalue, by_distance = Evidence(samples, ks_pvalue_statistic()), Evidence(samples, ks_distance)
     return {
