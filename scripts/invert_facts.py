@@ -26,7 +26,7 @@ from tqdm import tqdm
 from data.benchmarks.tofu import Tofu
 from data.prepare.inverted import InvertedFacts, tidy, write_inverted
 from utils import ROOT
-from utils.files import read_rows
+from utils.files import read_rows, write_rows
 from utils.items.rows import QA
 from utils.judges.endpoint import Ask, Endpoint, Prices, Reply
 from utils.judges.local_chat import load_local_chat
@@ -97,7 +97,6 @@ class Partial:
 
     def __init__(self, out: Path, task: Task):
         self.path = out.with_name(out.name + ".partial.jsonl")
-        self.facts: dict[tuple[str, str], list[str]] = {}
         settings = {"count": task.count, "prompt": task.ask(QA("", "")).system, **task.writer}
         lines = read_rows(self.path, appended=True)
         if lines and lines[0] != {"settings": settings}:
@@ -107,22 +106,14 @@ class Partial:
                 f"{self.path}: was begun with other settings ({', '.join(other)}); "
                 "give the same ones to go on, or remove the file"
             )
-        self.facts = {(row["question"], row["answer"]): row["facts"] for row in lines[1:]}
+        self.facts: dict[tuple[str, str], list[str]] = {(row["question"], row["answer"]): row["facts"] for row in lines[1:]}
         out.parent.mkdir(parents=True, exist_ok=True)
-        if not lines:
-            self.path.write_text("", encoding="utf-8")
-            self._append({"settings": settings})
-        elif not self.path.read_bytes().endswith(b"\n"):  # a line that was cut off must not swallow the next one
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write("\n")
+        write_rows(self.path, lines or [{"settings": settings}])  # a line that was cut off must not swallow the next one
 
     def add(self, pair: QA, facts: list[str]) -> None:
         self.facts[(pair.question, pair.answer)] = facts
-        self._append({"question": pair.question, "answer": pair.answer, "facts": facts})
-
-    def _append(self, record: dict) -> None:
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+            file.write(json.dumps({"question": pair.question, "answer": pair.answer, "facts": facts}, ensure_ascii=False) + "\n")
 
 
 def write_facts(pairs: Sequence[QA], writer: Writer, out: Path, task: Task, tally: Tally) -> None:

@@ -25,7 +25,7 @@ import numpy as np
 import pandas as pd
 
 from metrics.rouge import rouge
-from metrics.tables import answers_of
+from metrics.tables import answers_of, by_index, set_columns
 from utils.checks import choose
 from utils.items.metric import Evidence, Interval, Metric, Samples, bootstrap_ci, measured
 from utils.items.saved import Metrics, Row, Saved
@@ -59,17 +59,7 @@ class ScopeScores:
     rouge_generated: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        fields = {name: np.asarray(values, np.float64) for name, values in vars(self).items() if values is not None}
-        shape = fields["tokens"].shape
-        if len(shape) != 1 or not shape[0]:
-            raise ValueError(f"tokens: its shape is {shape}, but one number for each of one or more items is needed.")
-        for name, array in fields.items():
-            if array.shape != shape:
-                raise ValueError(f"{name}: its shape is {array.shape}, but {shape} is needed, one number per item of tokens.")
-            if not np.isfinite(array).all():
-                item = int(np.argmax(~np.isfinite(array)))
-                raise ValueError(f"{name}: item {item} is {array[item]}; score this item again in float32.")
-            object.__setattr__(self, name, array)
+        set_columns(self)
         if (self.tokens < 1).any():
             raise ValueError(f"tokens: item {int(np.argmax(self.tokens < 1))} has no answer token; drop the row.")
 
@@ -120,17 +110,15 @@ def scope_scores(scores: pd.DataFrame, generations: Sequence[Row], task: str) ->
     missing = [column for column in ("said", "wanted") if column not in rows]
     if missing:
         raise ValueError(f"scores.parquet has no column {missing[0]}: evaluate the model again with benchmark=knowundo")
-    generated = {row["index"]: rouge(row["generation"], row["truth"], stemmer=False) for row in generations}
-    lost = [index for index in rows["index"] if generated and index not in generated]
-    if lost:
-        raise ValueError(f"generations.jsonl has no answer to row {lost[0] + 1} of task {task}: evaluate the model again")
+    texts = by_index(generations, task, rows["index"] if generations else ())
+    generated = [rouge(texts[i]["generation"], texts[i]["truth"], stemmer=False).rougeL_f1 for i in rows["index"] if texts]
     forced = [rouge(said, wanted, stemmer=False).rougeL_f1 for said, wanted in zip(rows["said"], rows["wanted"], strict=True)]
     return ScopeScores(
         tokens=rows["tokens"].to_numpy(),
         logp=np.array([np.sum(np.asarray(values, dtype=np.float64)) for values in rows["logp"]]),
         hits=np.array([np.sum(values) for values in rows["hit"]]),
         rouge_forced=np.array(forced),
-        rouge_generated=np.array([generated[index].rougeL_f1 for index in rows["index"]]) if generated else None,
+        rouge_generated=np.array(generated) if texts else None,
     )
 
 

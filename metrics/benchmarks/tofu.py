@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import logsumexp
 
+from metrics.tables import set_columns
 from utils.checks import choose
 from utils.items.metric import (
     KS,
@@ -66,17 +67,7 @@ class TaskScores:
     rouge1_recall: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        fields = {name: values for name, values in vars(self).items() if values is not None}
-        arrays = {name: checked_items(values, name) for name, values in fields.items()}
-        n = len(arrays["gt"])
-        for name, array in arrays.items():
-            dimensions, wanted = (2, f"({n}, wrong answers)") if name == "perturbed" else (1, f"({n},)")
-            if array.ndim != dimensions or len(array) != n:
-                raise ValueError(f"{name}: its shape is {array.shape}, but {wanted} is needed, one row per item of gt.")
-            if not np.isfinite(array).all():
-                item = int(np.argwhere(~np.isfinite(array))[0][0])
-                raise ValueError(f"{name}: item {item} is infinite; score this item again in float32.")
-            object.__setattr__(self, name, array)
+        set_columns(self, wide=("perturbed",))
 
     def __len__(self) -> int:
         return len(self.gt)
