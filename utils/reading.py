@@ -21,6 +21,7 @@ from utils.checks import is_number
 from utils.fingerprint import bytes_hash, file_hash
 
 COMPRESSED = {".gz": gzip.open, ".xz": lzma.open}
+LONGEST = 160  # characters of a wrong value that an error shows
 BROKEN = (gzip.BadGzipFile, lzma.LZMAError, zlib.error, EOFError)
 
 # What the open block has read; None outside of one. An object would have to be handed through every benchmark, judge and reader
@@ -183,7 +184,9 @@ def check_row(where: str, row: Mapping[str, Any], kinds: Mapping[str, Kind]) -> 
         if field not in row:
             raise DataError(f"{where}: field {field} is missing; the row has {', '.join(sorted(row))}")
         if not kind.fits(row[field]):
-            raise DataError(f"{where}: field {field} must be {kind.words}, not {row[field]!r}")
+            found = repr(row[field])
+            found = found if len(found) <= LONGEST else f"{found[:LONGEST]} ..."
+            raise DataError(f"{where}: field {field} must be {kind.words}, not {found}")
 
 
 def check_distinct(where: Path | str, questions: Iterable[str]) -> None:

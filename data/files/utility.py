@@ -24,11 +24,15 @@ from utils.reading import FILLED, DataError, Kind, check_row, check_rows, list_o
 
 @dataclass(frozen=True)
 class TaskFile:
-    """file: below data_root. split: the one it holds. fields: of its rows; an answerKey is one of the labels of choices."""
+    """file: below data_root. fields: of its rows; an answerKey is one of the labels of choices."""
 
     file: str
-    split: str
     fields: Mapping[str, Kind]
+
+    @property
+    def split(self) -> str:
+        """The split that the file is named after."""
+        return "validation" if "validation" in self.file else "test"
 
 
 def root(data_root: str) -> Path:
@@ -72,36 +76,26 @@ def _choices(value: object) -> bool:
 
 _LABEL = {"label": one_of("0", "1")}
 _CHOICES = {"choices": Kind(_choices, "lists of texts `text` and `label`, as many of one as of the other"), "answerKey": FILLED}
-_GAP = Kind(lambda value: isinstance(value, str) and value.count("_") == 1, "a sentence with one _ as the gap")
-_TRUTHFULQA = TaskFile(
-    "truthfulqa/multiple_choice_validation.jsonl",
-    "validation",
-    {"question": FILLED, "mc1_targets": labelled(true_first=True), "mc2_targets": labelled()},
-)
+_ENDINGS = {"endings": list_of(FILLED, 4), "label": one_of("0", "1", "2", "3")}
+_GAP = {"sentence": Kind(lambda value: isinstance(value, str) and value.count("_") == 1, "a sentence with one _ as the gap")}
+_OPTIONS = {"option1": FILLED, "option2": FILLED, "answer": one_of("1", "2")}
 
 
 def _filled(*fields: str) -> dict[str, Kind]:
     return dict.fromkeys(fields, FILLED)
 
 
+_TRUTHFULQA = {"question": FILLED, "mc1_targets": labelled(true_first=True), "mc2_targets": labelled()}
 TASK_FILES: dict[str, TaskFile] = {
-    "boolq": TaskFile("boolq/validation.jsonl", "validation", _filled("question", "passage") | _LABEL),
-    "rte": TaskFile("rte/validation.jsonl", "validation", _filled("sentence1", "sentence2") | _LABEL),
-    "hellaswag": TaskFile(
-        "hellaswag/validation.jsonl",
-        "validation",
-        _filled("activity_label", "ctx_a") | {"endings": list_of(FILLED, 4), "label": one_of("0", "1", "2", "3")},
-    ),
-    "winogrande": TaskFile(
-        "winogrande/winogrande_xl_validation.jsonl",
-        "validation",
-        {"sentence": _GAP, "option1": FILLED, "option2": FILLED, "answer": one_of("1", "2")},
-    ),
-    "arc_challenge": TaskFile("arc/ARC-Challenge_test.jsonl", "test", _filled("question") | _CHOICES),
-    "arc_easy": TaskFile("arc/ARC-Easy_test.jsonl", "test", _filled("question") | _CHOICES),
-    "openbookqa": TaskFile("openbookqa/test.jsonl", "test", _filled("question_stem") | _CHOICES),
-    "piqa": TaskFile("piqa/validation.jsonl", "validation", _filled("goal", "sol1", "sol2") | _LABEL),
-    "truthfulqa_mc1": _TRUTHFULQA,
-    "truthfulqa_mc2": _TRUTHFULQA,
-    "wikitext": TaskFile("wikitext/wikitext-2-raw-v1_test_pages.jsonl", "test", _filled("page")),
+    "boolq": TaskFile("boolq/validation.jsonl", _filled("question", "passage") | _LABEL),
+    "rte": TaskFile("rte/validation.jsonl", _filled("sentence1", "sentence2") | _LABEL),
+    "hellaswag": TaskFile("hellaswag/validation.jsonl", _filled("activity_label", "ctx_a") | _ENDINGS),
+    "winogrande": TaskFile("winogrande/winogrande_xl_validation.jsonl", _GAP | _OPTIONS),
+    "arc_challenge": TaskFile("arc/ARC-Challenge_test.jsonl", _filled("question") | _CHOICES),
+    "arc_easy": TaskFile("arc/ARC-Easy_test.jsonl", _filled("question") | _CHOICES),
+    "openbookqa": TaskFile("openbookqa/test.jsonl", _filled("question_stem") | _CHOICES),
+    "piqa": TaskFile("piqa/validation.jsonl", _filled("goal", "sol1", "sol2") | _LABEL),
+    "truthfulqa_mc1": TaskFile("truthfulqa/multiple_choice_validation.jsonl", _TRUTHFULQA),
+    "truthfulqa_mc2": TaskFile("truthfulqa/multiple_choice_validation.jsonl", _TRUTHFULQA),
+    "wikitext": TaskFile("wikitext/wikitext-2-raw-v1_test_pages.jsonl", _filled("page")),
 }

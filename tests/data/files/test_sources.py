@@ -124,6 +124,7 @@ BAD_ROWS = [
     ({**ROW, "perturbed_answer": ["x", ""]}, f"{LIST}['x', '']"),
     ({**ROW, "known": 1}, "row 2: field known must be true or false, not 1"),
     ({**ROW, "label": 2}, "row 2: field label must be one of 0, 1, not 2"),
+    ({**ROW, "label": "x" * 999}, f"row 2: field label must be one of 0, 1, not '{'x' * 159} ..."),
 ]
 KINDS = {"question": FILLED, "answer": FILLED, "perturbed_answer": list_of(FILLED, 2), "known": FLAG, "label": one_of("0", "1")}
 
