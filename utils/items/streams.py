@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -135,14 +136,12 @@ class Streams:
 
     def fitting(self, items: Sequence[QA]) -> list[QA]:
         """The items that leave room for their answer."""
-        return [item for item in items if self._fits(item)]
-
-    def _fits(self, item: QA) -> bool:
-        try:
-            self.encode(item)
-        except EmptyAnswer:
-            return False
-        return True
+        kept = []
+        for item in items:
+            with suppress(EmptyAnswer):
+                self.encode(item)
+                kept.append(item)
+        return kept
 
 
 class StepDataset(Dataset):
