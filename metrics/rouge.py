@@ -7,7 +7,7 @@ text is lowered, everything outside a-z and 0-9 separates words, and words longe
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from typing import NamedTuple
 
 from rouge_score.rouge_scorer import RougeScorer
@@ -22,10 +22,10 @@ class Rouge(NamedTuple):
     rougeL_f1: float
 
 
-@lru_cache(maxsize=2)
-def _scorer(stemmer: bool) -> RougeScorer:
-    # Building a scorer builds a stemmer; one per setting serves all items.
-    return RougeScorer(["rouge1", "rougeL"], use_stemmer=stemmer)
+@cache
+def scorer(*variants: str, stemmer: bool = True) -> RougeScorer:
+    """Of rouge1, rouge2, rougeL. Building one builds a stemmer, so one per setting serves all items."""
+    return RougeScorer(variants, use_stemmer=stemmer)
 
 
 def rouge(generation: str, truth: str, stemmer: bool = True) -> Rouge:
@@ -33,7 +33,7 @@ def rouge(generation: str, truth: str, stemmer: bool = True) -> Rouge:
 
     Source: Lin 2004, as implemented in `rouge_score`; TOFU (arXiv 2401.06121) reports ROUGE-L recall with stemming.
     """
-    scores = _scorer(stemmer).score(target=truth, prediction=generation)
+    scores = scorer("rouge1", "rougeL", stemmer=stemmer).score(target=truth, prediction=generation)
     longest = scores["rougeL"]
     return Rouge(
         rouge1_recall=float(scores["rouge1"].recall),

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from utils.checks import choose
-from utils.items.metric import Metric, measured
+from utils.items.metric import Metric, checked_items, measured
 from utils.items.saved import Row
 
 DropEos = Literal["auto", "eos", "last", "never"]
@@ -29,9 +29,30 @@ def answers_of(scores: pd.DataFrame, task: str) -> pd.DataFrame:
     return rows.sort_values(["index", "number"], ignore_index=True)
 
 
-def by_index(rows: Sequence[Row]) -> dict[int, Row]:
-    """Rows of generations.jsonl by the index of their question."""
-    return {row["index"]: row for row in rows}
+def by_index(rows: Sequence[Row], task: str = "", needed: Iterable[int] = ()) -> dict[int, Row]:
+    """Rows of generations.jsonl by the index of their question. Raises ValueError if one of the `needed` is not there."""
+    found = {row["index"]: row for row in rows}
+    lost = [index for index in needed if index not in found]
+    if lost:
+        raise ValueError(f"generations.jsonl has no answer to row {lost[0] + 1} of task {task}: evaluate the model again")
+    return found
+
+
+def set_columns(scores: object, wide: Sequence[str] = ()) -> None:
+    """Makes the fields of a frozen object float64 arrays with a row for each item: (n,), and (n, J) for those that are `wide`.
+
+    None stays. Raises ValueError naming the field if shapes disagree, there are no items, or a value is not finite.
+    """
+    arrays = {name: checked_items(values, name) for name, values in vars(scores).items() if values is not None}
+    n = len(next(iter(arrays.values())))
+    for name, array in arrays.items():
+        dimensions, wanted = (2, f"({n}, J)") if name in wide else (1, f"({n},)")
+        if array.ndim != dimensions or len(array) != n:
+            raise ValueError(f"{name}: its shape is {array.shape}, but {wanted} is needed, one row per item.")
+        if not np.isfinite(array).all():
+            item = int(np.argwhere(~np.isfinite(array))[0][0])
+            raise ValueError(f"{name}: item {item} is infinite; score this item again in float32.")
+        object.__setattr__(scores, name, array)
 
 
 def average_losses(scores: pd.DataFrame) -> pd.DataFrame:

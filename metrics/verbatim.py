@@ -7,13 +7,12 @@ Pure functions of texts, token ids and per-token hits; data/prepare/memo.py asks
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
-from rouge_score.rouge_scorer import RougeScorer
 
+from metrics.rouge import scorer
 from utils.checks import choose, whole
 
 Mode = Literal["suffix", "prefix"]
@@ -63,8 +62,8 @@ def memo(labels: Sequence[str], outputs: Sequence[str], statistic: Statistic = "
     if not labels:
         return 0.0
     place = get_args(Statistic).index(statistic)  # rouge_score gives precision, recall, f1 in this order
-    scorer = _scorer(variant)
-    return float(np.mean([scorer.score(target=t, prediction=p)[variant][place] for t, p in zip(labels, outputs, strict=True)]))
+    score = scorer(variant).score
+    return float(np.mean([score(target=t, prediction=p)[variant][place] for t, p in zip(labels, outputs, strict=True)]))
 
 
 def memorization_accuracy(tokens: Sequence[int], predicted: Sequence[int]) -> float:
@@ -159,8 +158,3 @@ def _hits(hits: ArrayLike) -> np.ndarray:
     if array.ndim != 1 or array.size == 0:
         raise ValueError(f"hits: shape {array.shape}; one 0 or 1 per answer token is needed, and at least one token")
     return array.astype(bool)
-
-
-@lru_cache(maxsize=3)
-def _scorer(variant: Variant) -> RougeScorer:
-    return RougeScorer([variant], use_stemmer=True)

@@ -24,14 +24,13 @@ from omegaconf import OmegaConf
 from tqdm import tqdm
 
 from data.benchmarks.tofu import Tofu
-from data.files.sources import check_rows
 from data.prepare.inverted import InvertedFacts, tidy, write_inverted
 from utils import ROOT
-from utils.files import read_rows
+from utils.files import read_rows, write_rows
 from utils.items.rows import QA
 from utils.judges.endpoint import Ask, Endpoint, Prices, Reply
 from utils.judges.local_chat import load_local_chat
-from utils.reading import DataError, read_json_lines
+from utils.reading import FILLED, DataError, check_distinct, check_rows, read_json_lines
 
 SYSTEM = (
     "You write counterfactual sentences for a data set. You are given a question and its answer. Write {count} other answers to "
@@ -98,7 +97,6 @@ class Partial:
 
     def __init__(self, out: Path, task: Task):
         self.path = out.with_name(out.name + ".partial.jsonl")
-        self.facts: dict[tuple[str, str], list[str]] = {}
         settings = {"count": task.count, "prompt": task.ask(QA("", "")).system, **task.writer}
         lines = read_rows(self.path, appended=True)
         if lines and lines[0] != {"settings": settings}:
@@ -108,22 +106,14 @@ class Partial:
                 f"{self.path}: was begun with other settings ({', '.join(other)}); "
                 "give the same ones to go on, or remove the file"
             )
-        self.facts = {(row["question"], row["answer"]): row["facts"] for row in lines[1:]}
+        self.facts: dict[tuple[str, str], list[str]] = {(row["question"], row["answer"]): row["facts"] for row in lines[1:]}
         out.parent.mkdir(parents=True, exist_ok=True)
-        if not lines:
-            self.path.write_text("", encoding="utf-8")
-            self._append({"settings": settings})
-        elif not self.path.read_bytes().endswith(b"\n"):  # a line that was cut off must not swallow the next one
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write("\n")
+        write_rows(self.path, lines or [{"settings": settings}])  # a line that was cut off must not swallow the next one
 
     def add(self, pair: QA, facts: list[str]) -> None:
         self.facts[(pair.question, pair.answer)] = facts
-        self._append({"question": pair.question, "answer": pair.answer, "facts": facts})
-
-    def _append(self, record: dict) -> None:
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+            file.write(json.dumps({"question": pair.question, "answer": pair.answer, "facts": facts}, ensure_ascii=False) + "\n")
 
 
 def write_facts(pairs: Sequence[QA], writer: Writer, out: Path, task: Task, tally: Tally) -> None:
@@ -178,18 +168,12 @@ def check_free(out: Path) -> None:
 def read_pairs(options: argparse.Namespace) -> list[QA]:
     """The questions and answers to contradict. Raises DataError for bad rows and for a question that occurs twice."""
     if options.questions:
-        rows = read_json_lines(options.questions)
-        check_rows(options.questions, rows, ("question", "answer"), {})
+        rows = check_rows(options.questions, read_json_lines(options.questions), {"question": FILLED, "answer": FILLED})
         pairs = [QA(row["question"], row["answer"]) for row in rows]
     else:
         pinned = OmegaConf.load(ROOT / "config" / "benchmark" / "tofu.yaml")
         pairs = Tofu("tofu", pinned.hub, pinned.revision, options.data_root).training(options.split)
-    first: dict[str, int] = {}
-    for number, pair in enumerate(pairs, start=1):
-        if pair.question in first:
-            name = options.questions or options.split
-            raise DataError(f"{name}, row {number}: field question repeats row {first[pair.question]}; remove one of the two")
-        first[pair.question] = number
+    check_distinct(options.questions or options.split, (pair.question for pair in pairs))
     return pairs
 
 

@@ -12,18 +12,21 @@ from pathlib import Path
 
 import _path
 
+from scripts.fixtures.files import write_files
 from utils import ROOT
 
-NAMES = ("tofu", "knowundo", "muse", "completion", "safety", "utility", "meow", "tiny_tokenizer")
+FILES = ("tofu", "knowundo", "muse", "completion", "safety", "utility")  # modules that give the files' contents
+OTHERS = ("meow", "tiny_tokenizer")  # modules that write by themselves
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", choices=NAMES)
+    parser.add_argument("name", choices=(*FILES, *OTHERS))
     parser.add_argument("--out", type=Path, help="folder of the files (default: data/fixtures/NAME)")
     options = parser.parse_args(arguments)
     out = options.out or ROOT / "data" / "fixtures" / options.name
-    print(f"{importlib.import_module(f'scripts.fixtures.{options.name}').write(out)} in {out}")
+    module = importlib.import_module(f"scripts.fixtures.{options.name}")
+    print(f"{write_files(module.build_files(), out) if options.name in FILES else module.write(out)} in {out}")
 
 
 if __name__ == "__main__":

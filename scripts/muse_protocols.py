@@ -73,29 +73,6 @@ class Requests:
         return {"kind": self.kind, **model, "unlearn": list(self.unlearn), "evaluate": list(self.evaluate)}
 
 
-@dataclass(frozen=True)
-class Selection:
-    """Which snapshot to take. run: the folder of an unlearning run with snapshots/<step>. oracle: evaluation of the retrained
-    model. evaluate: overrides for evaluate.py. every: evaluate also the snapshots after the chosen one.
-
-    Raises ValueError as `Requests` does.
-    """
-
-    run: Path
-    oracle: Path
-    out: Path
-    metric: str = KNOWLEDGE
-    evaluate: tuple[str, ...] = ()
-    every: bool = False
-
-    def __post_init__(self) -> None:
-        refuse_overrides(self.evaluate, SET_HERE)
-
-    def settings(self) -> dict[str, Any]:
-        """What decides the numbers."""
-        return {**named_models(run=self.run), "evaluate": list(self.evaluate)}
-
-
 @dataclass
 class Table:
     """What was measured so far: name of a model -> metrics, in order; kept in a JSON and a Markdown file."""
@@ -113,7 +90,7 @@ class Table:
     def markdown(self, chosen: str | None = None) -> str:
         """A row for each model; utility first."""
         rows = [
-            [markdown.bold(name) if name == chosen else name, *(_cell(metrics.get(metric)) for metric in SHOWN)]
+            [markdown.bold(name) if name == chosen else name, *(markdown.number(metrics.get(key), ".2f") for key in SHOWN)]
             for name, metrics in self.rows.items()
         ]
         return markdown.table([self.first, *SHOWN], rows) + "\n"
@@ -124,37 +101,47 @@ def run_requests(requests: Requests, call: Call = call_script) -> Table:
     settings = requests.settings()
     open_series(requests.out, "protocol.json", settings, RESULTS)
     table = Table(requests.out / "protocol.json", settings, "split")
-    table.rows["target"] = evaluated(requests.out / "target", requests.target, requests.split(1), requests.evaluate, call)
+
+    def evaluated(folder: Path, model: str, split: str) -> Metrics:
+        return Evaluation.made(folder, _words(model, split, requests.evaluate), call).metrics
+
+    table.rows["target"] = evaluated(requests.out / "target", requests.target, requests.split(1))
     for k in FOLDS:
         split, folder = requests.split(k), requests.out / requests.split(k)
         if finished_run(folder) is None:
             call("unlearn", [*_words(requests.start(k), split, requests.unlearn), as_override("out", str(folder))])
-        table.rows[split] = evaluated(folder / "eval", str(folder), split, requests.evaluate, call)
+        table.rows[split] = evaluated(folder / "eval", str(folder), split)
         table.write("finished" if k == FOLDS[-1] else "running")
     return table
 
 
-def select(selection: Selection, call: Call = call_script) -> tuple[str, bool]:
-    """The step whose snapshot is taken, and whether it reaches the retrained model. Raises ValueError."""
-    steps, split = snapshots_of(selection.run)
-    oracle, settings = Evaluation.of_oracle(selection.oracle), selection.settings()
-    threshold = oracle.value(selection.metric)
-    open_series(selection.out, "selection.json", settings, RESULTS)
-    table = Table(selection.out / "selection.json", settings, "step", {"oracle": oracle.metrics})
+def select(
+    run: Path, oracle_folder: Path, out: Path, metric: str, evaluate: Sequence[str], every: bool, call: Call = call_script
+) -> tuple[str, bool]:
+    """The step whose snapshot is taken, and whether it reaches the retrained model. Raises ValueError.
+
+    run: the folder of an unlearning run with snapshots/<step>. oracle_folder: evaluation of the retrained model. evaluate:
+    overrides for evaluate.py. every: evaluate also the snapshots after the chosen one.
+    """
+    refuse_overrides(evaluate, SET_HERE)
+    steps, split = snapshots_of(run)
+    oracle, settings = Evaluation.of_oracle(oracle_folder), {**named_models(run=run), "evaluate": list(evaluate)}
+    threshold = oracle.value(metric)
+    open_series(out, "selection.json", settings, RESULTS)
+    table = Table(out / "selection.json", settings, "step", {"oracle": oracle.metrics})
     chosen = None
     for snapshot in steps:
-        words = _words(str(snapshot), split, selection.evaluate)
-        evaluation = Evaluation.made(selection.out / snapshot.name, words, call)
-        value = evaluation.compared(oracle, selection.metric)
+        evaluation = Evaluation.made(out / snapshot.name, _words(str(snapshot), split, evaluate), call)
+        value = evaluation.compared(oracle, metric)
         table.rows[snapshot.name] = evaluation.metrics
         table.write("running")
         if chosen is None and value <= threshold:
             chosen = snapshot.name
-        if chosen is not None and not selection.every:
+        if chosen is not None and not every:
             break
     step, reached = chosen or steps[-1].name, chosen is not None
-    rule = f"the first snapshot whose {selection.metric} is at most that of oracle, else the last"
-    table.write("finished", rule=rule, chosen=step, reached=reached, model=str(selection.run / "snapshots" / step))
+    rule = f"the first snapshot whose {metric} is at most that of oracle, else the last"
+    table.write("finished", rule=rule, chosen=step, reached=reached, model=str(run / "snapshots" / step))
     return step, reached
 
 
@@ -169,19 +156,9 @@ def snapshots_of(run: Path) -> tuple[list[Path], str]:
     return steps, capsule["settings"]["split"]
 
 
-def evaluated(folder: Path, model: str, split: str, overrides: Sequence[str], call: Call) -> Metrics:
-    """Metrics of a model, evaluated into `folder` unless that is done. Raises ValueError if nothing finished comes of it."""
-    return Evaluation.made(folder, _words(model, split, overrides), call).metrics
-
-
 def _words(model: str, split: str, overrides: Sequence[str]) -> list[str]:
     """Overrides of either script but for `out`."""
     return ["benchmark=muse", *overrides, as_override("model.path", model), as_override("split", split)]
-
-
-def _cell(entry: Mapping[str, Any] | None) -> str:
-    number = None if entry is None else entry.get("value")
-    return markdown.MISSING if number is None else f"{number:.2f}"
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -216,11 +193,10 @@ def main(arguments: list[str] | None = None, call: Call = call_script) -> None:
             requests = Requests(options.command, options.target, options.out, unlearn, evaluate)
             print(run_requests(requests, call).markdown(), end="")
             return
-        selection = Selection(options.run, options.oracle, options.out, options.metric, evaluate, options.every)
-        step, reached = select(selection, call)
+        step, reached = select(options.run, options.oracle, options.out, options.metric, evaluate, options.every, call)
     if not reached:
-        print(f"no snapshot brought {selection.metric} to the oracle; this is the last")
-    print(f"model.path={selection.run / 'snapshots' / step}")
+        print(f"no snapshot brought {options.metric} to the oracle; this is the last")
+    print(f"model.path={options.run / 'snapshots' / step}")
 
 
 if __name__ == "__main__":

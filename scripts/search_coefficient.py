@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
@@ -122,7 +121,7 @@ class Progress:
         rows = []
         for metric in dict.fromkeys(key for column in reversed(columns) for key in column):
             label = markdown.bold(metric) if metric == self.search.metric else metric
-            rows.append([label, *(_cell(column.get(metric)) for column in columns)])
+            rows.append([label, *(markdown.number(column.get(metric), ".4g") for column in columns)])
         return markdown.table(heads, rows) + "\n"
 
 
@@ -169,9 +168,8 @@ def bring_weights(search: Search, coefficient: float) -> None:
 
 def drop_weights(out: Path, but: Path | None = None) -> None:
     """Deletes the models in the folder of a search, except for one."""
-    for model in out.glob("alpha_*/model"):
-        if model != but:
-            shutil.rmtree(model)
+    for model in set(out.glob("alpha_*/model")) - {but}:
+        shutil.rmtree(model)
 
 
 def open_folder(search: Search) -> None:
@@ -199,11 +197,6 @@ def name(coefficient: float) -> str:
 def override(key: str, value: str | float) -> str:
     """A dial for evaluate.py; a coefficient as it is named everywhere here, 4 and not 4.0."""
     return f"{key}={name(value)}" if isinstance(value, float) else as_override(key, value)
-
-
-def _cell(entry: Mapping[str, Any] | None) -> str:
-    value = None if entry is None else entry.get("value")
-    return markdown.MISSING if value is None else f"{value:.4g}"
 
 
 def main(arguments: list[str] | None = None, call: Call = call_script) -> None:

@@ -58,17 +58,8 @@ def barrier() -> None:
         dist.barrier()
 
 
-def agree(yes: bool, device: torch.device) -> bool:
-    """What the main process says, on every process: decisions that depend on a clock must be the same everywhere."""
-    if not dist.is_initialized():
-        return yes
-    said = torch.tensor([float(yes)], device=device)
-    dist.broadcast(said, src=0)
-    return bool(said.item())
-
-
 def from_main(value: T) -> T:
-    """The main process's object, on every process: what to do must not depend on which files a process sees."""
+    """The main process's object, on every process: what to do must not depend on a clock or on the files that a process sees."""
     if not dist.is_initialized():
         return value
     said = [value]

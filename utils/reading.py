@@ -7,18 +7,21 @@ import io
 import json
 import lzma
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import lru_cache, wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 from pyarrow import ArrowException
 
+from utils.checks import is_number
 from utils.fingerprint import bytes_hash, file_hash
 
 COMPRESSED = {".gz": gzip.open, ".xz": lzma.open}
+LONGEST = 160  # characters of a wrong value that an error shows
 BROKEN = (gzip.BadGzipFile, lzma.LZMAError, zlib.error, EOFError)
 
 # What the open block has read; None outside of one. An object would have to be handed through every benchmark, judge and reader
@@ -44,6 +47,19 @@ def files_read() -> Iterator[dict[str, str]]:
 def note_file(path: Path) -> None:
     """For readers that read a file their own way, or kept what they read before: `files_read` names the file from now on."""
     _note(path, lambda: file_hash(path))
+
+
+def remembered(read: Callable[..., Any]) -> Callable[..., Any]:
+    """For a slow reader read(path, ...): it is noted each time, and read again only when the file was edited since."""
+    cached = lru_cache(maxsize=8)(lambda path, state, *options: read(path, *options))
+
+    @wraps(read)
+    def reader(path: Path, *options: Any) -> Any:
+        note_file(path)
+        state = path.stat()
+        return cached(path, (state.st_mtime_ns, state.st_size), *options)
+
+    return reader
 
 
 def read_text(path: Path | str) -> str:
@@ -99,6 +115,86 @@ def read_parquet(path: Path) -> list[dict[str, Any]]:
     if not rows:
         raise DataError(f"{path}: holds no rows")
     return rows
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """The rows of a Parquet file, of a JSON list, or of JSON lines. Raises DataError as their readers do."""
+    if path.suffix == ".parquet":
+        return read_parquet(path)
+    return read_list(path) if read_text(path).lstrip().startswith("[") else read_json_lines(path)
+
+
+def read_list(path: Path | str) -> list[dict[str, Any]]:
+    """The objects of a JSON list. Raises DataError naming line or row if it is none, or an empty one."""
+    try:
+        return as_rows(path, json.loads(read_text(path)))
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}, line {error.lineno}: not JSON ({error.msg}); a list of objects is expected") from error
+
+
+def as_rows(where: Path | str, value: object) -> list[dict[str, Any]]:
+    """The value, if it is a list of one or more objects. Raises DataError naming the row if not."""
+    if not isinstance(value, list) or not value:
+        found = "an empty list" if value == [] else f"a {type(value).__name__}"
+        raise DataError(f"{where}: a list of objects is expected, not {found}")
+    for number, row in enumerate(value, start=1):
+        if not isinstance(row, dict):
+            raise DataError(f"{where}, row {number}: a JSON {type(row).__name__}; a list of objects is expected")
+    return value
+
+
+class Kind(NamedTuple):
+    """What a field of a row must be. words: as in `field answer must be ...`."""
+
+    fits: Callable[[Any], bool]
+    words: str
+
+
+TEXT = Kind(lambda value: isinstance(value, str), "a text")
+FILLED = Kind(lambda value: isinstance(value, str) and bool(value.strip()), "a text that is not blank")
+FLAG = Kind(lambda value: isinstance(value, bool), "true or false")
+SHARE = Kind(lambda value: is_number(value) and 0 <= value <= 1, "a number from 0 to 1")
+OBJECT = Kind(lambda value: isinstance(value, dict), "an object")
+
+
+def list_of(kind: Kind, count: int | None = None) -> Kind:
+    """A list of so many of a kind; without a count, of any number, none included."""
+
+    def fits(value: Any) -> bool:
+        return isinstance(value, list) and count in (None, len(value)) and all(map(kind.fits, value))
+
+    return Kind(fits, f"a list{'' if count is None else f' of {count}'}, each {kind.words}")
+
+
+def one_of(*valid: str) -> Kind:
+    """One of these words; a label may be a number or its digits."""
+    return Kind(lambda value: str(value) in valid, f"one of {', '.join(valid)}")
+
+
+def check_rows(where: Path | str, rows: Sequence[dict], kinds: Mapping[str, Kind]) -> list[dict]:
+    """The rows, if each has all fields and each field is of its kind. Raises DataError naming row, field and value if not."""
+    for number, row in enumerate(rows, start=1):
+        check_row(f"{where}, row {number}", row, kinds)
+    return list(rows)
+
+
+def check_row(where: str, row: Mapping[str, Any], kinds: Mapping[str, Kind]) -> None:
+    """The same of one row. where: file and row."""
+    for field, kind in kinds.items():
+        if field not in row:
+            raise DataError(f"{where}: field {field} is missing; the row has {', '.join(sorted(row))}")
+        if not kind.fits(row[field]):
+            found = repr(row[field])
+            found = found if len(found) <= LONGEST else f"{found[:LONGEST]} ..."
+            raise DataError(f"{where}: field {field} must be {kind.words}, not {found}")
+
+
+def check_distinct(where: Path | str, questions: Iterable[str]) -> None:
+    """Raises DataError for a question that an earlier row has too."""
+    first: dict[str, int] = {}
+    for number, question in enumerate(questions, start=1):
+        if first.setdefault(question, number) != number:
+            raise DataError(f"{where}, row {number}: field question repeats row {first[question]}; remove one of the two")
 
 
 def _content(path: Path) -> bytes:

@@ -227,8 +227,7 @@ class Completion(Benchmark):
 
     @property
     def _folder(self) -> Path:
-        root = local_root(str(self.data_root))
-        return root / self.name
+        return local_root(str(self.data_root)) / self.name
 
     def _files(self, dial: str, named: str | list[str] | None, folder: Path) -> list[Path]:
         if named is None:

@@ -7,7 +7,6 @@ is memorised); `a+b` joins splits. Only train lists are unlearned with, only val
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -15,15 +14,14 @@ from pathlib import Path
 from typing import ClassVar
 
 from data.files.knowundo_authors import SCOPES, first_authors
-from data.files.sources import ENDINGS, Source, check_rows, local_root
+from data.files.sources import Source, hub_rows
 from metrics.benchmarks.knowundo import KnowUnDoMetrics
 from utils.checks import choose, flag, whole, whole_or
-from utils.distributed import main_first
 from utils.items.benchmark import Benchmark, joined, limited
 from utils.items.requests import Request
 from utils.items.rows import QA
 from utils.items.saved import Metrics
-from utils.reading import DataError, read_json_lines, read_lines, read_text
+from utils.reading import FILLED, DataError, as_rows, check_rows, read_json_lines, read_lines, read_records
 from utils.tokens.prompts import Template
 
 PARTS = ("train", "val")
@@ -113,11 +111,12 @@ class KnowUnDo(Benchmark):
         if self.general_file is not None:
             where, rows = Path(self.general_file), _paragraphs(Path(self.general_file))[:n]
         elif self.data_root == "hub":
-            where, rows = f"{self.general_hub}, general/retain", self._download_general(n)
+            where, local = f"{self.general_hub}, general/retain", f"{self.name}/general/retain.jsonl"
+            rows = hub_rows(self.general_hub, "general", "retain", self.general_revision, local)[:n]
         else:
             where = self._source("general", self.general_hub, "retain.jsonl").file("retain")
-            rows = _read_rows(where)[:n]
-        check_rows(where, rows, ("text",), {})
+            rows = read_records(where)[:n]
+        check_rows(where, rows, {"text": FILLED})
         if len(rows) < n:
             raise DataError(f"{where}: {n} general texts are needed, one for each row of unlearn, but it holds {len(rows)}")
         return [row["text"] for row in rows]
@@ -128,7 +127,7 @@ class KnowUnDo(Benchmark):
         if self.data_root != "fixture":
             return []
         path = self._source(self.domain, self.hub, "bystanders.json").file("bystanders")
-        known = _pairs(path, _read_rows(path))
+        known = _pairs(path, read_records(path))
         return known + [replace(pair, question=SAFETY_PROMPTS[self.domain] + pair.question) for pair in known]
 
     def requests(self, split: str) -> list[Request]:
@@ -156,52 +155,20 @@ class KnowUnDo(Benchmark):
             path = Source(self.name, "hub", self.hub, self.revision).file(f"{self.domain}/{scope}")
             return _pairs(f"{path}, {part}", _part(path, part))
         source = self._source(self.domain, self.hub, "unlearn.json and retention.json")
-        whole, split = (_present(self._folder(self.domain), stem) for stem in (scope, f"{scope}_{part}"))
-        if whole and split:
-            raise DataError(f"data_root={self.data_root}: both {whole} and {split} exist in {source.benchmark}; remove one")
-        if whole:
-            path = source.file(scope)
-            return _pairs(f"{path}, {part}", _part(path, part))
-        path = source.file(f"{scope}_{part}")
-        return _pairs(path, _read_rows(path))
-
-    def _folder(self, below: str) -> Path:
-        root = local_root(self.data_root)
-        return root / self.name / below
+        if not source.has(scope):
+            path = source.file(f"{scope}_{part}")
+            return _pairs(path, read_records(path))
+        path = source.file(scope)
+        if source.has(f"{scope}_{part}"):
+            split = source.file(f"{scope}_{part}").name
+            raise DataError(f"data_root={self.data_root}: both {path.name} and {split} exist in {source.benchmark}; remove one")
+        return _pairs(f"{path}, {part}", _part(path, part))
 
     def _source(self, below: str, hub: str, files: str) -> Source:
         """The files in the folder `below`. Raises DataError, saying what belongs there, if there is none."""
-        if not self._folder(below).is_dir():
-            raise DataError(
-                f"data_root={self.data_root}: there is no folder {self._folder(below)}; put {files} of the dataset {hub} there, "
-                "or let data_root=hub fetch them"
-            )
-        return Source(f"{self.name}/{below}", str(self.data_root), "", "")
-
-    def _download_general(self, n: int) -> list[dict]:
-        from datasets import load_dataset  # slow to import, and needed by one method alone
-
-        try:
-            with main_first():
-                rows = load_dataset(self.general_hub, "general", split="retain", revision=self.general_revision)
-        except (OSError, ValueError) as error:
-            raise DataError(
-                f"data_root=hub: {self.general_hub}, general/retain, cannot be fetched ({type(error).__name__}); give "
-                f'data_root=DIR with DIR/{self.name}/general/retain.jsonl, whose rows are {{"text": ...}}'
-            ) from error
-        return [dict(rows[place]) for place in range(min(n, len(rows)))]
-
-
-def _read_rows(path: Path) -> list[dict]:
-    """The objects of a JSON list or of a JSON-lines file. Raises DataError naming the row."""
-    text = read_text(path)
-    if not text.lstrip().startswith("["):
-        return read_json_lines(path)
-    try:
-        rows = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}, line {error.lineno}: not JSON ({error.msg}); a list of objects is expected") from error
-    return _objects(path, rows)
+        source = Source(f"{self.name}/{below}", str(self.data_root), hub, "")
+        source.check_folder(files)
+        return source
 
 
 def _paragraphs(path: Path) -> list[dict]:
@@ -213,28 +180,13 @@ def _paragraphs(path: Path) -> list[dict]:
 
 def _part(path: Path, part: str) -> list[dict]:
     """The list `part` in the one row of a Hub file."""
-    rows = _read_rows(path)
+    rows = read_records(path)
     if len(rows) != 1 or not set(PARTS) <= set(rows[0]):
         raise DataError(
             f'{path}: one row {{"train": [...], "val": [...]}} is expected; a list without parts is <scope>_{part}.json'
         )
-    return _objects(f"{path}, {part}", rows[0][part])
-
-
-def _objects(where: Path | str, rows: object) -> list[dict]:
-    if not isinstance(rows, list) or not rows:
-        raise DataError(f"{where}: a list with rows is expected, got {'an empty list' if rows == [] else type(rows).__name__}")
-    for number, row in enumerate(rows, start=1):
-        if not isinstance(row, dict):
-            raise DataError(f"{where}, row {number}: a JSON {type(row).__name__}; a list of objects is expected")
-    return rows
+    return as_rows(f"{path}, {part}", rows[0][part])
 
 
 def _pairs(where: Path | str, rows: list[dict]) -> list[QA]:
-    check_rows(where, rows, ("text", "labels"), {})
-    return [QA(row["text"], row["labels"]) for row in rows]
-
-
-def _present(folder: Path, stem: str) -> str:
-    """Name of the file called `stem`, or ""."""
-    return next((f"{stem}{ending}" for ending in ENDINGS if (folder / f"{stem}{ending}").is_file()), "")
+    return [QA(row["text"], row["labels"]) for row in check_rows(where, rows, {"text": FILLED, "labels": FILLED})]

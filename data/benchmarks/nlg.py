@@ -18,7 +18,8 @@ from typing import ClassVar
 
 import torch
 
-from data.files.utility import existing, hub_rows
+from data.files.sources import hub_rows
+from data.files.utility import existing
 from metrics.benchmarks.nlg import CONTINUED, MAUVE, SCORED, NlgMetrics, scored_pairs
 from utils.checks import choose, flag, several, whole, whole_or
 from utils.distributed import is_main
@@ -27,7 +28,7 @@ from utils.evaluation.scoring import continue_greedily
 from utils.items.benchmark import EvaluationOnly, Extra, Resources
 from utils.items.requests import Request
 from utils.items.saved import Metrics, Row
-from utils.reading import DataError, read_json_lines, read_text
+from utils.reading import TEXT, DataError, check_rows, read_json_lines, read_text
 from utils.shared_work import kept_rows
 from utils.tokens.prompts import Template
 
@@ -158,12 +159,9 @@ def continued(resources: Resources, texts: Sequence[str], corpora: str) -> list[
     ]
 
 
-def _texts(where: Path | str, rows: Iterable[dict]) -> Iterable[str]:
+def _texts(where: Path | str, rows: Sequence[dict]) -> Iterable[str]:
     """The field `text` of every row, which may be empty. Raises DataError naming the first row without it."""
-    for number, row in enumerate(rows, start=1):
-        if not isinstance(row.get("text"), str):
-            raise DataError(f"{where}, row {number}: field text must be a string, got {row.get('text')!r}")
-        yield row["text"].strip()
+    return (row["text"].strip() for row in check_rows(where, rows, {"text": TEXT}))
 
 
 def _mauve(rows: Sequence[Row], scored: str) -> list[Row]:

@@ -24,7 +24,8 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import NamedTuple
 
-from data.files.utility import TASK_FILES, checked, existing, hub_rows, read_task, root
+from data.files.sources import hub_rows
+from data.files.utility import TASK_FILES, checked, existing, read_task, root
 from metrics.benchmarks.nlu import FORMS, TASKS, NluMetrics
 from utils.checks import choose, several, whole, whole_or
 from utils.draws import generator

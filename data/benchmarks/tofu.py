@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
 
-from data.files.sources import Source, check_rows
+from data.files.sources import Source
 from metrics.benchmarks.null_oracles import LEAST
 from metrics.benchmarks.tofu_tables import TofuMetrics
 from utils.checks import whole, whole_or
@@ -19,7 +19,7 @@ from utils.items.benchmark import Benchmark, joined, limited
 from utils.items.metric import Metric
 from utils.items.requests import Request
 from utils.items.rows import QA
-from utils.reading import read_json_lines
+from utils.reading import FILLED, check_rows, list_of, read_json_lines
 
 FORGET = ("forget01", "forget05", "forget10", "forget20", "forget30", "forget50", "forget90")
 SHIPPED = ("forget01", "forget05", "forget10", "retain90", "retain95", "retain99")
@@ -108,8 +108,7 @@ class Tofu(Benchmark):
         source = self.source
         is_file = split in (*SHIPPED, *HOLDOUT, *WORLD, "full", "strangers")
         path = source.file(split if is_file else "full")
-        rows = read_json_lines(path)
-        check_rows(path, rows, ("question", "answer"), {})
+        rows = check_rows(path, read_json_lines(path), {"question": FILLED, "answer": FILLED})
         if not is_file:
             rows = _cut(split, rows)
         kept = limited(rows, self.retain_rows) if split.startswith("retain") else rows
@@ -118,8 +117,8 @@ class Tofu(Benchmark):
     def _perturbed(self, task: str, name: str, most: int | None = None) -> list[Request]:
         right, wrong = ("answer", WORLD_WRONG) if task in WORLD else ("paraphrased_answer", INVENTED_WRONG)
         path = self.source.file(name)
-        rows = read_json_lines(path)
-        check_rows(path, rows, tuple(dict.fromkeys(("question", "answer", right))), {"perturbed_answer": wrong})
+        kinds = dict.fromkeys(("question", "answer", right), FILLED) | {"perturbed_answer": list_of(FILLED, wrong)}
+        rows = check_rows(path, read_json_lines(path), kinds)
         return [_request(task, i, row, row[right]) for i, row in enumerate(limited(limited(rows, self.rows), most))]
 
     def _world(self) -> list[Request]:

@@ -14,14 +14,13 @@ from typing import ClassVar
 from lm_eval.api.task import Task
 
 from data.benchmarks.harness import PACKAGED, EngineLM, evaluate_task, load_task
+from data.files.sources import fetching
 from data.files.utility import TASK_FILES, task_rows
 from metrics.benchmarks.utility import UtilityMetrics
 from utils.checks import several, whole, whole_or
-from utils.distributed import main_first
 from utils.items.benchmark import EvaluationOnly, Extra, Resources
 from utils.items.requests import Request
 from utils.items.saved import Metrics, Row
-from utils.reading import DataError
 from utils.shared_work import kept_rows
 
 TASKS = tuple(PACKAGED)
@@ -83,11 +82,5 @@ class Utility(EvaluationOnly):
     def _load(self, name: str) -> Task:
         if self.data_root != "hub":
             return load_task(name, task_rows(str(self.data_root), name), TASK_FILES[name].split)
-        try:
-            with main_first():
-                return load_task(name, num_fewshot=self.num_fewshot)
-        except (OSError, ValueError) as error:
-            raise DataError(
-                f"data_root=hub: the data of task {name} cannot be fetched ({type(error).__name__}); give data_root=DIR with "
-                f"DIR/{TASK_FILES[name].file}, leave the task out of benchmark.tasks, or use data_root=fixture"
-            ) from error
+        with fetching(f"the data of task {name}", TASK_FILES[name].file, "leave the task out of benchmark.tasks, "):
+            return load_task(name, num_fewshot=self.num_fewshot)

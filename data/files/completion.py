@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import chain, islice
 from pathlib import Path
 
 from data.files.book import Excerpt, chapters, excerpt, passages
-from data.files.sources import check_rows
-from utils.reading import DataError, json_lines, note_file, read_json_lines, read_text
+from utils.reading import FILLED, TEXT, DataError, check_row, check_rows, json_lines, read_json_lines, read_text, remembered
 
 KINDS = ("train", "test")
 JSON_ENDINGS = (".jsonl", ".json", ".json.gz", ".jsonl.gz")
@@ -57,9 +55,7 @@ def read_passages(path: Path, words: int, rest: bool = False, limit: int | None 
     """
     if not path.is_file():
         raise DataError(f"{path}: there is no such file")
-    note_file(path)
-    state = path.stat()
-    found = _passages(path, state.st_mtime_ns, state.st_size, words, rest, limit)
+    found = _passages(path, words, rest, limit)
     if not found:
         raise DataError(f"{path}: holds no passage of about {words} words without a heading in it; set benchmark.words lower")
     return found
@@ -98,9 +94,8 @@ def _released(path: Path) -> bool:
     return any(path.match(f"hp_{kind}_qa_*.jsonl") for kind in KINDS)
 
 
-@lru_cache(maxsize=8)
-def _passages(path: Path, changed: int, size: int, words: int, rest: bool, limit: int | None) -> tuple[str, ...]:
-    """`changed` and `size` only tell an edited file from the one that was read before."""
+@remembered
+def _passages(path: Path, words: int, rest: bool, limit: int | None) -> tuple[str, ...]:
     texts = _texts(path) if path.name.endswith(JSON_ENDINGS) else [read_text(path)]
     # One text at a time: a shard of C4 holds far more than is used.
     return tuple(islice(chain.from_iterable(passages(chapters(text), words, rest) for text in texts), limit))
@@ -108,15 +103,13 @@ def _passages(path: Path, changed: int, size: int, words: int, rest: bool, limit
 
 def _texts(path: Path) -> Iterator[str]:
     for number, row in json_lines(path):
-        if not isinstance(row.get("text"), str):
-            raise DataError(f'{path}, row {number}: a JSON object {{"text": "..."}} is expected')
+        check_row(f"{path}, row {number}", row, {"text": TEXT})
         yield row["text"]
 
 
 def _blocks(path: Path) -> tuple[tuple[Excerpt, ...], tuple[str, ...]]:
     """The passages of a released file, and its instructions."""
-    rows = read_json_lines(path)
-    check_rows(path, rows, ("prompt", "response"), {})
+    rows = check_rows(path, read_json_lines(path), {"prompt": FILLED, "response": FILLED})
     asked = []
     for number, row in enumerate(rows, start=1):
         instruction, mark, prefix = row["prompt"].partition(": ")

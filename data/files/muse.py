@@ -19,8 +19,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.files.sources import Source, check_rows, local_root
-from utils.reading import DataError, read_json_lines, read_parquet
+from data.files.sources import Source
+from utils.reading import FILLED, TEXT, check_rows, read_records
 
 PARQUET = "-00000-of-00001.parquet"  # how push_to_hub names the one file of a split
 FIELDS = {"verbmem": ("prompt", "gt"), "knowmem": ("question", "answer"), "privleak": ("text",)}
@@ -37,34 +37,22 @@ class MuseFiles:
 
     def has(self, config: str, split: str) -> bool:
         """Whether there are rows of a split; of the Hub it is believed."""
-        return self.root == "hub" or (self._folder(config) / f"{split}{PARQUET}").is_file() or self._source(config).has(split)
+        source = self._source(config)
+        return source.has(split) or (source.folder / f"{split}{PARQUET}").is_file()
 
     def rows(self, config: str, split: str) -> list[dict]:
         """The rows of a split. Raises DataError naming file and row; only running text may be blank here and there."""
         path = self._path(config, split)
-        rows = read_parquet(path) if path.suffix == ".parquet" else read_json_lines(path)
-        if config in FIELDS:
-            check_rows(path, rows, FIELDS[config], {})
-            return rows
-        for number, row in enumerate(rows, start=1):
-            if not isinstance(row.get("text"), str):
-                raise DataError(f"{path}, row {number}: text is missing or no string; the row has {', '.join(sorted(row))}")
-        return rows
+        kinds = dict.fromkeys(FIELDS[config], FILLED) if config in FIELDS else {"text": TEXT}
+        return check_rows(path, read_records(path), kinds)
 
     def _path(self, config: str, split: str) -> Path:
         if self.root == "hub":
             return Source(f"muse/{self.corpus}", self.root, self.hub, self.revision).download(f"{config}/{split}{PARQUET}")
-        folder = self._folder(config)
-        if not folder.is_dir():
-            raise DataError(
-                f"data_root={self.root}: there is no folder {folder}; put {split}.jsonl of configuration {config} of the dataset "
-                f"{self.hub} there, or let data_root=hub fetch it"
-            )
-        whole = folder / f"{split}{PARQUET}"
-        return whole if whole.is_file() else self._source(config).file(split)
-
-    def _folder(self, config: str) -> Path:
-        return local_root(self.root) / "muse" / self.corpus / config
+        source = self._source(config)
+        source.check_folder(f"{split}.jsonl of configuration {config}")
+        whole = source.folder / f"{split}{PARQUET}"
+        return whole if whole.is_file() else source.file(split)
 
     def _source(self, config: str) -> Source:
-        return Source(f"muse/{self.corpus}/{config}", self.root, "", "")
+        return Source(f"muse/{self.corpus}/{config}", self.root, self.hub, self.revision)

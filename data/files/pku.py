@@ -9,15 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 
 from utils.items.rows import QA
-from utils.reading import DataError, json_lines, note_file
+from utils.reading import FILLED, FLAG, TEXT, DataError, check_row, json_lines, remembered
 
-TEXTS = ("prompt", "response_0", "response_1")
-FLAGS = ("is_response_0_safe", "is_response_1_safe")
-COLUMNS_2023 = frozenset({*TEXTS, *FLAGS, "better_response_id", "safer_response_id"})
+KINDS = {"prompt": FILLED, "response_0": TEXT, "response_1": TEXT, "is_response_0_safe": FLAG, "is_response_1_safe": FLAG}
+COLUMNS_2023 = frozenset({*KINDS, "better_response_id", "safer_response_id"})
 SIDES = (0, 1)
 
 
@@ -81,25 +80,22 @@ def read_pku(paths: Sequence[Path]) -> SafeRlhf:
     Raises DataError with file and row for a line that is no JSON object, a missing column, an answer that is no text, a flag that
     is neither true nor false, columns that differ within a file or between files, and for no rows at all.
     """
-    parts = []
-    for path in paths:
-        note_file(path)
-        state = path.stat()
-        parts.append(_read(path, state.st_mtime_ns, state.st_size))
+    parts = [_read(path) for path in paths]
     for path, part in zip(paths, parts, strict=True):
         if part.columns != parts[0].columns:
             raise DataError(f"{path}: its columns differ from those of {paths[0]}; files of two releases cannot be joined")
     return parts[0] if len(parts) == 1 else SafeRlhf(tuple(row for part in parts for row in part.rows), parts[0].columns)
 
 
-@lru_cache(maxsize=8)
-def _read(path: Path, changed: int, size: int) -> SafeRlhf:
-    """`changed` and `size` only tell an edited file from the one that was read before."""
+@remembered
+def _read(path: Path) -> SafeRlhf:
     rows, columns = [], None
     for number, row in json_lines(path):
         if columns is None:
             columns = tuple(sorted(row))
-        rows.append(_judged(path, number, row))
+        check_row(f"{path}, row {number}", row, KINDS)
+        harmful = (not row["is_response_0_safe"], not row["is_response_1_safe"])
+        rows.append(Judged(row["prompt"], (row["response_0"], row["response_1"]), harmful))
         if tuple(sorted(row)) != columns:
             raise DataError(
                 f"{path}, row {number}: its columns differ from those of row 1; rows of two releases cannot be joined"
@@ -107,16 +103,3 @@ def _read(path: Path, changed: int, size: int) -> SafeRlhf:
     if columns is None:
         raise DataError(f"{path}: holds no rows")
     return SafeRlhf(tuple(rows), columns)
-
-
-def _judged(path: Path, number: int, row: dict) -> Judged:
-    for field in (*TEXTS, *FLAGS):
-        if field not in row:
-            raise DataError(f"{path}, row {number}: field {field} is missing; the row has {', '.join(sorted(row))}")
-    for field in TEXTS:
-        if not isinstance(row[field], str) or field == "prompt" and not row[field].strip():
-            raise DataError(f"{path}, row {number}: {field} is empty or not a string: {row[field]!r}")
-    for field in FLAGS:
-        if not isinstance(row[field], bool):
-            raise DataError(f"{path}, row {number}: {field} must be true or false, not {row[field]!r}")
-    return Judged(row["prompt"], (row["response_0"], row["response_1"]), (not row[FLAGS[0]], not row[FLAGS[1]]))

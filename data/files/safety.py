@@ -15,9 +15,6 @@ from data.files.sources import download, local_root, only_file
 from data.files.truthfulqa import MultipleChoice, Question, read_multiple_choice, read_truthfulqa
 from utils.reading import DataError
 
-QUESTIONS = ("TruthfulQA.csv", "generation_validation.jsonl")
-CHOICES = ("mc_task.json", "multiple_choice_validation.jsonl")
-
 
 @dataclass(frozen=True)
 class SafetyFiles:
@@ -40,17 +37,17 @@ class SafetyFiles:
 
     def questions(self) -> list[Question]:
         """TruthfulQA with its answers. Raises DataError."""
-        return read_truthfulqa(self._truthfulqa(QUESTIONS, "generation"))
+        return read_truthfulqa(self._truthfulqa("TruthfulQA.csv", "generation"))
 
     def choices(self) -> list[MultipleChoice]:
         """TruthfulQA as multiple choice, in an order of its own. Raises DataError."""
-        return read_multiple_choice(self._truthfulqa(CHOICES, "multiple_choice"))
+        return read_multiple_choice(self._truthfulqa("mc_task.json", "multiple_choice"))
 
-    def _truthfulqa(self, names: Sequence[str], configuration: str) -> Path:
+    def _truthfulqa(self, name: str, configuration: str) -> Path:
         if self.data_root != "hub":
-            return self._local("truthfulqa", names)
+            return self._local("truthfulqa", (name, f"{configuration}_validation.jsonl"))
         file = f"{configuration}/validation-00000-of-00001.parquet"
-        return download(self.truthfulqa_hub, file, self.truthfulqa_revision, f"truthfulqa/{names[0]}")
+        return download(self.truthfulqa_hub, file, self.truthfulqa_revision, f"truthfulqa/{name}")
 
     def _local(self, folder: str, names: Sequence[str]) -> Path:
         root = local_root(self.data_root) / (self.benchmark if self.data_root == "fixture" else "") / folder

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from utils import ROOT
 from utils.checks import did_you_mean_or_all
@@ -31,16 +31,27 @@ class Source:
         """Path of the rows called `name`. Raises DataError saying where it looked."""
         if self.root == "hub":
             return self.download(f"{name}.json")
-        folder = local_root(self.root) / self.benchmark
-        found = only_file(self.root, folder, [f"{name}{ending}" for ending in ENDINGS])
+        found = only_file(self.root, self.folder, [f"{name}{ending}" for ending in ENDINGS])
         if found is None:
-            raise DataError(f"data_root={self.root}: {folder / name}.json does not exist{_nearest(folder, name)}")
+            raise DataError(f"data_root={self.root}: {self.folder / name}.json does not exist{_nearest(self.folder, name)}")
         return found
 
     def has(self, name: str) -> bool:
         """Whether there are rows called `name`; of the Hub it is believed."""
-        folder = local_root(self.root) / self.benchmark
-        return self.root == "hub" or any((folder / f"{name}{ending}").is_file() for ending in ENDINGS)
+        return self.root == "hub" or any((self.folder / f"{name}{ending}").is_file() for ending in ENDINGS)
+
+    @property
+    def folder(self) -> Path:
+        """Where its files lie, unless they are on the Hub."""
+        return local_root(self.root) / self.benchmark
+
+    def check_folder(self, files: str) -> None:
+        """Raises DataError if there is no such folder, saying which files of the data set belong there."""
+        if not self.folder.is_dir():
+            raise DataError(
+                f"data_root={self.root}: there is no folder {self.folder}; put {files} of the dataset {self.hub} there, or let "
+                "data_root=hub fetch them"
+            )
 
     def download(self, file: str) -> Path:
         """A file of the dataset on the Hub. Raises DataError if it cannot be fetched."""
@@ -62,36 +73,33 @@ def only_file(data_root: str, folder: Path, names: Sequence[str]) -> Path | None
 
 def download(hub: str, file: str, revision: str, local: str) -> Path:
     """A file of a data set on the Hub. Raises DataError if it cannot be fetched, with the file `local` that may stand for it."""
+    with fetching(f"{hub}/{file} at revision {revision[:8]}", local):
+        return Path(hf_hub_download(hub, file, repo_type="dataset", revision=revision))
+
+
+def hub_rows(hub: str, configuration: str | None, split: str, revision: str, local: str) -> list[dict]:
+    """The rows of one split of a data set on the Hub. Raises DataError, naming the file `local` that may stand for it."""
+    from datasets import load_dataset  # slow to import, and not needed for local files
+
+    part = "/".join(filter(None, (configuration, split)))
+    with fetching(f"{hub}, {part}, at revision {revision[:8]}", local):
+        return list(load_dataset(hub, configuration, split=split, revision=revision))
+
+
+@contextmanager
+def fetching(what: str, local: str, instead: str = "") -> Iterator[None]:
+    """The main process fetches first. Raises DataError for what cannot be had, with the file `local` that may stand for it.
+
+    instead: what else may be done, `..., `.
+    """
     try:
         with main_first():
-            return Path(hf_hub_download(hub, file, repo_type="dataset", revision=revision))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+            yield
+    except (OSError, ValueError) as error:
         raise DataError(
-            f"data_root=hub: {hub}/{file} at revision {revision[:8]} cannot be fetched ({type(error).__name__}); give "
-            f"data_root=DIR with DIR/{local}, or data_root=fixture"
+            f"data_root=hub: {what} cannot be fetched ({type(error).__name__}); give data_root=DIR with DIR/{local}, {instead}or "
+            "data_root=fixture"
         ) from error
-
-
-def check_rows(path: Path | str, rows: Sequence[dict], texts: Sequence[str], lists: dict[str, int | None]) -> None:
-    """Raises DataError unless every row holds the non-empty strings `texts` and the lists of strings `lists` (name -> length)."""
-    for number, row in enumerate(rows, start=1):
-        for field in (*texts, *lists):
-            if field not in row:
-                raise DataError(f"{path}, row {number}: field {field} is missing; the row has {', '.join(sorted(row))}")
-        for field in texts:
-            if not isinstance(row[field], str) or not row[field].strip():
-                raise DataError(f"{path}, row {number}: {field} is empty or not a string: {row[field]!r}")
-        for field, length in lists.items():
-            _check_list(path, number, field, row[field], length)
-
-
-def _check_list(path: Path | str, number: int, field: str, values: object, length: int | None) -> None:
-    if not isinstance(values, list) or (length is not None and len(values) != length):
-        got = len(values) if isinstance(values, list) else f"a {type(values).__name__}"
-        raise DataError(f"{path}, row {number}: {field} needs {length} strings, got {got}")
-    for place, value in enumerate(values, start=1):
-        if not isinstance(value, str) or not value.strip():
-            raise DataError(f"{path}, row {number}: {field} number {place} is empty or not a string: {value!r}")
 
 
 def _nearest(folder: Path, name: str) -> str:

@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.files.sources import check_rows
 from utils.checks import choose
 from utils.draws import generator
 from utils.items.rows import QA
-from utils.reading import DataError, read_json_lines, read_parquet, read_text
+from utils.reading import FILLED, OBJECT, TEXT, DataError, Kind, check_row, check_rows, list_of, read_records, read_text
 
 CSV = {
     "question": "Question",
@@ -66,14 +64,11 @@ def read_truthfulqa(path: Path) -> list[Question]:
 
     Raises DataError with file and row for a missing column, or a question or best answer that is empty.
     """
-    rows = _csv(path) if path.suffix == ".csv" else _records(path)
-    check_rows(path, rows, ("question", "best_answer"), {})
+    rows = _csv(path) if path.suffix == ".csv" else read_records(path)
+    lists = dict.fromkeys(("correct_answers", "incorrect_answers"), list_of(TEXT))
     found = []
-    for number, row in enumerate(rows, start=1):
-        for field in ("correct_answers", "incorrect_answers"):
-            if not isinstance(row.get(field), list) or not all(isinstance(text, str) for text in row[field]):
-                raise DataError(f"{path}, row {number}: {field} is missing or no list of strings")
-        correct, incorrect = (tuple(text.strip() for text in row[name]) for name in ("correct_answers", "incorrect_answers"))
+    for row in check_rows(path, rows, {"question": FILLED, "best_answer": FILLED, **lists}):
+        correct, incorrect = (tuple(text.strip() for text in row[name]) for name in lists)
         joined = row["joined"] if "joined" in row else "; ".join(correct)
         found.append(Question(row["question"].strip(), row["best_answer"], correct, incorrect, joined))
     return found
@@ -84,16 +79,9 @@ def read_multiple_choice(path: Path) -> list[MultipleChoice]:
 
     Raises DataError with file and row for choices of which none is true or, in mc1, none false.
     """
-    if path.suffix == ".json":
-        try:
-            rows = json.loads(read_text(path))
-        except json.JSONDecodeError as error:
-            raise DataError(f"{path}: not JSON ({error}); the authors' mc_task.json is expected") from error
-    else:
-        rows = _records(path)
-    check_rows(path, rows, ("question",), {})
+    rows = check_rows(path, read_records(path), {"question": FILLED, "mc1_targets": OBJECT, "mc2_targets": OBJECT})
     return [
-        MultipleChoice(row["question"].strip(), *(_choices(path, number, row, f"{task}_targets") for task in ("mc1", "mc2")))
+        MultipleChoice(row["question"].strip(), *(_choices(f"{path}, row {number}", row, task) for task in ("mc1", "mc2")))
         for number, row in enumerate(rows, start=1)
     ]
 
@@ -152,20 +140,26 @@ def _csv(path: Path) -> list[dict]:
     return rows
 
 
-def _records(path: Path) -> list[dict]:
-    return read_parquet(path) if path.suffix == ".parquet" else read_json_lines(path)
+def _choices(where: str, row: dict, task: str) -> Choices:
+    field, targets = f"{task}_targets", row[f"{task}_targets"]
+    if "choices" not in targets:  # as the authors write it: text -> label
+        targets = {"choices": list(targets), "labels": list(targets.values())}
+    check_row(where, {field: targets}, {field: labelled(some_false=task == "mc1")})
+    return Choices(tuple(targets["choices"]), tuple(label == 1 for label in targets["labels"]))
 
 
-def _choices(path: Path, number: int, row: dict, field: str) -> Choices:
-    targets = row.get(field)
-    if not isinstance(targets, dict):
-        raise DataError(f"{path}, row {number}: field {field} is missing; the row has {', '.join(sorted(row))}")
-    if "choices" in targets:
-        texts, labels = targets["choices"], targets.get("labels", [])
-    else:
-        texts, labels = list(targets), list(targets.values())
-    if len(texts) != len(labels) or not all(isinstance(text, str) and text.strip() for text in texts):
-        raise DataError(f"{path}, row {number}: {field} needs texts, and one label for each")
-    if any(label not in (0, 1) for label in labels) or 1 not in labels or field == "mc1_targets" and 0 not in labels:
-        raise DataError(f"{path}, row {number}: {field} needs labels 0 and 1, 1 for what is true; it has {labels}")
-    return Choices(tuple(texts), tuple(label == 1 for label in labels))
+def labelled(some_false: bool = False, true_first: bool = False) -> Kind:
+    """Texts to choose from as lists `choices` and `labels`. some_false, true_first: how MC1 is, true_first in the harness."""
+
+    def fits(targets: object) -> bool:
+        if not isinstance(targets, dict) or not list_of(FILLED).fits(targets.get("choices")):
+            return False
+        labels = targets.get("labels")
+        if not isinstance(labels, list) or len(labels) != len(targets["choices"]):
+            return False
+        if 1 not in labels or any(label not in (0, 1) for label in labels):
+            return False
+        return not (some_false and 0 not in labels) and not (true_first and (labels[0] != 1 or sum(labels) != 1))
+
+    more = ", one of them 0" if some_false else ", the one true choice first, as the harness expects it" if true_first else ""
+    return Kind(fits, f"lists of texts `choices` and `labels` of 0 and 1, 1 for what is true{more}")

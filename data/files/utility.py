@@ -13,23 +13,26 @@ wikitext/wikitext-2-raw-v1_test_pages.jsonl  page (one article)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.files.sources import FIXTURES, check_rows
-from utils.distributed import main_first
-from utils.reading import DataError, read_json_lines
+from data.files.sources import FIXTURES
+from data.files.truthfulqa import labelled
+from utils.reading import FILLED, DataError, Kind, check_row, check_rows, list_of, one_of, read_json_lines
 
 
 @dataclass(frozen=True)
 class TaskFile:
-    """file: below data_root. split: the one it holds. texts: fields that hold text. wrong(row): what is wrong with it, or ""."""
+    """file: below data_root. fields: of its rows; an answerKey is one of the labels of choices."""
 
     file: str
-    split: str
-    texts: tuple[str, ...]
-    wrong: Callable[[dict], str]
+    fields: Mapping[str, Kind]
+
+    @property
+    def split(self) -> str:
+        """The split that the file is named after."""
+        return "validation" if "validation" in self.file else "test"
 
 
 def root(data_root: str) -> Path:
@@ -49,25 +52,11 @@ def read_task(path: Path, task: TaskFile) -> list[dict]:
 
 def checked(where: Path | str, rows: list[dict], task: TaskFile) -> list[dict]:
     """The rows, if they are in the layout of `task`. Raises DataError naming `where` and row."""
-    check_rows(where, rows, task.texts, {})
-    for number, row in enumerate(rows, start=1):
-        if problem := task.wrong(row):
-            raise DataError(f"{where}, row {number}: {problem}")
+    check_rows(where, rows, task.fields)
+    if "answerKey" in task.fields:
+        for number, row in enumerate(rows, start=1):
+            check_row(f"{where}, row {number}", row, {"answerKey": one_of(*row["choices"]["label"])})
     return rows
-
-
-def hub_rows(hub: str, configuration: str | None, split: str, revision: str, local: str) -> list[dict]:
-    """The rows of one split of a data set on the Hub. Raises DataError, naming the file `local` that may stand for it."""
-    from datasets import load_dataset  # slow to import, and not needed for local files
-
-    try:
-        with main_first():
-            return list(load_dataset(hub, configuration, split=split, revision=revision))
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"data_root=hub: {hub}, {split}, at revision {revision[:8]} cannot be fetched ({type(error).__name__}); give "
-            f"data_root=DIR with DIR/{local}, or data_root=fixture"
-        ) from error
 
 
 def existing(data_root: str, files: Sequence[str]) -> Path:
@@ -80,73 +69,33 @@ def existing(data_root: str, files: Sequence[str]) -> Path:
     )
 
 
-def _one_of(field: str, *valid: str) -> Callable[[dict], str]:
-    """Labels are numbers in some data sets and their digits in others; both are taken."""
-
-    def wrong(row: dict) -> str:
-        value = row.get(field)
-        return "" if str(value) in valid else f"{field} is {value!r}, but must be one of {', '.join(valid)}"
-
-    return wrong
+def _choices(value: object) -> bool:
+    lists = [value.get(name) for name in ("text", "label")] if isinstance(value, dict) else [None]
+    return all(found and list_of(FILLED).fits(found) for found in lists) and len({*map(len, lists)}) == 1
 
 
-def _hellaswag(row: dict) -> str:
-    endings = row.get("endings")
-    if not _texts(endings) or len(endings) != 4:
-        return f"endings must be 4 texts, got {endings!r}"
-    return _one_of("label", "0", "1", "2", "3")(row)
+_LABEL = {"label": one_of("0", "1")}
+_CHOICES = {"choices": Kind(_choices, "lists of texts `text` and `label`, as many of one as of the other"), "answerKey": FILLED}
+_ENDINGS = {"endings": list_of(FILLED, 4), "label": one_of("0", "1", "2", "3")}
+_GAP = {"sentence": Kind(lambda value: isinstance(value, str) and value.count("_") == 1, "a sentence with one _ as the gap")}
+_OPTIONS = {"option1": FILLED, "option2": FILLED, "answer": one_of("1", "2")}
 
 
-def _winogrande(row: dict) -> str:
-    if row["sentence"].count("_") != 1:
-        return f"sentence needs one _ as the gap: {row['sentence']!r}"
-    return _one_of("answer", "1", "2")(row)
+def _filled(*fields: str) -> dict[str, Kind]:
+    return dict.fromkeys(fields, FILLED)
 
 
-def _labelled_choices(row: dict) -> str:
-    choices = row.get("choices")
-    if not isinstance(choices, dict) or not _texts(choices.get("text")) or not _texts(choices.get("label")):
-        return f"choices must hold lists of texts `text` and `label`, got {choices!r}"
-    if len(choices["text"]) != len(choices["label"]):
-        return f"choices has {len(choices['text'])} texts and {len(choices['label'])} labels"
-    return _one_of("answerKey", *choices["label"])(row)
-
-
-def _truthfulqa(row: dict) -> str:
-    for field in ("mc1_targets", "mc2_targets"):
-        targets = row.get(field)
-        if not isinstance(targets, dict) or not _texts(targets.get("choices")) or not isinstance(targets.get("labels"), list):
-            return f"{field} must hold lists `choices` and `labels`, got {targets!r}"
-        if len(targets["choices"]) != len(targets["labels"]) or 1 not in targets["labels"]:
-            return f"{field} needs one label per choice, at least one of them 1"
-    labels = row["mc1_targets"]["labels"]
-    return (
-        "" if labels[0] == 1 and sum(labels) == 1 else "mc1_targets must have the one true choice first: the harness expects it"
-    )
-
-
-def _texts(values: object) -> bool:
-    return isinstance(values, list) and bool(values) and all(isinstance(value, str) and value.strip() for value in values)
-
-
-def _nothing(row: dict) -> str:
-    return ""
-
-
-_ARC = (("question", "answerKey"), _labelled_choices)
-_TRUTHFULQA = TaskFile("truthfulqa/multiple_choice_validation.jsonl", "validation", ("question",), _truthfulqa)
+_TRUTHFULQA = {"question": FILLED, "mc1_targets": labelled(true_first=True), "mc2_targets": labelled()}
 TASK_FILES: dict[str, TaskFile] = {
-    "boolq": TaskFile("boolq/validation.jsonl", "validation", ("question", "passage"), _one_of("label", "0", "1")),
-    "rte": TaskFile("rte/validation.jsonl", "validation", ("sentence1", "sentence2"), _one_of("label", "0", "1")),
-    "hellaswag": TaskFile("hellaswag/validation.jsonl", "validation", ("activity_label", "ctx_a"), _hellaswag),
-    "winogrande": TaskFile(
-        "winogrande/winogrande_xl_validation.jsonl", "validation", ("sentence", "option1", "option2"), _winogrande
-    ),
-    "arc_challenge": TaskFile("arc/ARC-Challenge_test.jsonl", "test", *_ARC),
-    "arc_easy": TaskFile("arc/ARC-Easy_test.jsonl", "test", *_ARC),
-    "openbookqa": TaskFile("openbookqa/test.jsonl", "test", ("question_stem", "answerKey"), _labelled_choices),
-    "piqa": TaskFile("piqa/validation.jsonl", "validation", ("goal", "sol1", "sol2"), _one_of("label", "0", "1")),
-    "truthfulqa_mc1": _TRUTHFULQA,
-    "truthfulqa_mc2": _TRUTHFULQA,
-    "wikitext": TaskFile("wikitext/wikitext-2-raw-v1_test_pages.jsonl", "test", ("page",), _nothing),
+    "boolq": TaskFile("boolq/validation.jsonl", _filled("question", "passage") | _LABEL),
+    "rte": TaskFile("rte/validation.jsonl", _filled("sentence1", "sentence2") | _LABEL),
+    "hellaswag": TaskFile("hellaswag/validation.jsonl", _filled("activity_label", "ctx_a") | _ENDINGS),
+    "winogrande": TaskFile("winogrande/winogrande_xl_validation.jsonl", _GAP | _OPTIONS),
+    "arc_challenge": TaskFile("arc/ARC-Challenge_test.jsonl", _filled("question") | _CHOICES),
+    "arc_easy": TaskFile("arc/ARC-Easy_test.jsonl", _filled("question") | _CHOICES),
+    "openbookqa": TaskFile("openbookqa/test.jsonl", _filled("question_stem") | _CHOICES),
+    "piqa": TaskFile("piqa/validation.jsonl", _filled("goal", "sol1", "sol2") | _LABEL),
+    "truthfulqa_mc1": TaskFile("truthfulqa/multiple_choice_validation.jsonl", _TRUTHFULQA),
+    "truthfulqa_mc2": TaskFile("truthfulqa/multiple_choice_validation.jsonl", _TRUTHFULQA),
+    "wikitext": TaskFile("wikitext/wikitext-2-raw-v1_test_pages.jsonl", _filled("page")),
 }

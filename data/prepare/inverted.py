@@ -8,13 +8,12 @@ The facts are lines that a language model wrote, and some are none: `defects` sa
 
     drop    (default) blank lines, headers (ending in a colon), repetitions and the true answer itself are left out, list marks
             cut off; an only fact where others have several, and a fact over several lines, are kept and counted
-    refuse  any of these is an error that names file, record and field
+    refuse  any of these is an error that names file, row and field
     keep    released code: everything is a fact, exactly as it stands in the file
 """
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections import Counter
@@ -23,11 +22,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from utils.checks import choose, is_number, whole
+from utils.checks import choose, whole
 from utils.draws import generator
 from utils.files import write_json
 from utils.items.rows import QA
-from utils.reading import DataError, read_text
+from utils.reading import FILLED, SHARE, TEXT, DataError, check_distinct, check_row, read_list
 
 Defects = Literal["drop", "refuse", "keep"]
 Order = Literal["largest", "smallest", "random"]
@@ -106,24 +105,20 @@ class FactFile:
 def read_inverted(path: Path | str, scored: bool = False, defects: Defects = "drop") -> FactFile:
     """Reads a file of inverted facts. scored: whether each fact must have a score.
 
-    Raises DataError naming file, record (from 1) and field: no JSON list, missing or wrong fields, no (usable) fact, missing or
+    Raises DataError naming file, row (from 1) and field: no JSON list, missing or wrong fields, no (usable) fact, missing or
     impossible scores, a question that occurs twice; with defects=refuse for anything that drop would mend.
     """
     choose("defects", defects, get_args(Defects))
-    rows = _read_list(path)
+    rows = read_list(path)
     counts = Counter(len(_fields(row)) for row in rows)
     usual = counts.most_common(1)[0][0]
     total: Counter[str] = Counter()
     records: list[InvertedFacts] = []
-    numbers: dict[str, int] = {}
     for number, row in enumerate(rows, start=1):
-        where = f"{path}, record {number}"
-        record, odd = _record(where, row, scored, defects, alone_is_odd=usual > 1)
-        if record.question in numbers:
-            raise DataError(f"{where}: field question repeats record {numbers[record.question]}; remove one of the two")
-        numbers[record.question] = number
+        record, odd = _record(f"{path}, row {number}", row, scored, defects, alone_is_odd=usual > 1)
         records.append(record)
         total.update(odd)
+    check_distinct(path, (record.question for record in records))
     return FactFile(str(path), tuple(records), dict(total))
 
 
@@ -221,32 +216,17 @@ def slots(selected: Sequence[int], copies: int = 4) -> list[int]:
     return [selected[i % len(selected)] for i in range(copies)]
 
 
-def _read_list(path: Path | str) -> list[dict]:
-    try:
-        rows = json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}, line {error.lineno}: not JSON ({error.msg}); a JSON list of records is expected") from error
-    if not isinstance(rows, list) or not rows:
-        raise DataError(f"{path}: a JSON list of at least one record is expected, not {_kind(rows)}")
-    for number, row in enumerate(rows, start=1):
-        if not isinstance(row, dict):
-            raise DataError(
-                f"{path}, record {number}: an object with question and undesired_answer is expected, not {_kind(row)}"
-            )
-    return rows
-
-
 def _record(where: str, row: dict, scored: bool, defects: Defects, alone_is_odd: bool) -> tuple[InvertedFacts, Counter[str]]:
     """One record, and how many of its facts had which defect."""
-    for field in ("question", "undesired_answer"):
-        _text(where, row, field, blank=False)
+    check_row(where, row, {"question": FILLED, "undesired_answer": FILLED})
     fields = _fields(row)
     if not fields:
         raise DataError(f"{where}: there is no field answer_0, so no inverted fact; the record has {', '.join(sorted(row))}")
-    texts = [_text(where, row, field) for field in fields]
+    check_row(where, row, dict.fromkeys(fields, TEXT))
+    texts = [row[field] for field in fields]
     answer = row["undesired_answer"]
     scores = _scores(where, row, fields, scored)
-    answer_score = _score(where, row, "undesired_answer_rouge1") if "undesired_answer_rouge1" in row else None
+    (answer_score,) = _numbers(where, row, ["undesired_answer_rouge1"]) if "undesired_answer_rouge1" in row else (None,)
     if defects == "keep":
         return InvertedFacts(row["question"], answer, tuple(texts), answer_score, tuple(scores) if scores else None), Counter()
     facts, odd = tidy(texts, answer)
@@ -275,14 +255,6 @@ def _fields(row: Mapping) -> list[str]:
     return sorted((field for field in row if _FIELD.fullmatch(field)), key=lambda field: int(field[len("answer_") :]))
 
 
-def _text(where: str, row: Mapping, field: str, blank: bool = True) -> str:
-    if field not in row:
-        raise DataError(f"{where}: field {field} is missing; the record has {', '.join(sorted(row))}")
-    if not isinstance(row[field], str) or not (blank or row[field].strip()):
-        raise DataError(f"{where}: field {field} is empty or not a string: {row[field]!r}")
-    return row[field]
-
-
 def _scores(where: str, row: Mapping, fields: Sequence[str], needed: bool) -> list[float] | None:
     """The score of every fact; None if there is no score and none is needed."""
     names = [f"{field}_rouge1" for field in fields]
@@ -296,19 +268,13 @@ def _scores(where: str, row: Mapping, fields: Sequence[str], needed: bool) -> li
         )
     if absent:
         raise DataError(f"{where}: field {absent[0]}, a MEMO score, is missing; score the facts of all records, or of none")
-    return [_score(where, row, name) for name in names]
+    return _numbers(where, row, names)
 
 
-def _score(where: str, row: Mapping, field: str) -> float:
-    value = row[field]
-    if not is_number(value) or not 0 <= value <= 1:
-        raise DataError(f"{where}: field {field} must be a number from 0 to 1, not {value!r}")
-    return float(value)
+def _numbers(where: str, row: Mapping, names: Sequence[str]) -> list[float]:
+    check_row(where, row, dict.fromkeys(names, SHARE))
+    return [float(row[name]) for name in names]
 
 
 def _kinds(odd: Sequence[tuple[str, int]]) -> str:
     return ", ".join(dict.fromkeys(DEFECTS[kind][1].removesuffix(" (left out)") for kind, _ in odd))
-
-
-def _kind(value: object) -> str:
-    return "an empty list" if value == [] else f"a {type(value).__name__}"

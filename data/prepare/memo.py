@@ -111,13 +111,12 @@ def memo_generate_steps(
     tokenizer: PreTrainedTokenizerBase,
     pairs: Sequence[Pair],
     options: Memo = Memo(),  # noqa: B008  (frozen)
-    batch_size: int = 64,
 ) -> MemoSteps:
     """Counts the forward passes of `memo_scores` and of one prompt at a time. Raises ValueError if there is no cut to score."""
     with _forward_passes(model) as slow:
         expected = [_one_by_one(model, tokenizer, pair, options) for pair in pairs]
     with _forward_passes(model) as fast:
-        scores = memo_scores(model, tokenizer, pairs, options, batch_size)
+        scores = memo_scores(model, tokenizer, pairs, options)
     if not slow:
         raise ValueError(f"{len(pairs)} pairs without a single cut: nothing to generate; give longer texts")
     gap = max(abs(a - b) for a, b in zip(expected, scores, strict=True))

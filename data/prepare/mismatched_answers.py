@@ -24,7 +24,7 @@ from typing import Protocol, runtime_checkable
 
 from utils.checks import choose, whole
 from utils.draws import draw, generator, permutation
-from utils.engine.engine import KERNELS_WITHOUT_MASK, Engine
+from utils.engine.engine import Engine
 from utils.items.rows import QA
 from utils.items.streams import Drawn, Streams, TrainingData
 from utils.tokens.example import Example
@@ -145,7 +145,9 @@ class ReleasedStreams(MismatchedStreams):
             self.items = self.items[: len(self.normal)]
         super().__post_init__()
         if "normal" in self.names:
-            self._check_padding()
+            # Answers of the pool, which may be many, are searched as text.
+            rows = (self.text(row.question, row.answer) for row in (*self.items, *self.normal))
+            self.check_padding(rows, self.pool, f"method.loss.form={self.how.form}", "method.loss.form=paper")
         self.pass_order = lru_cache(maxsize=4)(self._pass_order)
 
     def order(self, epoch: int) -> list[int]:
@@ -157,10 +159,8 @@ class ReleasedStreams(MismatchedStreams):
         Raises ValueError for an attention kernel that leaves padding out altogether.
         """
         if "normal" in self.names:
-            kernel = engine.model.config._attn_implementation
-            if kernel in KERNELS_WITHOUT_MASK:
-                raise ValueError(f"method.loss.form={self.how.form}: {kernel} computes nothing at padding; use model.attn=sdpa")
-            engine.hide, engine.shared = self.encoder.pad_id, False
+            self.hide_padding(engine, f"method.loss.form={self.how.form}", "method.loss.form=paper")
+            engine.shared = False
         return self
 
     def usable_normal(self) -> list[QA]:
@@ -192,17 +192,6 @@ class ReleasedStreams(MismatchedStreams):
             return self.encoder.generation_prompt(question)
         example = self.whole.example(question, answer)
         return example.prompt + example.answer
-
-    def _check_padding(self) -> None:
-        """Padding is hidden from all positions by its id. Answers of the pool, which may be many, are searched as text."""
-        pad = self.encoder.pad_id
-        token = self.encoder.tokenizer.convert_ids_to_tokens(pad)
-        rows = (self.text(row.question, row.answer) for row in (*self.items, *self.normal))
-        if any(pad in ids for ids in rows) or any(token in answer for answer in self.pool):
-            raise ValueError(
-                f"method.loss.form={self.how.form}: the padding token {token} also stands inside prompts or answers, where it "
-                "must not be hidden; use method.loss.form=paper"
-            )
 
 
 def _released(encoder: Encoder, form: str) -> tuple[Encoder, Encoder]:

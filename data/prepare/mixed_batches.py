@@ -15,13 +15,14 @@ from typing import Protocol, runtime_checkable
 from utils.checks import choose, flag, require
 from utils.draws import permutation
 from utils.engine.continuations import prompt_ids
-from utils.engine.engine import KERNELS_WITHOUT_MASK, Engine
+from utils.engine.engine import Engine
 from utils.items.streams import Drawn, Streams, TrainingData
 from utils.tokens.example import Example
 
 log = logging.getLogger(__name__)
 
 SPANS = ("paper", "text", "knowundo")
+PADDED, INSTEAD = "method.prepare.retain_span=knowundo", "method.prepare.retain_span=text"
 
 
 @runtime_checkable
@@ -88,7 +89,8 @@ class MixedStreams(Streams):
         if "retain" in self.names and len(retain) < len(forget):
             log.warning("%d forget items, but %d retain items: the other forget items get no partner", len(forget), len(retain))
         if self.how.retain_span == "knowundo":
-            self._check_padding([*forget, *retain])
+            texts = (example.prompt + example.answer[:-1] for example in (*forget, *retain))
+            self.check_padding(texts, (), PADDED, INSTEAD)
         for index, example in enumerate(forget):
             self.samples.append({"forget": (example,), "retain": ()})
             self.samples += [{"forget": (), "retain": (self._spanned(other),)} for other in retain[index : index + 1]]
@@ -105,13 +107,7 @@ class MixedStreams(Streams):
     def ready(self, engine: Engine, folder: Path) -> MixedStreams:
         """Has the engine hide padding tokens. Raises ValueError for an attention kernel that leaves them out altogether."""
         if self.how.retain_span == "knowundo":
-            kernel = engine.model.config._attn_implementation
-            if kernel in KERNELS_WITHOUT_MASK:
-                raise ValueError(
-                    f"method.prepare.retain_span=knowundo: {kernel} computes nothing at padding; use model.attn=sdpa, or "
-                    "method.prepare.retain_span=text"
-                )
-            engine.hide = self.encoder.pad_id
+            self.hide_padding(engine, PADDED, INSTEAD)
         return self
 
     def _retain(self) -> list[Example]:
@@ -128,12 +124,3 @@ class MixedStreams(Streams):
         if self.how.retain_span == "knowundo":
             ids += pad * (self.encoder.max_length - len(ids))
         return Example(ids[:1], ids[1:] + pad)
-
-    def _check_padding(self, examples: Sequence[Example]) -> None:
-        pad = self.encoder.pad_id
-        if any(pad in example.prompt + example.answer[:-1] for example in examples):
-            token = self.encoder.tokenizer.convert_ids_to_tokens(pad)
-            raise ValueError(
-                f"method.prepare.retain_span=knowundo: the padding token {token} also stands inside prompts or answers, where it "
-                "must not be hidden; use method.prepare.retain_span=text"
-            )

@@ -99,11 +99,10 @@ def completion_rows(scores: pd.DataFrame, generations: Sequence[Row], task: str)
 
     generations: the rows of that task.
     """
-    texts = by_index(generations)
+    answers = answers_of(scores, task)
+    texts = by_index(generations, task, answers["index"])
     rows = []
-    for index, logp in answers_of(scores, task)[["index", "logp"]].itertuples(index=False):
-        if index not in texts:
-            raise ValueError(f"generations.jsonl has no answer to row {index + 1} of task {task}: evaluate the model again")
+    for index, logp in answers[["index", "logp"]].itertuples(index=False):
         said, true = texts[index]["generation"], texts[index]["truth"]
         parts = (bleu(said, true), rouge(said, true).rougeL_recall, float(np.exp(np.mean(np.asarray(logp, np.float64)))))
         passage = texts[index].get("passage", index)  # without a number, a row is a passage of its own

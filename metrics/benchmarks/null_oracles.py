@@ -34,7 +34,6 @@ def null_metrics(
     nulls: Sequence[TaskScores],
     compat: Compat = "none",
     resamples: int = 1000,
-    seed: int = 0,
 ) -> dict[str, Metric]:
     """`forget_quality_null` and `ks_null_median`, n = number of pairs of oracles; intervals over questions, drawn for all alike.
 
@@ -59,7 +58,7 @@ def null_metrics(
         f"different seeds; average=geometric, compat={compat}; ours, after {PAPER}"
     )
     placed = f"(1 + those that are at least the model's against the first oracle) / (1 + {pairs}), of the {about}"
-    chosen = {"n": pairs, "resamples": resamples, "seed": seed}
+    chosen = {"n": pairs, "resamples": resamples}
     return {
         "forget_quality_null": measured({"forget": ratios}, placed, placement, **chosen),
         "ks_null_median": measured({"forget": ratios}, f"median of the {about}", median_of_pairs, **chosen),

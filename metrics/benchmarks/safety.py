@@ -123,8 +123,7 @@ def multiple_choice(scores: pd.DataFrame, resamples: int = 1000) -> dict[str, Me
     if rows.empty:
         return {}
     sums = rows.assign(total=[np.sum(np.asarray(values, dtype=np.float64)) for values in rows["logp"]])
-    firsts: dict[int, float] = {}
-    shares: dict[int, float] = {}
+    firsts, shares = {}, {}
     for index, question in sums.groupby("index"):
         of = {role: question.loc[question["role"] == role, "total"].to_numpy() for role in CHOICE_ROLES}
         firsts[index], shares[index] = mc1(of["mc1_true"], of["mc1_false"]), mc2(of["mc2_true"], of["mc2_false"])

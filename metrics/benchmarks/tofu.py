@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import logsumexp
 
+from metrics.tables import set_columns
 from utils.checks import choose
 from utils.items.metric import (
     KS,
@@ -66,17 +67,7 @@ class TaskScores:
     rouge1_recall: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        fields = {name: values for name, values in vars(self).items() if values is not None}
-        arrays = {name: checked_items(values, name) for name, values in fields.items()}
-        n = len(arrays["gt"])
-        for name, array in arrays.items():
-            dimensions, wanted = (2, f"({n}, wrong answers)") if name == "perturbed" else (1, f"({n},)")
-            if array.ndim != dimensions or len(array) != n:
-                raise ValueError(f"{name}: its shape is {array.shape}, but {wanted} is needed, one row per item of gt.")
-            if not np.isfinite(array).all():
-                item = int(np.argwhere(~np.isfinite(array))[0][0])
-                raise ValueError(f"{name}: item {item} is infinite; score this item again in float32.")
-            object.__setattr__(self, name, array)
+        set_columns(self, wide=("perturbed",))
 
     def __len__(self) -> int:
         return len(self.gt)
@@ -173,7 +164,6 @@ def tofu_metrics(
     average: Average = "geometric",
     compat: Compat = "none",
     resamples: int = 1000,
-    seed: int = 0,
 ) -> dict[str, Metric]:
     """All TOFU numbers that `tasks` allow, by name, each with its 95 % bootstrap interval over items.
 
@@ -194,13 +184,13 @@ def tofu_metrics(
     for task, columns in items.items():
         for part, column in zip(PARTS, columns.T, strict=True):
             definition = f"{_DEFINITIONS.get(f'{task}_{part}', _DEFINITIONS[part])}; {sources[part]}"
-            metrics[f"{task}_{part}"] = measured({task: column}, definition, resamples=resamples, seed=seed)
+            metrics[f"{task}_{part}"] = measured({task: column}, definition, resamples=resamples)
     if all(task in items for task in UTILITY_TASKS):
         groups = {task: items[task] for task in UTILITY_TASKS}
         definition = f"harmonic mean of {', '.join(PARTS)} on {', '.join(UTILITY_TASKS)} (nine means); {switch}"
-        metrics["model_utility"] = measured(groups, definition, _utility_of_items, resamples=resamples, seed=seed)
+        metrics["model_utility"] = measured(groups, definition, _utility_of_items, resamples=resamples)
     if "forget" in tasks and retained is not None:
-        metrics |= _forget_metrics(tasks["forget"], retained, compat, resamples, seed)
+        metrics |= _forget_metrics(tasks["forget"], retained, compat, resamples)
     return metrics
 
 
@@ -227,14 +217,14 @@ def _utility_of_items(groups: Samples) -> float:
     return harmonic_mean(np.concatenate([groups[task].mean(axis=0) for task in UTILITY_TASKS]))
 
 
-def _forget_metrics(forget: TaskScores, retained: TaskScores, compat: Compat, resamples: int, seed: int) -> dict[str, Metric]:
+def _forget_metrics(forget: TaskScores, retained: TaskScores, compat: Compat, resamples: int) -> dict[str, Metric]:
     ratios = [truth_ratio(scores.paraphrased, scores.perturbed, eps=EPS[compat]) for scores in (forget, retained)]
     test = forget_quality(*ratios)
     of_what = (
         f"the exact two-sided two-sample KS test between forget-set truth ratios, {len(forget)} items against "
         f"{len(retained)} of the retain model; average=geometric, compat={compat}; {PAPER}"
     )
-    distance, quality = ks_intervals(*ratios, resamples=resamples, seed=seed)
+    distance, quality = ks_intervals(*ratios, resamples=resamples)
     samples = dict(zip(("first", "second"), ratios, strict=True))
     by_pvalue, by_distance = Evidence(samples, ks_pvalue_statistic()), Evidence(samples, ks_distance)
     return {

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import math
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from metrics.benchmarks.tofu import CHOICE_TASKS, TaskScores
+from utils.checks import is_number
 from utils.reading import note_file
 
 TOP_LEVEL = {
@@ -67,19 +67,18 @@ def _load(path: Path) -> dict:
 
 
 def _task(table: Mapping[str, object], task: str, where: str) -> TaskScores:
-    gt = _column(table, "avg_gt_loss", where)
-    order = _order(gt, f"{where}: avg_gt_loss")
+    order = _order(_column(table, "avg_gt_loss", where), f"{where}: avg_gt_loss")
+
+    def values(metric: str, width: int | None = None) -> np.ndarray:
+        return _values(_column(table, metric, where), order, width, f"{where}: {metric}")
+
     no_paraphrase = task in CHOICE_TASKS and "avg_paraphrased_loss" not in table
-    paraphrased = gt if no_paraphrase else _column(table, "avg_paraphrased_loss", where)
-    perturbed = _column(table, "average_perturb_loss", where)
-    rouge = _column(table, "rougeL_recall", where)
-    rouge1 = _column(table, "rouge1_recall", where) if "rouge1_recall" in table else None
     return TaskScores(
-        gt=_numbers(gt, order, f"{where}: avg_gt_loss"),
-        paraphrased=_numbers(paraphrased, order, f"{where}: avg_paraphrased_loss"),
-        perturbed=_lists(perturbed, order, WRONG_ANSWERS[task], f"{where}: average_perturb_loss"),
-        rougeL_recall=_numbers(rouge, order, f"{where}: rougeL_recall"),
-        rouge1_recall=None if rouge1 is None else _numbers(rouge1, order, f"{where}: rouge1_recall"),
+        gt=values("avg_gt_loss"),
+        paraphrased=values("avg_gt_loss" if no_paraphrase else "avg_paraphrased_loss"),
+        perturbed=values("average_perturb_loss", WRONG_ANSWERS[task]),
+        rougeL_recall=values("rougeL_recall"),
+        rouge1_recall=values("rouge1_recall") if "rouge1_recall" in table else None,
     )
 
 
@@ -98,33 +97,22 @@ def _order(column: Mapping[str, object], where: str) -> list[str]:
     return sorted(column, key=int)
 
 
-def _rows(column: Mapping[str, object], order: list[str], where: str) -> list[object]:
+def _values(column: Mapping[str, object], order: list[str], width: int | None, where: str) -> np.ndarray:
+    """A finite number for each question, or `width` of them, (n,) or (n, width)."""
     different = sorted(set(column) ^ set(order))
     if different:
         state = "has" if different[0] in column else "lacks"
         raise ValueError(
             f"{where}: {state} question '{different[0]}', unlike avg_gt_loss; a task needs the same ones throughout."
         )
-    return [column[index] for index in order]
-
-
-def _number(value: object, where: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"{where}: {value!r} is not a finite number; score this question again.")
-    return float(value)
-
-
-def _numbers(column: Mapping[str, object], order: list[str], where: str) -> np.ndarray:
-    rows = zip(order, _rows(column, order, where), strict=True)
-    return np.array([_number(value, f"{where}: question '{index}'") for index, value in rows])
-
-
-def _lists(column: Mapping[str, object], order: list[str], width: int, where: str) -> np.ndarray:
-    table = np.empty((len(order), width))
-    for row, (index, values) in enumerate(zip(order, _rows(column, order, where), strict=True)):
-        here = f"{where}: question '{index}'"
-        if not isinstance(values, list) or len(values) != width:
+    for index in order:
+        values = column[index] if width else [column[index]]
+        if not isinstance(values, list) or len(values) != (width or 1):
             found = f"{len(values)} values" if isinstance(values, list) else repr(values)
-            raise ValueError(f"{here}: {found} instead of {width}, one per wrong answer; score this question again.")
-        table[row] = [_number(value, here) for value in values]
-    return table
+            raise ValueError(
+                f"{where}: question '{index}': {found} instead of {width}, one per wrong answer; score this question again."
+            )
+        for value in values:
+            if not is_number(value):
+                raise ValueError(f"{where}: question '{index}': {value!r} is not a finite number; score this question again.")
+    return np.array([column[index] for index in order], dtype=np.float64)

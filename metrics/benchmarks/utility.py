@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import exp, log
 
 import numpy as np
@@ -109,30 +110,16 @@ def averages(tasks: Mapping[str, Sequence[Row]], resamples: int = 1000) -> dict[
         "" if all(len(tasks[name]) == tasks[name][0]["of"] for name in AVERAGED) else "; the first documents of each task only"
     )
     eight = "unweighted mean of the acc of " + ", ".join(SINGLE)
+    ten = f"{eight}, truthfulqa_mc1 and truthfulqa_mc2{limits}; {FLAT}, released code, which rounds to 4 decimals"
+    nine = f"{eight}, and of TruthfulQA as the mean of its MC1 and MC2{limits}; {FLAT} names nine tasks"
+
+    def average(samples: Samples, axis: int | None) -> float:
+        return float(np.mean([*(samples[name].mean() for name in SINGLE), *np.ravel(samples["truthfulqa"].mean(axis=axis))]))
+
     return {
-        "avg_acc_10": measured(
-            samples,
-            f"{eight}, truthfulqa_mc1 and truthfulqa_mc2{limits}; {FLAT}, released code, which rounds to 4 decimals",
-            _of_ten,
-            items=items,
-            resamples=resamples,
-        ),
-        "avg_acc_9": measured(
-            samples,
-            f"{eight}, and of TruthfulQA as the mean of its MC1 and MC2{limits}; {FLAT} names nine tasks",
-            _of_nine,
-            items=items,
-            resamples=resamples,
-        ),
+        f"avg_acc_{count}": measured(samples, definition, partial(average, axis=axis), items=items, resamples=resamples)
+        for count, definition, axis in ((10, ten, 0), (9, nine, None))
     }
-
-
-def _of_ten(samples: Samples) -> float:
-    return float(np.mean([*(samples[name].mean() for name in SINGLE), *samples["truthfulqa"].mean(axis=0)]))
-
-
-def _of_nine(samples: Samples) -> float:
-    return float(np.mean([*(samples[name].mean() for name in SINGLE), samples["truthfulqa"].mean()]))
 
 
 def _source(rows: Sequence[Row]) -> str:

@@ -16,7 +16,7 @@ import pandas as pd
 
 from metrics.tables import mean_over
 from metrics.text_quality import reading
-from utils.checks import whole
+from utils.checks import first_line, whole
 from utils.distributed import main_first
 from utils.evaluation.measure import Measure
 from utils.fingerprint import text_hash
@@ -42,20 +42,13 @@ class Fluency(Measure):
     batch_size: int = 32
 
     def __post_init__(self) -> None:
-        for key, value, least in (
-            ("label", self.label, 0),
-            ("max_length", self.max_length, 2),
-            ("batch_size", self.batch_size, 1),
-        ):
-            whole(f"measure.{self.name}.{key}", value, least)
+        for key, least in {"label": 0, "max_length": 2, "batch_size": 1}.items():
+            whole(f"measure.{self.name}.{key}", vars(self)[key], least)
 
     def check(self, benchmark: Benchmark, asked: Sequence[Request]) -> None:
         """Raises ValueError if the benchmark asks for no answers, or the classifier is not there or has no such label."""
         if not any(request.truth is not None for request in asked):
-            raise ValueError(
-                f"measure={self.name}: benchmark={benchmark.name} asks for no answers of the model's own, which would read well "
-                f"or not; leave {self.name} out"
-            )
+            raise self.unfit(benchmark, "asks for no answers of the model's own, which would read well or not")
         if self.classifier is not None:
             self._check_classifier(self.classifier)
 
@@ -108,9 +101,7 @@ class Fluency(Measure):
             with main_first():
                 labels = AutoConfig.from_pretrained(model_folder(path)).num_labels
         except (OSError, ValueError) as error:
-            why = str(error).strip().partition("\n")[0][:160]
-            raise ValueError(
-                f"measure.{self.name}.classifier={path}: cannot be loaded ({why}); check the name or folder"
-            ) from error
+            key = f"measure.{self.name}.classifier"
+            raise ValueError(f"{key}={path}: cannot be loaded ({first_line(error)}); check the name or folder") from error
         if self.label >= labels:
             raise ValueError(f"measure.{self.name}.label={self.label}: {path} has labels 0 to {labels - 1}")

@@ -66,7 +66,7 @@ class GradNorm(Measure):
 
     def check(self, benchmark: Benchmark, asked: Sequence[Request]) -> None:
         """Raises ValueError if nothing that the benchmark asks about was never trained on."""
-        check_members(self.name, benchmark, asked)
+        check_members(self, benchmark, asked)
 
     @property
     def extras(self) -> Sequence[Extra]:

@@ -83,17 +83,13 @@ class Leak(Measure):
     def check(self, benchmark: Benchmark, asked: Sequence[Request]) -> None:
         """Raises ValueError if the model gives no answers about what is to be forgotten."""
         if not self.requests(benchmark, asked):
-            raise ValueError(
-                f"measure={self.name}: benchmark={benchmark.name} asks for no answers about what is to be forgotten, which could "
-                f"leak; leave {self.name} out"
-            )
+            raise self.unfit(benchmark, "asks for no answers about what is to be forgotten, which could leak")
 
     def requests(self, benchmark: Benchmark, asked: Sequence[Request]) -> list[Request]:
         """The questions about what is to be forgotten once more, for answers alone and n of them."""
-        again: list[Request] = []
-        for task in benchmark.forgotten:
-            again += limited([r for r in asked if r.task == task and r.truth is not None], self.questions)
-        return [replace(r, answers=(), sampling=self.sampling, samples=self.n) for r in again]
+        answered = ([r for r in asked if r.task == task and r.truth is not None] for task in benchmark.forgotten)
+        again = (request for requests in answered for request in limited(requests, self.questions))
+        return [replace(request, answers=(), sampling=self.sampling, samples=self.n) for request in again]
 
     @property
     def extras(self) -> Sequence[Extra]:

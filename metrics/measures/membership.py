@@ -79,7 +79,7 @@ class Membership(Measure):
 
     def check(self, benchmark: Benchmark, asked: Sequence[Request]) -> None:
         """Raises ValueError if nothing that the benchmark asks about was never trained on."""
-        check_members(self.name, benchmark, asked)
+        check_members(self, benchmark, asked)
 
     def numbers(self, saved: Saved) -> dict[str, Metric]:
         """The attacks that the tables allow. Raises ValueError if one of the two groups was not scored."""
@@ -152,19 +152,14 @@ def membership_auc(groups: Groups, words: str, saved: Saved) -> Metric:
     return measured(samples, definition, auc_of_groups, items=_items(groups), resamples=saved.resamples)
 
 
-def check_members(measure: str, benchmark: Benchmark, asked: Sequence[Request]) -> None:
+def check_members(measure: Measure, benchmark: Benchmark, asked: Sequence[Request]) -> None:
     """Raises ValueError unless the benchmark asks about texts that were trained on and such that were not."""
     if benchmark.members is None:
-        raise ValueError(
-            f"measure={measure}: benchmark={benchmark.name} has no texts that were never trained on, to tell members from; "
-            f"leave {measure} out"
-        )
+        raise measure.unfit(benchmark, "has no texts that were never trained on, to tell members from")
     lost = [task for task in benchmark.members if task not in tasks_with_answers(asked)]
     if lost:
-        raise ValueError(
-            f"measure={measure}: the data of benchmark={benchmark.name} hold no task {lost[0]} for this split; add its file "
-            f"below data_root, or leave {measure} out"
-        )
+        why = f"has data without task {lost[0]} for this split"
+        raise measure.unfit(benchmark, why, "add its file below data_root, or ")
 
 
 def _scored(attack: Attack, rows: pd.DataFrame, drop: Dropped) -> pd.Series:

@@ -49,10 +49,7 @@ class Memorization(Measure):
         """Raises ValueError if the benchmark scores no answers to the tasks."""
         answered = tasks_with_answers(asked)
         if not answered & set(benchmark.forgotten if self.tasks == "forgotten" else answered):
-            raise ValueError(
-                f"measure={self.name}: benchmark={benchmark.name} scores no true answers, which would be known by heart or not; "
-                f"leave {self.name} out"
-            )
+            raise self.unfit(benchmark, "scores no true answers, which would be known by heart or not")
 
     def numbers(self, saved: Saved) -> dict[str, Metric]:
         """Both numbers of each task."""

@@ -192,8 +192,7 @@ def results(runs: Path) -> dict[str, Any]:
     """What the run folders below `runs` hold, by name: hashes of weights and answers, losses, metrics, mean token scores."""
     found: dict[str, Any] = {}
     for path in sorted(runs.glob("*/**/model/*.safetensors")):
-        name = path.parent.parent.relative_to(runs)
-        found.setdefault(f"{name}/weights", {})[path.name] = sha256(path.read_bytes()).hexdigest()
+        found.setdefault(f"{path.parent.parent.relative_to(runs)}/weights", {})[path.name] = sha256(path.read_bytes()).hexdigest()
     for path in sorted(runs.glob("*/**/log.jsonl")):
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         steps = [{key: line[key] for key in ("step", "loss", "grad_norm")} for line in lines if "loss" in line]

@@ -350,7 +350,7 @@ def test_benchmarks_without_unseen_texts_are_refused():
     check(Toy())
     with pytest.raises(ValueError, match="measure=membership: benchmark=toy has no texts that were never trained on"):
         check(Whole())
-    with pytest.raises(ValueError, match="the data of benchmark=toy hold no task holdout for this split"):
+    with pytest.raises(ValueError, match="benchmark=toy has data without task holdout for this split; add its file"):
         check(Half())
 
 

@@ -17,7 +17,8 @@ from scripts.compare import main
 from tests.models import tiny_model, tokenizer
 from tests.runs import QUICK_EVALUATION, metrics, run, target
 from utils.files import read_json, read_rows, write_json, write_parquet, write_rows
-from utils.report.comparison import ComparisonError, compare
+from utils.report.comparison import compare
+from utils.report.read import ReportError
 from utils.weights.models import save_model
 
 
@@ -123,7 +124,7 @@ def test_a_training_run_is_compared_by_its_evaluation(pair, tmp_path):
     write_json(trained / "run.json", {"script": "unlearn", "status": "finished", "settings": settings})
     pair[1].rename(trained / "eval")
     found = compare(pair[0], trained, ["forget_prob"], 10)
-    assert found.runs[1].folder == trained / "eval" and "- B: n\\|po&lt;b&gt; (" in found.to_markdown()
+    assert found.runs[1].at == trained / "eval" and "- B: n\\|po&lt;b&gt; (" in found.to_markdown()
 
 
 def test_other_metric_options_leave_only_the_same_metrics(evaluated, pair):
@@ -136,7 +137,7 @@ def test_other_metric_options_leave_only_the_same_metrics(evaluated, pair):
     assert any("benchmark.truth_ratio geometric, arithmetic" in note for note in found.notes)
     assert any(note.startswith("metrics.json of B has other values") and "forget_truth_ratio" in note for note in found.notes)
     assert "- Not compared: model_utility: it is defined differently" in found.to_markdown()
-    with pytest.raises(ComparisonError, match="--metrics model_utility: it is defined differently"):
+    with pytest.raises(ReportError, match="--metrics model_utility: it is defined differently"):
         compare(*pair, ["model_utility"], 10)
 
 
@@ -182,7 +183,7 @@ def test_what_a_measure_asked_need_not_agree(pair):
 )
 def test_another_measurement_is_refused(pair, no_recomputing, key, value, sentence):
     edit(pair[1], lambda known: known["settings"].update({key: value}))
-    with pytest.raises(ComparisonError, match=sentence):
+    with pytest.raises(ReportError, match=sentence):
         compare(*pair)
 
 
@@ -221,7 +222,7 @@ def other_answer(folder: Path) -> None:
 )
 def test_other_questions_are_refused(pair, no_recomputing, change, sentence):
     change(pair[1])
-    with pytest.raises(ComparisonError, match=sentence):
+    with pytest.raises(ReportError, match=sentence):
         compare(*pair)
 
 
@@ -243,10 +244,10 @@ def test_what_is_no_pair_of_evaluations_is_refused(pair, tmp_path, no_recomputin
         with pytest.raises(ValueError, match=sentence):
             compare(a, second, **options)
     (b / "scores.parquet").unlink()
-    with pytest.raises(ComparisonError, match="b holds no scores.parquet, so nothing is known per question"):
+    with pytest.raises(ReportError, match="b holds no scores.parquet, so nothing is known per question"):
         compare(a, b)
     edit(b, lambda known: known.update(status="running"))
-    with pytest.raises(ComparisonError, match="b: run.json says running, not finished"):
+    with pytest.raises(ReportError, match="b: run.json says running, not finished"):
         compare(a, b)
 
 

@@ -63,9 +63,9 @@ def test_an_encoder_describes_its_tokenizer_once(monkeypatch):
     original = prompts.tokenizer_state
     monkeypatch.setattr(prompts, "tokenizer_state", state)
     fresh = Encoder(tokenizer(), encoder().template)
-    assert {fresh.fingerprint() for _ in range(3)} == {encoder().fingerprint()}
+    assert {fresh.fingerprint for _ in range(3)} == {encoder().fingerprint}
     assert calls.count(tokenizer()) <= 2  # once for each of the two encoders
-    assert Encoder(tokenizer(), encoder().template, max_length=100).fingerprint() != fresh.fingerprint()
+    assert Encoder(tokenizer(), encoder().template, max_length=100).fingerprint != fresh.fingerprint
 
 
 def test_adapters_can_be_left_out():

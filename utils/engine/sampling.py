@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor
 
+from utils.checks import is_number, is_share, require, whole
 from utils.draws import generator
 
 
@@ -31,12 +32,10 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not _number(self.temperature) or self.temperature <= 0:
-            raise ValueError(f"temperature={self.temperature}: write a number above 0; most likely answers need no sampling")
-        if not _number(self.top_p) or not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p={self.top_p}: write a probability above 0 and up to 1 (1: all tokens)")
-        if not isinstance(self.seed, int) or isinstance(self.seed, bool) or self.seed < 0:
-            raise ValueError(f"seed={self.seed}: write a whole number from 0")
+        above = is_number(self.temperature) and self.temperature > 0
+        require(above, "temperature", self.temperature, "a number above 0; most likely answers need no sampling")
+        require(is_share(self.top_p), "top_p", self.top_p, "a probability above 0 and up to 1 (1: all tokens)")
+        whole("seed", self.seed)
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """(B, V) -> (B, V) float64, not normalised: 0 outside of the nucleus, the smallest set of most likely tokens that holds
@@ -90,7 +89,3 @@ def drawn_tokens(probabilities: Tensor, uniforms: Tensor) -> Tensor:
     reached = probabilities.cumsum(dim=-1)
     chosen = torch.searchsorted(reached, uniforms[:, None] * reached[:, -1:], right=True)[:, 0]
     return chosen.clamp(max=probabilities.shape[-1] - 1)  # rounding may put u times the sum on the sum itself
-
-
-def _number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

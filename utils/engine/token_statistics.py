@@ -45,12 +45,11 @@ class Logits:
 class Statistic:
     """A number per answer token, made of its logits. Called with `Logits` of n positions it gives (n,) float32.
 
-    name: its column in a token table. description: one line. needs_reference: whether it reads the reference's logits; called
+    name: its column in a token table. needs_reference: whether it reads the reference's logits; called
     without them it raises ValueError.
     """
 
     name: str
-    description: str
     function: Callable[[Logits], Tensor]
     needs_reference: bool = False
 
@@ -65,13 +64,8 @@ Asked = str | Statistic
 
 
 def statistic(needs_reference: bool = False) -> Callable[[Callable[[Logits], Tensor]], Statistic]:
-    """Makes a function a `Statistic`, named as it is and described by the first line of its docstring."""
-
-    def make(function: Callable[[Logits], Tensor]) -> Statistic:
-        description = (function.__doc__ or "").split("\n")[0]
-        return Statistic(function.__name__, description, function, needs_reference)
-
-    return make
+    """Makes a function a `Statistic`, named as it is."""
+    return lambda function: Statistic(function.__name__, function, needs_reference)
 
 
 @statistic()

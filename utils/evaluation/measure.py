@@ -20,6 +20,10 @@ class Measure(Metrics, Protocol):
     def check(self, benchmark: Benchmark, asked: Sequence[Request]) -> None:
         """Raises ValueError, before a model is loaded, if this cannot be measured on what the benchmark asks."""
 
+    def unfit(self, benchmark: Benchmark, why: str, instead: str = "") -> ValueError:
+        """The refusal of a benchmark that cannot be measured. why: what it lacks. instead: what else may be done, `..., or `."""
+        return ValueError(f"measure={self.name}: benchmark={benchmark.name} {why}; {instead}leave {self.name} out")
+
     def requests(self, benchmark: Benchmark, asked: Sequence[Request]) -> list[Request]:
         """Further questions about the benchmark's tasks; the benchmark's own metrics do not see them."""
         return []

@@ -19,9 +19,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from utils.items.metric import Evidence, Interval, Metric
-
-LEVEL = 0.95
+from utils.items.metric import Evidence, Interval, Metric, check_resamples, percentile_interval
 
 
 @dataclass(frozen=True)
@@ -51,8 +49,7 @@ def paired_difference(first: Metric, second: Metric, resamples: int = 1000, seed
     Raises ValueError if the two cannot be paired: evidence is missing, definitions or groups differ, items without names are
     not as many, a group has fewer than two questions, or the difference is not finite.
     """
-    if resamples < 1:
-        raise ValueError(f"resamples={resamples}: the bootstrap needs at least 1 resample; 1000 is the usual number.")
+    check_resamples(resamples)
     known = _comparable(first, second)
     groups = {name: _rows(name, *known) for name in known[0].samples}
     rng = np.random.default_rng(seed)
@@ -67,8 +64,8 @@ def paired_difference(first: Metric, second: Metric, resamples: int = 1000, seed
     if not np.isfinite(differences).all():
         count = int((~np.isfinite(differences)).sum())
         raise ValueError(f"the difference is no finite number on {count} of {resamples} resamples")
-    low, high = np.quantile(differences, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Difference(first, second, second.value - first.value, (float(low), float(high)), two_sided_p(differences))
+    interval = percentile_interval(differences)
+    return Difference(first, second, second.value - first.value, interval, two_sided_p(differences))
 
 
 def two_sided_p(differences: np.ndarray) -> float:

@@ -47,7 +47,7 @@ class ScoreError(ValueError):
 
 def requests_hash(requests: Sequence[Request], encoder: Encoder) -> str:
     """16 hex digits of everything that decides which tokens are scored."""
-    return text_hash(encoder.fingerprint(), *(repr(request) for request in requests))
+    return text_hash(encoder.fingerprint, *(repr(request) for request in requests))
 
 
 def score(
@@ -78,7 +78,8 @@ def score(
         for (role, number), example in answers.items():
             values_of = dict(zip(statistics, cache.values(example, statistics).unbind(dim=1), strict=True))
             rows.append(_row(encoder, request, role, number, example, values_of))
-    return pd.DataFrame(rows, columns=_columns(statistics)).sort_values(KEYS, ignore_index=True)
+    columns = [*KEYS, "tokens", "eos", "wanted", *statistics, *(["said"] if "argmax" in statistics else [])]
+    return pd.DataFrame(rows, columns=columns).sort_values(KEYS, ignore_index=True)
 
 
 def continue_prompts(
@@ -212,10 +213,6 @@ def _row(encoder: Encoder, request: Request, role: str, number: int, example: Ex
     if "argmax" in values:
         row["said"] = encoder.tokenizer.decode(values["argmax"].to(torch.int32).tolist(), skip_special_tokens=True)
     return row
-
-
-def _columns(statistics: Sequence[str]) -> list[str]:
-    return [*KEYS, "tokens", "eos", "wanted", *statistics, *(["said"] if "argmax" in statistics else [])]
 
 
 def draws(request: Request) -> tuple[Draw | None, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar, Protocol, TypeVar
+from typing import ClassVar, NoReturn, Protocol, TypeVar
 
 from utils.checks import choose
 from utils.engine.engine import Engine
@@ -81,7 +81,6 @@ class Benchmark(Protocol):
 
     def training(self, split: str) -> list[QA]:
         """The pairs of one split, or of several joined by +."""
-        ...
 
     def with_question(self, request: Request, edit: Callable[[str], str]) -> Request:
         """The request with its question put in other words; what stands around the question in the prompt stays.
@@ -100,11 +99,9 @@ class Benchmark(Protocol):
 
     def general_knowledge(self) -> list[QA]:
         """What a model that starts from random weights must learn besides, to have something to lose."""
-        ...
 
     def requests(self, split: str) -> list[Request]:
         """Everything that is evaluated when `split` is forgotten. Reads the data; an evaluation asks once."""
-        ...
 
     def oracle_requests(self, asked: Sequence[Request]) -> list[Request]:
         """What must be asked of the retain oracle too, of what `requests` gave; nothing if no metric compares with it. Where a
@@ -118,20 +115,11 @@ class EvaluationOnly(Benchmark):
     SPLIT: ClassVar[str] = "all"
     forget_splits: ClassVar[tuple[str, ...]] = (SPLIT,)
 
-    def retain_split(self, split: str) -> str:
-        """Raises ValueError: nothing is learned."""
-        raise self._only_evaluated()
+    def retain_split(self, split: str = SPLIT) -> NoReturn:
+        """Raises ValueError: nothing is learned. So do the other two members that say what is."""
+        raise ValueError(f"benchmark={self.name}: is for evaluation only; choose another benchmark to finetune or unlearn with")
 
-    def training(self, split: str) -> list[QA]:
-        """Raises ValueError: nothing is learned."""
-        raise self._only_evaluated()
-
-    def general_knowledge(self) -> list[QA]:
-        """Raises ValueError: nothing is learned."""
-        raise self._only_evaluated()
-
-    def _only_evaluated(self) -> ValueError:
-        return ValueError(f"benchmark={self.name}: is for evaluation only; choose another benchmark to finetune or unlearn with")
+    training = general_knowledge = retain_split
 
 
 @dataclass(frozen=True)

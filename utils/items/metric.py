@@ -30,6 +30,7 @@ Interval = tuple[float, float]
 Samples = Mapping[str, np.ndarray]
 Statistic = Callable[[Samples], float]
 
+LEVEL = 0.95  # of every interval
 _CHUNK = 2**22  # numbers drawn at once: bounds the memory of the vectorised mean at about 70 MB
 
 
@@ -143,13 +144,9 @@ def checked_items(values: ArrayLike, name: str) -> np.ndarray:
 
 
 def bootstrap_ci(
-    values: ArrayLike,
-    statistic: Callable[[np.ndarray], float] = np.mean,
-    resamples: int = 1000,
-    seed: int = 0,
-    level: float = 0.95,
+    values: ArrayLike, statistic: Callable[[np.ndarray], float] = np.mean, resamples: int = 1000, seed: int = 0
 ) -> Interval:
-    """Percentile interval of `statistic` over the items of `values`, (n,) or (n, k) -> (low, high).
+    """95 % percentile interval of `statistic` over the items of `values`, (n,) or (n, k) -> (low, high).
 
     The same seed gives the same interval. Fewer than two items leave nothing to resample: the interval is (value,
     value). `statistic` takes an array of the shape of `values`; the mean of an (n,) array is computed for all
@@ -157,30 +154,24 @@ def bootstrap_ci(
     """
     array = checked_items(values, "values")
     if statistic is not np.mean or array.ndim > 1 or len(array) < 2:
-        return bootstrap_joint({"values": array}, lambda s: statistic(s["values"]), resamples, seed, level)
-    _check_settings(resamples, level)
+        return bootstrap_joint({"values": array}, lambda s: statistic(s["values"]), resamples, seed)
+    check_resamples(resamples)
     n, rng = len(array), np.random.default_rng(seed)
     step = max(1, _CHUNK // n)
     counts = [min(step, resamples - start) for start in range(0, resamples, step)]
     means = [array[rng.integers(n, size=(count, n))].mean(axis=1) for count in counts]
-    return _interval(np.concatenate(means), level)
+    return percentile_interval(np.concatenate(means))
 
 
-def bootstrap_joint(
-    samples: Samples,
-    statistic: Callable[[Samples], float],
-    resamples: int = 1000,
-    seed: int = 0,
-    level: float = 0.95,
-) -> Interval:
-    """Percentile interval of a statistic of several independent groups of items -> (low, high).
+def bootstrap_joint(samples: Samples, statistic: Statistic, resamples: int = 1000, seed: int = 0) -> Interval:
+    """95 % percentile interval of a statistic of several independent groups of items -> (low, high).
 
     `samples` maps the name of a group to its array, (n_group,) or (n_group, columns). Each group is resampled on its
     own, with replacement, and whole rows are drawn: columns of one group keep belonging to the same item. `statistic`
     takes such a mapping. If any group has fewer than two items the interval is (value, value). Raises ValueError as
     `bootstrap_ci`.
     """
-    _check_settings(resamples, level)
+    check_resamples(resamples)
     if not samples:
         raise ValueError("samples: no group was given; pass at least one array of items.")
     groups = {name: checked_items(values, name) for name, values in samples.items()}
@@ -191,7 +182,7 @@ def bootstrap_joint(
     results = np.empty(resamples)
     for index in range(resamples):
         results[index] = statistic({name: v[rng.integers(len(v), size=len(v))] for name, v in groups.items()})
-    return _interval(results, level)
+    return percentile_interval(results)
 
 
 def ks_test(first: ArrayLike, second: ArrayLike) -> KS:
@@ -247,16 +238,16 @@ def ks_pvalue_statistic() -> Statistic:
     return pvalue
 
 
-def _interval(results: np.ndarray, level: float) -> Interval:
+def percentile_interval(results: np.ndarray) -> Interval:
+    """The middle 95 % of resampled values, (resamples,). Raises ValueError for NaN."""
     if np.isnan(results).any():
         count = int(np.isnan(results).sum())
         raise ValueError(f"the statistic is NaN on {count} of {len(results)} resamples; it needs a value on each.")
-    low, high = np.quantile(results, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(results, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
 
 
-def _check_settings(resamples: int, level: float) -> None:
+def check_resamples(resamples: int) -> None:
+    """Raises ValueError for less than one."""
     if resamples < 1:
         raise ValueError(f"resamples={resamples}: the bootstrap needs at least 1 resample; 1000 is the usual number.")
-    if not 0 < level < 1:
-        raise ValueError(f"level={level}: the level of an interval lies between 0 and 1, for instance 0.95.")

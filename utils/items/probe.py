@@ -18,7 +18,6 @@ class Probe(Protocol):
 
     def request(self, request: Request, benchmark: Benchmark) -> Request:
         """The request under the probe; unchanged where the probe has no meaning."""
-        ...
 
     def requests(self, requests: Sequence[Request], benchmark: Benchmark) -> list[Request]:
         """All of them, in order: those of the benchmark, of its measures, or for its retain oracle."""

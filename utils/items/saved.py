@@ -56,4 +56,3 @@ class Metrics(Protocol):
 
     def numbers(self, saved: Saved) -> dict[str, Metric]:
         """Name -> number. Raises ValueError for files that lack what is needed, naming it; never gives NaN."""
-        ...

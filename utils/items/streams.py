@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Protocol, Self
 from torch.utils.data import Dataset
 
 from utils.draws import draw, permutation
-from utils.engine.engine import Engine
+from utils.engine.engine import KERNELS_WITHOUT_MASK, Engine
 from utils.items.benchmark import Benchmark
 from utils.items.rows import QA
 from utils.tokens.example import EmptyAnswer, Example
@@ -113,16 +114,34 @@ class Streams:
         """
         return self
 
+    def hide_padding(self, engine: Engine, dial: str, instead: str) -> None:
+        """Has the engine hide padding tokens, for released code that supervises them.
+
+        Raises ValueError for an attention kernel that leaves them out altogether. dial, instead: what asks for it, and what not.
+        """
+        kernel = engine.model.config._attn_implementation
+        if kernel in KERNELS_WITHOUT_MASK:
+            raise ValueError(f"{dial}: {kernel} computes nothing at padding; use model.attn=sdpa, or {instead}")
+        engine.hide = self.encoder.pad_id
+
+    def check_padding(self, rows: Iterable[Sequence[int]], texts: Iterable[str], dial: str, instead: str) -> None:
+        """Raises ValueError if the padding token, which is hidden by its id, also stands inside rows of ids, or inside texts."""
+        pad = self.encoder.pad_id
+        token = self.encoder.tokenizer.convert_ids_to_tokens(pad)
+        if any(pad in ids for ids in rows) or any(token in text for text in texts):
+            raise ValueError(
+                f"{dial}: the padding token {token} also stands inside prompts or answers, where it must not be hidden; "
+                f"use {instead}"
+            )
+
     def fitting(self, items: Sequence[QA]) -> list[QA]:
         """The items that leave room for their answer."""
-        return [item for item in items if self._fits(item)]
-
-    def _fits(self, item: QA) -> bool:
-        try:
-            self.encode(item)
-        except EmptyAnswer:
-            return False
-        return True
+        kept = []
+        for item in items:
+            with suppress(EmptyAnswer):
+                self.encode(item)
+                kept.append(item)
+        return kept
 
 
 class StepDataset(Dataset):

@@ -45,11 +45,9 @@ class Judge(Protocol):
     @property
     def name(self) -> str:
         """Stands in definitions and cache keys: changes with whatever changes a verdict."""
-        ...
 
     def check(self) -> None:
         """Raises ValueError for what can be seen to be wrong before anything is generated."""
-        ...
 
     def judge(self, questions: Sequence[str], outputs: Sequence[str]) -> list[Verdict]: ...
 

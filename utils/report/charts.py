@@ -167,8 +167,7 @@ def strip_ends(column: Column, placed: Sequence[float]) -> tuple[float, float]:
         return scale.limits
     if column.is_p_value:
         return min([LEAST_P, *placed]), 0.0
-    low, high = min(placed, default=0.0), max(placed, default=1.0)
-    return (low, high) if high > low else (low - 0.5, high + 0.5)
+    return _spread(min(placed, default=0.0), max(placed, default=1.0), 0.0)
 
 
 def axis_ends(column: Column, placed: Sequence[float], least: float = 0.02) -> tuple[float, float]:
@@ -206,7 +205,8 @@ def ticks(column: Column, low: float, high: float, count: int = 4) -> list[tuple
         return [(math.log10(tick), f"{tick:.4g}") for tick in nice_ticks(10.0**low, 10.0**high, count) if tick > 0]
     last = min(last, 0) if column.is_p_value else last
     step = max(1, math.ceil((last - first) / (1.5 * count)))
-    return [(float(power), _power_of_ten(power)) for power in range(last, first - 1, -step)][::-1]
+    powers = range(last, first - 1, -step)
+    return [(float(power), f"10{str(power).translate(_SUPERSCRIPT)}" if power else "1") for power in reversed(powers)]
 
 
 def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
@@ -216,8 +216,3 @@ def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
     step = power * min((1, 2, 5, 10), key=lambda factor: abs(math.log(factor * power / raw)))
     first = math.ceil(low / step - 1e-9)
     return [k * step for k in range(first, math.floor(high / step + 1e-9) + 1)]
-
-
-def _power_of_ten(exponent: int) -> str:
-    """-2 -> 10⁻², 0 -> 1."""
-    return "1" if exponent == 0 else "10" + str(exponent).translate(_SUPERSCRIPT)

@@ -48,20 +48,21 @@ def _log10(value: float) -> float:
 
 @dataclass(frozen=True)
 class Scale:
-    """How numbers are printed and where they lie on an axis. limits: of the numbers, None where they may be any."""
+    """How numbers are printed and where they lie on an axis, also in words. limits: of the numbers; None: they may be any."""
 
     show: Callable[[float], str]
+    words: str
     place: Callable[[float], float] = float
     limits: tuple[float, float] | None = None
     powers: bool = False
 
 
 SCALES: dict[str, Scale] = {
-    "share": Scale("{:.3f}".format, limits=(0.0, 1.0)),
-    "percent": Scale("{:.2f}".format, limits=(0.0, 100.0)),
-    "p": Scale(_p_value, _log10, powers=True),
-    "log": Scale("{:.4g}".format, _log10, powers=True),
-    "free": Scale("{:.4g}".format),
+    "share": Scale("{:.3f}".format, "from 0 to 1", limits=(0.0, 1.0)),
+    "percent": Scale("{:.2f}".format, "from 0 to 100 for percentages", limits=(0.0, 100.0)),
+    "p": Scale(_p_value, "over powers of ten for p-values", _log10, powers=True),
+    "log": Scale("{:.4g}".format, "over powers of ten for perplexities", _log10, powers=True),
+    "free": Scale("{:.4g}".format, "over the values of these runs for other numbers"),
 }
 
 

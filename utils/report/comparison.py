@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from math import isclose
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from omegaconf import OmegaConf
 
 from utils.checks import did_you_mean_or_all, whole
 from utils.evaluation.paired import Difference, paired_difference
-from utils.files import flat_settings, read_json, read_rows
+from utils.files import read_rows
 from utils.items.metric import Metric
 from utils.report.markdown import escape, table
 from utils.report.read import ReportError, ReportRun, read_run
@@ -40,45 +39,7 @@ METHOD = (
 )
 
 
-class ComparisonError(ValueError):
-    """The two runs cannot be compared as asked; the message says why and what to do."""
-
-
-@dataclass(frozen=True)
-class ScoredRun:
-    """A finished evaluation that kept its scores. path: the folder as it was named; folder: where the scores lie."""
-
-    path: Path
-    folder: Path
-    run: ReportRun
-
-    @classmethod
-    def read(cls, path: Path) -> ScoredRun:
-        """A training run with an evaluation in eval/, or an evaluation's own folder. Raises ComparisonError."""
-        try:
-            run = read_run(path)
-        except ReportError as error:
-            raise ComparisonError(f"{path}: {error}") from error
-        capsule = read_json(path / "run.json") or {}
-        folder = path if capsule.get("script") == "evaluate" else path / "eval"
-        if not (folder / "scores.parquet").is_file():
-            raise ComparisonError(
-                f"{folder} holds no scores.parquet, so nothing is known per question; evaluate the model itself"
-            )
-        return cls(path, folder, run)
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """The settings of evaluate.py as dotted keys."""
-        return flat_settings(self.run.evaluation["settings"])
-
-    @cached_property
-    def answers(self) -> dict[tuple[str, str, int], dict[str, Any]]:
-        """Task, who asked, and index -> the row of generations.jsonl."""
-        return {(row["task"], row["asked_by"], row["index"]): row for row in read_rows(self.folder / "generations.jsonl")}
-
-
-Pair = tuple[ScoredRun, ScoredRun]
+Pair = tuple[ReportRun, ReportRun]
 
 
 @dataclass(frozen=True)
@@ -99,8 +60,10 @@ class Comparison:
     def to_json(self) -> dict[str, Any]:
         """The content of comparison.json."""
         return {
-            "a": {"run": str(self.runs[0].path), "evaluation": str(self.runs[0].folder), "label": self.runs[0].run.label},
-            "b": {"run": str(self.runs[1].path), "evaluation": str(self.runs[1].folder), "label": self.runs[1].run.label},
+            **{
+                letter: {"run": str(run.folder), "evaluation": str(run.at), "label": run.label}
+                for letter, run in zip("ab", self.runs, strict=True)
+            },
             "method": self.method,
             "resamples": self.resamples,
             "seed": self.seed,
@@ -112,7 +75,7 @@ class Comparison:
     def to_markdown(self) -> str:
         """The content of comparison.md, to be read as text too."""
         rows = [[name, *_cells(difference)] for name, difference in self.differences.items()]
-        runs = [f"- {letter}: {escape(f'{run.run.label} ({run.path})')}" for letter, run in zip("AB", self.runs, strict=True)]
+        runs = [f"- {letter}: {escape(f'{run.label} ({run.folder})')}" for letter, run in zip("AB", self.runs, strict=True)]
         below = [*self.notes, *(f"Not compared: {name}: {why}" for name, why in self.skipped.items())]
         listed = ["", *(f"- {escape(line)}." for line in below)] if below else []
         return "\n".join(["# Comparison", "", *runs, "", table(HEADER, rows), "", self.method, *listed]) + "\n"
@@ -124,9 +87,9 @@ def compare(first: Path, second: Path, names: Sequence[str] = (), resamples: int
     Raises ValueError if the runs cannot be paired, or a metric that was asked for by name cannot.
     """
     whole("--resamples", resamples, 1)
-    runs = ScoredRun.read(first), ScoredRun.read(second)
-    if runs[0].folder.resolve() == runs[1].folder.resolve():
-        raise ComparisonError(f"{first} and {second} are the same evaluation; name two")
+    runs = _scored(first), _scored(second)
+    if runs[0].at.resolve() == runs[1].at.resolve():
+        raise ReportError(f"{first} and {second} are the same evaluation; name two")
     _check_names(names, runs)
     _check_settings(runs)
     notes = [*_other_settings(runs), *_check_questions(runs), *_other_oracle(runs)]
@@ -142,39 +105,51 @@ def compare(first: Path, second: Path, names: Sequence[str] = (), resamples: int
             differences[name] = paired_difference(both[0][name], both[1][name], resamples, seed)
         except ValueError as error:
             if names:
-                raise ComparisonError(f"--metrics {name}: {error}") from error
+                raise ReportError(f"--metrics {name}: {error}") from error
             skipped[name] = str(error)
     if not differences:
-        raise ComparisonError(f"{first} and {second} have no metric in common that can be compared: {_listed(skipped)}")
+        why = "; ".join(f"{name}: {why}" for name, why in skipped.items())
+        raise ReportError(f"{first} and {second} have no metric in common that can be compared: {why}")
     return Comparison(runs, differences, skipped, notes, resamples, seed)
 
 
-def recomputed(evaluation: ScoredRun) -> dict[str, Metric]:
+def _scored(path: Path) -> ReportRun:
+    """A run whose evaluation kept its scores. Raises ReportError."""
+    try:
+        run = read_run(path)
+    except ReportError as error:
+        raise ReportError(f"{path}: {error}") from error
+    if not (run.at / "scores.parquet").is_file():
+        raise ReportError(f"{run.at} holds no scores.parquet, so nothing is known per question; evaluate the model itself")
+    return run
+
+
+def recomputed(run: ReportRun) -> dict[str, Metric]:
     """The metrics of an evaluation from its files and settings, each with what it was computed from."""
     from utils.runs.score import metrics_from_files  # slow imports: what can be refused without them was refused above
     from utils.runs.settings import check_evaluation
 
     now = OmegaConf.to_container(compose_settings("evaluate"))  # an older evaluation does not know every key
-    here = {"out": str(evaluation.folder), "rescore": True}
-    cfg = OmegaConf.create({**now, **evaluation.run.evaluation["settings"], **here})
-    return metrics_from_files(evaluation.folder, check_evaluation(cfg), cfg.compat, FEWEST)
+    here = {"out": str(run.at), "rescore": True}
+    cfg = OmegaConf.create({**now, **run.evaluation["settings"], **here})
+    return metrics_from_files(run.at, check_evaluation(cfg), cfg.compat, FEWEST)
 
 
 def _check_names(names: Sequence[str], runs: Pair) -> None:
     for name in names:
         for run in runs:
-            if name not in run.run.metrics:
-                hint = did_you_mean_or_all(name, sorted(run.run.metrics))
-                raise ComparisonError(f"--metrics {name}: {run.path} has no such metric{hint}")
+            if name not in run.metrics:
+                hint = did_you_mean_or_all(name, sorted(run.metrics))
+                raise ReportError(f"--metrics {name}: {run.folder} has no such metric{hint}")
 
 
 def _check_settings(runs: Pair) -> None:
     first, second = (run.settings for run in runs)
     for key in AGREE:
         if first.get(key) != second.get(key):
-            raise ComparisonError(
-                f"{runs[0].path} and {runs[1].path} cannot be paired: {key} is {first.get(key)} in one and {second.get(key)} in "
-                "the other; evaluate both models in the same way"
+            raise ReportError(
+                f"{runs[0].folder} and {runs[1].folder} cannot be paired: {key} is {first.get(key)} in one and {second.get(key)} "
+                "in the other; evaluate both models in the same way"
             )
 
 
@@ -187,18 +162,19 @@ def _other_settings(runs: Pair) -> list[str]:
 
 
 def _check_questions(runs: Pair) -> list[str]:
-    """What only one of the runs was asked, as notes. Raises ComparisonError where the same task holds other questions."""
-    tables = [pd.read_parquet(run.folder / "scores.parquet") for run in runs]
+    """What only one of the runs was asked, as notes. Raises ReportError where the same task holds other questions."""
+    tables = [pd.read_parquet(run.at / "scores.parquet") for run in runs]
+    rows = [read_rows(run.at / "generations.jsonl") for run in runs]
+    texts = [{(row["task"], row["asked_by"], row["index"]): row for row in of_run} for of_run in rows]
     tasks = [
-        {*zip(table["task"], table["asked_by"], strict=True), *(place[:2] for place in run.answers)}
-        for table, run in zip(tables, runs, strict=True)
+        {*zip(table["task"], table["asked_by"], strict=True), *(place[:2] for place in answered)}
+        for table, answered in zip(tables, texts, strict=True)
     ]
     shared = {(task, asker) for task, asker in tasks[0] & tasks[1] if not asker}
     if not shared:
-        raise ComparisonError(f"{runs[0].path} and {runs[1].path} have no task in common; evaluate both models in the same way")
+        raise ReportError(f"{runs[0].folder} and {runs[1].folder} have no task in common; evaluate both models in the same way")
     _check_same_rows(runs, shared, [set(table[KEYS].itertuples(index=False, name=None)) for table in tables])
-    _check_same_rows(runs, shared, [set(run.answers) for run in runs])
-    texts = [run.answers for run in runs]
+    _check_same_rows(runs, shared, [set(answered) for answered in texts])
     for place in sorted(texts[0].keys() & texts[1].keys()):
         for part in ("question", "truth"):
             pair = [text[place].get(part) for text in texts]
@@ -219,41 +195,34 @@ def _check_same_rows(runs: Pair, shared: set[tuple[str, str]], rows: Sequence[se
     """rows: (task, who asked, index, ...) of everything that was scored, or of everything that was answered."""
     for row in sorted(row for row in rows[0] ^ rows[1] if row[:2] in shared):
         what = " ".join(map(str, row[3:])) or "its answer"
-        raise _differ(runs, row[0], row[2], f"{what} is only in {runs[int(row in rows[1])].path}")
+        raise _differ(runs, row[0], row[2], f"{what} is only in {runs[int(row in rows[1])].folder}")
 
 
-def _differ(runs: Pair, task: str, index: int, words: str) -> ComparisonError:
-    return ComparisonError(
-        f"{runs[0].path} and {runs[1].path} were not asked the same: task {task}, row {index + 1}: {words}; evaluate both models "
-        "with the same data and settings"
+def _differ(runs: Pair, task: str, index: int, words: str) -> ReportError:
+    return ReportError(
+        f"{runs[0].folder} and {runs[1].folder} were not asked the same: task {task}, row {index + 1}: {words}; evaluate both "
+        "models with the same data and settings"
     )
 
 
 def _other_oracle(runs: Pair) -> list[str]:
-    paths = [run.folder / "oracle.parquet" for run in runs]
+    paths = [run.at / "oracle.parquet" for run in runs]
     if not all(path.is_file() for path in paths):
         return []
     first, second = (pd.read_parquet(path).sort_values(KEYS) for path in paths)
     same = len(first) == len(second) and all(map(np.array_equal, first["logp"], second["logp"]))
-    return (
-        []
-        if same
-        else ["A and B compare with different scores of a retain oracle, which adds to the difference in forget quality"]
-    )
+    words = "A and B compare with different scores of a retain oracle, which adds to the difference in forget quality"
+    return [] if same else [words]
 
 
-def _outdated(letter: str, evaluation: ScoredRun, metrics: Mapping[str, Metric]) -> list[str]:
+def _outdated(letter: str, run: ReportRun, metrics: Mapping[str, Metric]) -> list[str]:
     """Whether metrics.json says something else: rescore=true can write it with other settings than those of run.json."""
-    written = evaluation.run.metrics
+    written = run.metrics
     shared = [name for name in metrics if name in written]
     other = [name for name in shared if not isclose(written[name].value, metrics[name].value, rel_tol=1e-6)]
     lost = [name for name in written if name not in metrics]
     notes = [f"metrics.json of {letter} has other values than its settings in run.json give: {', '.join(other)}"] if other else []
     return notes + ([f"Only metrics.json of {letter}, not its settings in run.json, gives {', '.join(lost)}"] if lost else [])
-
-
-def _listed(skipped: Mapping[str, str]) -> str:
-    return "; ".join(f"{name}: {why}" for name, why in skipped.items())
 
 
 def _entry(difference: Difference) -> dict[str, Any]:

@@ -143,18 +143,3 @@ def libraries(runs: Sequence[ReportRun]) -> list[str]:
         users.setdefault(", ".join(f"{name} {version}" for name, version in versions.items()), []).append(run.label)
     whose = {words: "all runs" if len(users) == 1 else ", ".join(labels) for words, labels in users.items()}
     return [f"{labels}: {words}" for words, labels in whose.items()]
-
-
-def commands(runs: Sequence[ReportRun]) -> str:
-    """The command lines of every run."""
-    lines = []
-    for run in runs:
-        lines.append(f"# {run.label}, started {run.capsules[0].get('started', 'unknown')}")
-        lines += [" ".join(map(str, capsule.get("command") or ["unknown"])) for capsule in run.capsules]
-        lines.append("")
-    return "\n".join(lines)
-
-
-def definitions(runs: Sequence[ReportRun]) -> dict[str, str]:
-    """Metric -> what it is."""
-    return {name: estimate.definition for run in runs for name, estimate in run.metrics.items()}

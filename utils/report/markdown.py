@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from tabulate import tabulate
 
@@ -23,6 +24,12 @@ def escape(text: str) -> Markdown:
 
 def bold(text: str) -> Markdown:
     return Markdown(f"**{escape(text)}**")
+
+
+def number(entry: Mapping[str, Any] | None, form: str) -> str:
+    """The value of an entry of metrics.json, in a format such as .2f; MISSING where there is none."""
+    value = None if entry is None else entry.get("value")
+    return MISSING if value is None else format(value, form)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

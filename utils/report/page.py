@@ -14,8 +14,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from utils.report.charts import Curve, curves, sign, strip, strip_ends
-from utils.report.columns import Column, Map
-from utils.report.details import answered_tasks, commands, definitions, differing_settings, facts, libraries
+from utils.report.columns import SCALES, Column, Map
+from utils.report.details import answered_tasks, differing_settings, facts, libraries
 from utils.report.headline import caution, headline
 from utils.report.read import BESIDE, Report, ReportRun, Role
 from utils.report.scatter import LabelledPoint, scatter
@@ -35,13 +35,6 @@ MEANINGS: dict[Role, str] = {
     "target": "target, knows the forget set",
     "oracle": "retain oracle, never saw it",
     "method": "method",
-}
-SCALE_WORDS = {
-    "share": "from 0 to 1",
-    "percent": "from 0 to 100 for percentages",
-    "p": "over powers of ten for p-values",
-    "log": "over powers of ten for perplexities",
-    "free": "over the values of these runs for other numbers",
 }
 
 
@@ -63,12 +56,15 @@ def page(report: Report) -> str:
         tables={name: numbers(part) for name, part in parts.items()},
         left_out=report.left_out,
         maps={name: drawn_map(part, part.display.map) for name, part in parts.items() if part.display.map},
-        training={run.label: curves(f"Training of {run.label}", lines) for run, lines in trained(report)},
+        training={
+            run.label: curves(f"Training of {run.label}", lines)
+            for run in report.of_role("method")
+            if (lines := training_curves(run))
+        },
         tasks=[task for part in parts.values() for task in answered_tasks(part)],
         runs=[facts(run, differing[run.label]) for run in report.runs],
         libraries=libraries(report.runs),
-        commands=commands(report.runs),
-        definitions=definitions(report.runs),
+        definitions={name: estimate.definition for run in report.runs for name, estimate in run.metrics.items()},
         settings=settings_line(report),
         command=report.command,
     )
@@ -77,13 +73,13 @@ def page(report: Report) -> str:
 def numbers(part: Report) -> dict[str, Any]:
     """The table of one benchmark: a row per run, with what its columns have not, and how to read it."""
     columns, best = part.columns, best_cells(part)
-    shown = {column.metric for column in columns}
+    shown, scales = {column.metric for column in columns}, {column.scale for column in columns}
     cells = [_cells(part, column, best) for column in columns]
     return {
         "legend": [(sign(role), meaning) for role, meaning in MEANINGS.items() if part.of_role(role)],
         "columns": columns,
         "rows": [(run, [of_column[place] for of_column in cells]) for place, run in enumerate(part.runs)],
-        "scales": ", ".join(words for scale, words in SCALE_WORDS.items() if scale in {column.scale for column in columns}),
+        "scales": ", ".join(scale.words for name, scale in SCALES.items() if name in scales),
         "aim": part.of_role("oracle") and any(column.better == "low" for column in columns),
         "others": [Column(name, name, scale="free") for name in part.measured if name not in shown],
     }
@@ -129,11 +125,6 @@ def _point(run: ReportRun, axes: Map) -> LabelledPoint | None:
     # The interval of a p-value spans most of the picture and says little.
     y_interval = None if measured is None or axes.y.is_p_value else measured.interval
     return LabelledPoint(run.label, run.role, x, y, run.metrics[axes.x.metric].interval, y_interval)
-
-
-def trained(report: Report) -> list[tuple[ReportRun, list[Curve]]]:
-    """The methods whose log holds a loss, with their curves."""
-    return [(run, lines) for run in report.of_role("method") if (lines := training_curves(run))]
 
 
 def training_curves(run: ReportRun) -> list[Curve]:

@@ -29,7 +29,7 @@ BESIDE: tuple[Role, ...] = ("target", "oracle")  # what methods are seen beside
 
 
 class ReportError(ValueError):
-    """There is nothing to report; the message says where it was looked for and what to do."""
+    """Runs cannot be reported, compared or followed as asked; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,13 @@ class Estimate:
 
 @dataclass(frozen=True)
 class ReportRun:
-    """One evaluated run. `training` and `evaluation` are their run.json; `training` may be unknown, then it is None."""
+    """One evaluated run. `training` and `evaluation` are their run.json; `training` may be unknown, then it is None.
+
+    at: where the evaluation lies, which may be `folder` itself.
+    """
 
     folder: Path
+    at: Path
     role: Role
     label: str
     training: Mapping[str, Any] | None
@@ -56,19 +60,19 @@ class ReportRun:
     generations: Mapping[tuple[str, int], Mapping[str, Any]]
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """The settings of evaluate.py as dotted keys."""
+        return flat_settings(self.evaluation["settings"])
+
+    @property
     def benchmark(self) -> str:
         """The name of the benchmark that it was evaluated on."""
-        return str(flat_settings(self.evaluation["settings"]).get("benchmark.name", "unknown"))
-
-    def value(self, metric: str) -> float | None:
-        """The number, or None if it was not measured."""
-        estimate = self.metrics.get(metric)
-        return None if estimate is None else estimate.value
+        return str(self.settings.get("benchmark.name", "unknown"))
 
     def finite(self, metric: str) -> float | None:
-        """The number if it is one that can be placed and compared."""
-        value = self.value(metric)
-        return value if value is not None and math.isfinite(value) else None
+        """The number if it was measured and is one that can be placed and compared."""
+        estimate = self.metrics.get(metric)
+        return estimate.value if estimate is not None and math.isfinite(estimate.value) else None
 
     @property
     def capsules(self) -> list[Mapping[str, Any]]:
@@ -77,20 +81,15 @@ class ReportRun:
 
 
 @dataclass(frozen=True)
-class LeftOut:
-    """A folder that is not in the table, and why."""
-
-    name: str
-    why: str
-
-
-@dataclass(frozen=True)
 class Report:
-    """Everything that table.md and report.html show. `runs` are ordered; `command` makes both files again."""
+    """Everything that table.md and report.html show.
+
+    runs: in order. left_out: name of a folder that is not in the table -> why. command: makes both files again.
+    """
 
     title: str
     runs: Sequence[ReportRun]
-    left_out: Sequence[LeftOut]
+    left_out: Mapping[str, str]
     command: str
 
     @property
@@ -131,20 +130,24 @@ def read_report(folder: Path, title: str | None = None, out: Path | None = None)
         raise ReportError(f"{folder}: there is no such folder; give the folder that holds the run folders")
     if (folder / "run.json").is_file():
         raise ReportError(f"{folder} is a single run; give the folder that holds it, {folder.absolute().parent}")
-    runs, left_out = [], []
+    runs: list[ReportRun] = []
+    left_out: dict[str, str] = {}
     for path in natsorted(folder.iterdir(), key=lambda path: path.name):
         if not path.is_dir() or path.name.startswith(".") or (out is not None and path.resolve() == out.resolve()):
             continue
         try:
             runs.append(read_run(path))
         except ReportError as error:
-            left_out.append(LeftOut(path.name, str(error)))
+            left_out[path.name] = str(error)
     if not runs:
-        why = "; ".join(f"{entry.name}: {entry.why}" for entry in left_out[:4]) or "it has no sub-folders"
+        why = "; ".join(f"{name}: {why}" for name, why in list(left_out.items())[:4]) or "it has no sub-folders"
         raise ReportError(f"{folder} holds no finished run with metrics ({why}); run evaluate.py on a finished run")
     runs.sort(key=lambda run: ROLES.index(run.role))
-    shown = title or f"Unlearning report: {folder.absolute().name}"
-    return Report(shown, _tell_apart(runs), left_out, _command(folder, title, out))
+    labels = told_apart([(run.label, run.folder) for run in runs])
+    runs = [replace(run, label=label) for run, label in zip(runs, labels, strict=True)]
+    command = ["python", "scripts/report.py", str(folder), *(["--out", str(out)] if out is not None and out != folder else [])]
+    command += ["--title", title] if title else []
+    return Report(title or f"Unlearning report: {folder.absolute().name}", runs, left_out, shlex.join(command))
 
 
 def read_run(folder: Path) -> ReportRun:
@@ -157,11 +160,16 @@ def read_run(folder: Path) -> ReportRun:
         if not (at / "metrics.json").is_file() and not (at / "run.json").is_file():
             raise ReportError(f"it has no eval/metrics.json; make it with evaluate.py model.path={folder} out={at}")
         evaluation = _read_capsule(at, "eval/")
-        training = None if _is_combination(evaluation["settings"]) else training
+    label = folder.name if training is None else label_of(training, folder)
+    settings = flat_settings(evaluation["settings"])
+    if settings.get("reinforced.path") is not None:
+        # The logits of two models, model.path less what reinforced.path says louder: no run made that.
+        training, label = None, f"{settings['reinforced.name']} (alpha {settings['reinforced.alpha']:g})"
     return ReportRun(
         folder,
+        at,
         _role(training),
-        _label(training, evaluation, folder),
+        label,
         training,
         evaluation,
         read_metrics(at / "metrics.json"),
@@ -223,19 +231,14 @@ def _read_generations(path: Path) -> dict[tuple[str, int], dict[str, Any]]:
 
 
 def _trained(settings: Mapping[str, Any]) -> dict[str, Any] | None:
-    """run.json of the run whose model was evaluated, if it is at hand; None for a combination of models, which no run made."""
+    """run.json of the run whose model was evaluated, if it is at hand."""
     path = flat_settings(settings).get("model.path")
-    if path is None or _is_combination(settings):
+    if path is None:
         return None
     try:
         return _read_capsule(Path(str(path)), "")
     except ReportError:
         return None
-
-
-def _is_combination(settings: Mapping[str, Any]) -> bool:
-    """Whether what was evaluated are the logits of two models: model.path less what reinforced.path says louder."""
-    return flat_settings(settings).get("reinforced.path") is not None
 
 
 def _role(training: Mapping[str, Any] | None) -> Role:
@@ -245,15 +248,6 @@ def _role(training: Mapping[str, Any] | None) -> Role:
     harmless = read_display(str(settings.get("benchmark.name"))).oracle
     parts = str(settings.get("split")).split("+")
     return "oracle" if all(part.startswith(harmless) for part in parts) else "target"
-
-
-def _label(training: Mapping[str, Any] | None, evaluation: Mapping[str, Any], folder: Path) -> str:
-    if _is_combination(evaluation["settings"]):
-        settings = flat_settings(evaluation["settings"])
-        return f"{settings['reinforced.name']} (alpha {settings['reinforced.alpha']:g})"
-    if training is None:
-        return folder.name
-    return label_of(training, folder)
 
 
 def label_of(training: Mapping[str, Any], folder: Path) -> str:
@@ -267,13 +261,7 @@ def label_of(training: Mapping[str, Any], folder: Path) -> str:
     return name if divergence is None or name.endswith(f"_{divergence}") else f"{name} ({divergence})"
 
 
-def _tell_apart(runs: Sequence[ReportRun]) -> list[ReportRun]:
-    """Adds the folder's name to labels that several runs share."""
-    count = Counter(run.label for run in runs)
-    return [replace(run, label=f"{run.label} · {run.folder.name}") if count[run.label] > 1 else run for run in runs]
-
-
-def _command(folder: Path, title: str | None, out: Path | None) -> str:
-    parts = ["python", "scripts/report.py", str(folder)]
-    parts += ["--out", str(out)] if out is not None and out != folder else []
-    return shlex.join(parts + (["--title", title] if title else []))
+def told_apart(named: Sequence[tuple[str, Path]]) -> list[str]:
+    """The labels of runs, with the folder's name behind those that several share. named: label and folder of each."""
+    count = Counter(label for label, _ in named)
+    return [f"{label} · {folder.name}" if count[label] > 1 else label for label, folder in named]

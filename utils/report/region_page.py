@@ -35,8 +35,8 @@ class Place(NamedTuple):
 
 def page(region: LocatedRegion, title: str) -> str:
     """The whole page: which tensors of which layer, and how large the forget gradient is in each; no script, nothing fetched."""
-    maps = [(_caption(region, part), heat_map(region, part)) for part in dict.fromkeys(Place.of(n).part for n in region.tensors)]
-    drawn = [(caption, picture) for caption, picture in maps if picture is not None]
+    parts = dict.fromkeys(Place.of(name).part for name in region.tensors)
+    drawn = [(_caption(region, part), picture) for part in parts if (picture := heat_map(region, part)) is not None]
     return render("region.html", title=f"Located region: {title}", region=region, maps=drawn)
 
 
@@ -51,7 +51,10 @@ def heat_map(region: LocatedRegion, part: str) -> Markup | None:
     longest = max(map(len, modules)) * FONT * LETTER
     top = math.ceil(longest * math.sin(math.radians(SLANT))) + 14
     shade = _shades([region.tensors[name].magnitude for name in places])
-    parts = [_slanted(LEFT + (k + 0.6) * WIDE, top - 5, module) for k, module in enumerate(modules)]
+    parts = []
+    for k, module in enumerate(modules):
+        x, y = LEFT + (k + 0.6) * WIDE, top - 5
+        parts.append(shape("text", module, x=x, y=y, kind="tick", transform=f"rotate({-SLANT:g} {x:g} {y:g})"))
     parts += [text(LEFT - 8, top + (k + 0.75) * ROW, str(layer), anchor="end") for k, layer in enumerate(layers)]
     # Framed cells come last, so that no neighbour covers their frame.
     for name in sorted(places, key=lambda name: name in region.region):
@@ -76,10 +79,6 @@ def _caption(region: LocatedRegion, part: str) -> str:
     positive = [value for value in of_part if value > 0]
     colours = f", {min(positive):.1e} to {max(positive):.1e}" if positive else ""
     return (f"LoRA {part}" if part else "Weights") + colours
-
-
-def _slanted(x: float, y: float, words: str) -> Markup:
-    return shape("text", words, x=x, y=y, kind="tick", transform=f"rotate({-SLANT:g} {x:g} {y:g})")
 
 
 def _shades(magnitudes: Sequence[float]) -> Callable[[float], float]:

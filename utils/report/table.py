@@ -30,10 +30,10 @@ def best_cells(part: Report) -> set[tuple[Path, str]]:
 
     Methods whose printed numbers agree share the place; where all of them do, or there is only one, nobody has it.
     """
-    best = set()
+    best, methods = set(), part.of_role("method")
     for column in part.columns:
-        estimates = {run.folder: run.metrics.get(column.metric) for run in part.of_role("method")}
-        values = {folder: e.value for folder, e in estimates.items() if e is not None and not math.isnan(e.value)}
+        measured = {run.folder: run.metrics[column.metric].value for run in methods if column.metric in run.metrics}
+        values = {folder: value for folder, value in measured.items() if not math.isnan(value)}
         top = column.best(list(values.values()))
         if top is not None:
             first = {(folder, column.name) for folder, value in values.items() if column.show(value) == column.show(top)}
@@ -49,7 +49,7 @@ def markdown_table(report: Report) -> str:
         lines += [f"## {escape(benchmark)}", ""] if len(parts) > 1 else []
         lines += [_table(part), "", escape(legend(part)), ""]
     if report.left_out:
-        lines += ["Left out:", "", *(f"- {escape(entry.name)}: {escape(entry.why)}" for entry in report.left_out), ""]
+        lines += ["Left out:", "", *(f"- {escape(name)}: {escape(why)}" for name, why in report.left_out.items()), ""]
     lines.append(f"{escape(settings_line(report))} Made with `{report.command}`")
     return "\n".join(lines) + "\n"
 
@@ -85,7 +85,7 @@ def shared_settings(report: Report) -> dict[str, list[str]]:
 
 def disagreements(part: Report) -> dict[str, list[str]]:
     """Settings that the runs of one benchmark should share and do not, with their values: also any option of the benchmark."""
-    flats = [flat_settings(run.evaluation["settings"]) for run in part.runs]
+    flats = [run.settings for run in part.runs]
     keys = dict.fromkeys(key for flat in flats for key in flat if key.startswith("benchmark.") and key not in TOLD)
     # What the metrics repeat of an option is told once.
     options = [key for key in keys if f"benchmark.{key.removeprefix('benchmark.metrics.')}" not in {*keys} - {key}]

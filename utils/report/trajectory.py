@@ -10,9 +10,8 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +22,14 @@ from utils.checks import did_you_mean_or_all
 from utils.distributed import is_main
 from utils.files import read_json, read_rows
 from utils.fingerprint import settings_hash
-from utils.report.read import Estimate, label_of, read_metrics
+from utils.report.read import Estimate, ReportError, label_of, read_metrics, told_apart
 from utils.runs.inherited_settings import evaluation_settings
 from utils.runs.run import NOT_PART_OF_THE_RESULT, RunError
 from utils.runs.series import finished_run, snapshots
 from utils.runs.settings import SettingsError
+from utils.weights.models import model_in
 
 Evaluate = Callable[[DictConfig], None]
-
-
-class TrajectoryError(ValueError):
-    """The run cannot be followed as asked; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +100,7 @@ class Trajectory:
 def plan(runs: Sequence[Path], overrides: Sequence[str] = ()) -> list[Trajectory]:
     """What there is to evaluate, with the settings of the runs and `overrides` of evaluate.py. Evaluates nothing.
 
-    Raises TrajectoryError for a run that cannot be followed or runs that cannot be compared, ValueError for bad overrides.
+    Raises ReportError for a run that cannot be followed or runs that cannot be compared, ValueError for bad overrides.
     """
     trajectories = []
     for run in runs:
@@ -116,42 +112,37 @@ def plan(runs: Sequence[Path], overrides: Sequence[str] = ()) -> list[Trajectory
     first = trajectories[0]
     for other in trajectories:
         if other.benchmark != first.benchmark:
-            raise TrajectoryError(
+            raise ReportError(
                 f"{first.run} is about {first.benchmark}, {other.run} about {other.benchmark}; follow them apart, or evaluate "
                 "both on one with benchmark=NAME"
             )
-    count = Counter(trajectory.label for trajectory in trajectories)
-    for trajectory in trajectories:
-        if count[trajectory.label] > 1:
-            trajectory.label = f"{trajectory.label} · {trajectory.run.name}"
-    return trajectories
+    labels = told_apart([(trajectory.label, trajectory.run) for trajectory in trajectories])
+    return [replace(trajectory, label=label) for trajectory, label in zip(trajectories, labels, strict=True)]
 
 
 def read_capsule(run: Path) -> dict[str, Any]:
-    """run.json of a training run. Raises TrajectoryError for anything else."""
+    """run.json of a training run. Raises ReportError for anything else."""
     capsule = read_json(run / "run.json")
     if not isinstance(capsule, dict) or capsule.get("script") not in ("unlearn", "finetune"):
-        raise TrajectoryError(
-            f"{run} is no run of unlearn.py or finetune.py; give a run folder that was trained with snapshots=N"
-        )
+        raise ReportError(f"{run} is no run of unlearn.py or finetune.py; give a run folder that was trained with snapshots=N")
     return capsule
 
 
 def models_of(run: Path) -> list[ModelAtStep]:
     """The models of a run that are on disk, by step: where it started (if that is a folder here), snapshots, where it ended.
 
-    The last snapshot and the run's model are one and the same, unless the method made the model from it. Raises TrajectoryError
+    The last snapshot and the run's model are one and the same, unless the method made the model from it. Raises ReportError
     for a run without snapshots.
     """
     capsule = read_capsule(run)
     kept = snapshots(run)
     if not kept:
-        raise TrajectoryError(f"{run} holds no snapshots; train it with snapshots=N (evaluate.py evaluates its model alone)")
+        raise ReportError(f"{run} holds no snapshots; train it with snapshots=N (evaluate.py evaluates its model alone)")
     models = {step: ModelAtStep(step, str(folder)) for step, folder in kept.items()}
     start = capsule["settings"]["model"].get("path")
-    if start is not None and _holds_model(Path(start).expanduser()):
+    if start is not None and model_in(Path(start).expanduser()) is not None:
         models[0] = ModelAtStep(0, start)
-    ended = _holds_model(run) and capsule["status"] == "finished"
+    ended = model_in(run) is not None and capsule["status"] == "finished"
     last = _last_step(run, capsule, max(kept))
     made = capsule["settings"].get("method", {}).get("finish") is not None
     if ended and not made:
@@ -163,7 +154,7 @@ def follow(trajectories: Sequence[Trajectory], evaluate: Evaluate, metrics: Sequ
     """Evaluates every model; what is finished with the same settings is not evaluated again.
 
     evaluate: does what evaluate.py does with its settings. A model that fails is told and passed over; settings that no model can
-    be evaluated with end all. metrics: names that must be measured. Raises TrajectoryError.
+    be evaluated with end all. metrics: names that must be measured. Raises ReportError.
     """
     jobs = [(trajectory, at) for trajectory in trajectories for at in trajectory.models]
     new = [not _is_finished(trajectory.settings(at)) for trajectory, at in jobs]
@@ -178,19 +169,14 @@ def follow(trajectories: Sequence[Trajectory], evaluate: Evaluate, metrics: Sequ
     for trajectory in trajectories:
         if not trajectory.evaluated:
             why = next(iter(trajectory.failed.values()))
-            raise TrajectoryError(f"{trajectory.run}: no model of it could be evaluated; {why}")
+            raise ReportError(f"{trajectory.run}: no model of it could be evaluated; {why}")
 
 
 def check_metrics(metrics: Sequence[str], measured: Sequence[str]) -> None:
-    """Raises TrajectoryError for a metric that was not measured."""
+    """Raises ReportError for a metric that was not measured."""
     for name in metrics:
         if name not in measured:
-            raise TrajectoryError(f"--metrics {name}: was not measured{did_you_mean_or_all(name, sorted(measured))}")
-
-
-def _holds_model(folder: Path) -> bool:
-    names = ("config.json", "adapter_config.json")
-    return any((place / name).is_file() for place in (folder / "model", folder) for name in names)
+            raise ReportError(f"--metrics {name}: was not measured{did_you_mean_or_all(name, sorted(measured))}")
 
 
 def _last_step(run: Path, capsule: Mapping[str, Any], snapshot: int) -> int:
@@ -218,7 +204,7 @@ def _evaluate(trajectory: Trajectory, at: ModelAtStep, evaluate: Evaluate, done:
             done[key] = Path(cfg.out)
         trajectory.evaluated.append(EvaluatedModel(at, done[key], read_metrics(done[key] / "metrics.json")))
     except (SettingsError, RunError) as error:
-        raise TrajectoryError(f"{where}: {error}") from error
+        raise ReportError(f"{where}: {error}") from error
     except Exception as error:  # whatever is wrong with one snapshot must not cost the others
         if os.environ.get("LETHE_TRACEBACK") == "1":
             raise

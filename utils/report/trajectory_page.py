@@ -27,7 +27,6 @@ Series = Sequence[tuple[EvaluatedModel, Estimate]]  # of one run and metric, wha
 
 def page(trajectories: Sequence[Trajectory], columns: Sequence[Column], command: str) -> str:
     """The whole page."""
-    drawn = [(column, plot(trajectories, column)) for column in columns]
     return render(
         "trajectory.html",
         title="Trajectory of " + ", ".join(trajectory.label for trajectory in trajectories),
@@ -35,7 +34,7 @@ def page(trajectories: Sequence[Trajectory], columns: Sequence[Column], command:
         trajectories=trajectories,
         legend=[(_sign(k), trajectory.label) for k, trajectory in enumerate(trajectories)],
         columns=columns,
-        panels=[(column, picture) for column, picture in drawn if picture is not None],
+        panels=[(column, drawn) for column in columns if (drawn := plot(trajectories, column)) is not None],
         squares=any(model.at.finished for trajectory in trajectories for model in trajectory.evaluated),
         settings=shared_words(trajectories),
         command=command,

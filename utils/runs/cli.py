@@ -49,9 +49,10 @@ def find_problem(config_name: str, overrides: Sequence[str]) -> str | None:
         return str(error)
     choices = [o for o in parsed if _is_group(o.key_or_group)]
     for override in choices:
-        problem = _choice_problem(override)
-        if problem:
-            return problem
+        group, valid = override.key_or_group, _choices(override.key_or_group)
+        for value in _chosen(override):
+            if value not in valid:
+                return f"{group}={value}: there is no such {group}{did_you_mean_or_all(value, valid)}"
     try:
         keys = _keys(compose_settings(config_name, [o.input_line for o in choices if not o.is_sweep_override()]))
         everywhere = frozenset(keys)
@@ -145,19 +146,9 @@ def errors_in_one_sentence() -> Iterator[None]:
 
 def _overrides(arguments: Sequence[str]) -> list[str]:
     """The key=value words of a command line, without flags and their values."""
-    words = []
-    for before, word in zip(("", *arguments), arguments, strict=False):
-        if not word.startswith("-") and not (before in FLAGS_WITH_VALUE and "=" not in word):
-            words.append(word)
-    return words
-
-
-def _choice_problem(override: Override) -> str | None:
-    group, valid = override.key_or_group, _choices(override.key_or_group)
-    for value in _chosen(override):
-        if value not in valid:
-            return f"{group}={value}: there is no such {group}{did_you_mean_or_all(value, valid)}"
-    return None
+    pairs = zip(("", *arguments), arguments, strict=False)
+    words = [word for before, word in pairs if "=" in word or before not in FLAGS_WITH_VALUE]
+    return [word for word in words if not word.startswith("-")]
 
 
 def _choices(group: str) -> list[str]:

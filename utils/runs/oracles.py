@@ -29,7 +29,7 @@ from utils.runs.run import Run
 from utils.runs.score import GENERATIONS, NULLS, ORACLE, SCORES, put
 from utils.runs.settings import SettingsError
 from utils.tokens.prompts import Encoder
-from utils.weights.models import model_folder
+from utils.weights.models import model_in
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ def check_oracle(cfg: DictConfig, questions: Questions, encoder: Encoder) -> Non
         folder = Path(path)
         if not folder.is_dir():
             raise SettingsError(f"{key}={folder}: there is no such folder. {_make_oracle(cfg, benchmark)}")
-        if not _saved_scores(folder, asked) and not _holds_model(folder):
+        if not _saved_scores(folder, asked) and model_in(folder) is None:
             raise SettingsError(
                 f"{key}={folder} holds no model, and no scores for split={cfg.split} with these prompts and rows. Name the "
                 f"retain oracle's own folder, or evaluate it first with: python evaluate.py model={cfg.model.name} "
@@ -91,7 +91,7 @@ def _find_or_score(cfg: DictConfig, questions: Questions, encoder: Encoder, fold
     asked = requests_hash(questions.oracle, encoder)
     saved = _saved_scores(folder, asked)
     whole = [path for path in saved if set(questions.statistics) <= set(pyarrow.parquet.read_schema(path).names)]
-    if whole or not _holds_model(folder):
+    if whole or model_in(folder) is None:
         return (whole or saved)[0]
     log.info("%s holds no scores for split=%s yet: scoring its model once", folder, cfg.split)
     engine = load_engine(OmegaConf.merge(cfg.model, {"path": str(folder)}), encoder, cfg.precision, cfg.seed)
@@ -129,21 +129,11 @@ def _saved_scores(folder: Path, asked: str) -> list[Path]:
         capsule = read_json(table.with_name("run.json")) or {}
         if table.is_file() and capsule.get("requests") == asked and capsule.get("status") == "finished":
             alone = capsule["settings"].get("reinforced", {}).get("path") is None
-            if alone and (table.parent == folder or _same_folder(capsule["settings"]["model"]["path"], folder)):
-                found.append(table)
+            model = capsule["settings"]["model"]["path"]
+            # A folder that only collects runs holds evaluations of other models too.
+            same = model is not None and Path(model).expanduser().resolve() == folder.expanduser().resolve()
+            found += [table] if alone and (table.parent == folder or same) else []
     return found
-
-
-def _same_folder(path: str | None, folder: Path) -> bool:
-    # A folder that only collects runs holds evaluations of other models too.
-    return path is not None and Path(path).expanduser().resolve() == folder.expanduser().resolve()
-
-
-def _holds_model(folder: Path) -> bool:
-    try:
-        return Path(model_folder(folder)).is_dir()
-    except ValueError:
-        return False
 
 
 def _is_oracle(path: str | None) -> bool:

@@ -35,20 +35,9 @@ from utils.training.callbacks import last_checkpoint
 log = logging.getLogger(__name__)
 
 # Where a run lies and how it is executed does not change what it computes.
-NOT_PART_OF_THE_RESULT = (
-    "out",
-    "resume",
-    "overwrite",
-    "override_model",
-    "cache",
-    "report_to",
-    "per_device_batch_size",
-    "log_every",
-    "checkpoint",
-    "show_prompts",
-    "workers",
-    "tokens_per_batch",
-    "rescore",
+NOT_PART_OF_THE_RESULT = tuple(
+    "out resume overwrite override_model cache report_to per_device_batch_size log_every checkpoint show_prompts workers tokens_per_batch "
+    "rescore".split()
 )
 LIBRARIES = ("torch", "transformers", "accelerate", "peft", "datasets", "hydra-core", "rouge_score", "scipy", "numpy")
 
@@ -86,8 +75,8 @@ class Run:
             torch.cuda.reset_peak_memory_stats()  # a sweep runs many jobs in one process
         barrier()
         if is_main():
-            if state != "running" or cfg.overwrite:
-                run._clear()
+            if run.folder.exists() and (state != "running" or cfg.overwrite):
+                shutil.rmtree(run.folder)
             run._begin(script, cfg, data)
         barrier()
         return run
@@ -116,7 +105,8 @@ class Run:
     def finish(self) -> None:
         """Marks the run finished and drops its checkpoints. Call it when everything else is on disk."""
         barrier()
-        peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else _peak_resident_bytes()
+        resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else resident
         self.note(status="finished", seconds=round(time.time() - self._started, 1), peak_memory_bytes=peak)
         if is_main():
             shutil.rmtree(self.checkpoints, ignore_errors=True)
@@ -180,10 +170,6 @@ class Run:
         self.capsule |= {"sources": sources(self.settings), "data": dict(sorted(data.items()))}
         write_json(self.folder / "run.json", self.capsule)
 
-    def _clear(self) -> None:
-        if self.folder.exists():
-            shutil.rmtree(self.folder)
-
     def _trim_log(self) -> None:
         """Drops records of steps after the checkpoint that the run resumes from, and a half-written last line."""
         path = self.folder / "log.jsonl"
@@ -240,7 +226,3 @@ def _versions() -> dict[str, str]:
         with suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
     return found
-
-
-def _peak_resident_bytes() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -72,7 +72,7 @@ def train(settings: TrainingSettings, run: Run, encoder: Encoder, streams: Strea
     plan = _plan(cfg, engine, dataset)
     log.info("%d items, %d optimizer steps; %s", len(streams), dataset.steps, plan)
     reference = _reference(cfg, engine, method.loss.needs, dataset, method.reference_dropout)
-    prompts, lost = encoder.fingerprint(), count_lost(streams.answers)
+    prompts, lost = encoder.fingerprint, count_lost(streams.answers)
     run.note(batch=str(plan), steps=dataset.steps, items=len(streams), dropped=streams.dropped, lost=lost, prompts=prompts)
     arguments = _arguments(cfg, run, plan, dataset, precision.autocast)
     trainer = UnlearnTrainer(engine, method.loss, dataset, reference, arguments, encoder.tokenizer, run.record)

@@ -163,12 +163,9 @@ class Encoder:
         """The prompt as text, then each supervised token in ⟦ ⟧; `color` dims the prompt on a terminal."""
         return show(self.tokenizer, example.prompt, example.answer, color)
 
+    @cached_property
     def fingerprint(self) -> str:
         """16 hex digits that change with anything that changes the ids: tokenizer, template, max_length, compat."""
-        return self._fingerprint
-
-    @cached_property
-    def _fingerprint(self) -> str:
         # Kept: a tokenizer with a large vocabulary takes about a second to describe itself.
         state = {
             "tokenizer": tokenizer_state(self.tokenizer),

@@ -11,7 +11,7 @@ from typing import Any
 
 from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from utils.distributed import agree, barrier
+from utils.distributed import barrier, from_main
 
 
 class MarkCheckpoints(TrainerCallback):
@@ -44,7 +44,7 @@ class SaveByTheClock(TrainerCallback):
         self._last = self.clock()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if agree(self.clock() - self._last >= self.seconds, args.device):
+        if from_main(self.clock() - self._last >= self.seconds):
             control.should_save = True
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:

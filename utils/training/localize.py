@@ -19,6 +19,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -82,12 +83,12 @@ class Thresholds:
 
 
 @dataclass(frozen=True)
-class GradientRegion:
+class GradientRegion(Thresholds):
     """The `region` node of memflex: localises on the model that is to unlearn, or takes a region from a file.
 
-    file: a region.json (scripts/localize.py writes one); its tensors are taken as they are, and no option below counts but
-    selection. forget, retain: splits whose answers are corrupted; None: those of the run. copies: corruptions of each answer.
-    labels_only: replaced tokens are labels, and the model reads the true answer. mu, sigma and their quantiles: see Thresholds.
+    file: a region.json (scripts/localize.py writes one); its tensors are taken as they are, and no option counts but selection.
+    forget, retain: splits whose answers are corrupted; None: those of the run. copies: corruptions of each answer.
+    labels_only: replaced tokens are labels, and the model reads the true answer.
     selection: located | random, as many tensors as are located but any of them (ablation).
     Candidates are the tensors that train without a region: LoRA tensors with an adapter, all weights without.
     """
@@ -97,21 +98,13 @@ class GradientRegion:
     retain: str | None = None
     copies: int = 3
     labels_only: bool = False
-    mu: float = 0.92
-    sigma: float = 6e-4
-    mu_quantile: float | None = None
-    sigma_quantile: float | None = None
     selection: Selection = "located"
 
     def __post_init__(self) -> None:
         whole("copies", self.copies, 1, "released: 3, paper: 5")
         flag("labels_only", self.labels_only)
         choose("selection", self.selection, get_args(Selection))
-        _ = self.thresholds
-
-    @property
-    def thresholds(self) -> Thresholds:
-        return Thresholds(self.mu, self.sigma, self.mu_quantile, self.sigma_quantile)
+        super().__post_init__()
 
     def check(self, benchmark: Benchmark, split: str) -> None:
         """Reads the file, or the splits that will be corrupted."""
@@ -168,9 +161,7 @@ class GradientRegion:
             # Off the device while the second scope is summed there.
             kept = {name: gradient.cpu() for name, gradient in mean_gradients(engine, forget, "forget").items()}
             tensors = compare(kept, mean_gradients(engine, retain, "retain"))
-        return LocatedRegion(
-            source, tensors, *self.thresholds.thresholds(tensors), "located", tuple(self.thresholds.located(tensors))
-        )
+        return LocatedRegion(source, tensors, *self.thresholds(tensors), "located", tuple(self.located(tensors)))
 
     def _pairs(self, benchmark: Benchmark, split: str) -> tuple[list[QA], list[QA]]:
         """Questions and answers of both scopes. Raises ValueError naming the option for an unknown split."""
@@ -192,10 +183,8 @@ def encoded(encoder: Encoder, pairs: Sequence[QA]) -> list[Example]:
     """The pairs that leave room for an answer. Raises ValueError if there is none."""
     found = []
     for pair in pairs:
-        try:
+        with suppress(EmptyAnswer):
             found.append(pair.example(encoder))
-        except EmptyAnswer:
-            continue
     if not found:
         raise ValueError(
             f"method.region: nothing to localise with: all {len(pairs)} prompts fill max_length={encoder.max_length}"

@@ -29,7 +29,6 @@ class Region(Protocol):
 
     def check(self, benchmark: Benchmark, split: str) -> None:
         """Raises ValueError for what can be seen to be wrong before a model is loaded."""
-        ...
 
     def choose(
         self, engine: Engine, encoder: Encoder, benchmark: Benchmark, split: str, seed: int, folder: Path
@@ -38,7 +37,6 @@ class Region(Protocol):
 
         encoder: prompts as finetune.py writes them, in which the answers were learnt. folder: the run's.
         """
-        ...
 
 
 class Finish(Protocol):
@@ -46,14 +44,12 @@ class Finish(Protocol):
 
     def check(self, start: str, adapter: str, snapshots: int | str) -> None:
         """Raises ValueError for what can be seen to be wrong before a model is loaded. start: `model.path`."""
-        ...
 
     def __call__(self, original: Path, trained: Path, out: Path) -> None:
         """original: the model folder that training started from. trained: what came of it, a model or an adapter folder.
 
         Writes the folder `out`, which appears only when it is whole. Called again after an interruption.
         """
-        ...
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -55,11 +56,7 @@ class UnlearnTrainer(Trainer):
         layout = {"pad": engine.pad, "shared": engine.shared, "hide": engine.hide}
         collate = functools.partial(_collate, names=tuple(loss.needs), layout=layout)
         super().__init__(
-            model=engine.model,
-            args=arguments,
-            data_collator=collate,
-            train_dataset=dataset,
-            processing_class=tokenizer,
+            model=engine.model, args=arguments, data_collator=collate, train_dataset=dataset, processing_class=tokenizer
         )
         if self.pop_callback(ProgressCallback):
             self.add_callback(Progress)
@@ -106,8 +103,8 @@ class UnlearnTrainer(Trainer):
         sums = total(torch.stack([self._parts[name] for name in names]))
         self._logged = dict(zip(names, sums.tolist(), strict=True))
         self._parts = {}
-        bad = [name for name, value in self._logged.items() if not _finite(value)]
-        if not _finite(float(norm)):
+        bad = [name for name, value in self._logged.items() if not math.isfinite(value)]
+        if not math.isfinite(float(norm)):
             bad.append("gradient")
         if bad:
             raise NonFinite(self._explain(bad))
@@ -141,7 +138,3 @@ class UnlearnTrainer(Trainer):
 
 def _collate(items: list[Drawn], names: tuple[str, ...], layout: dict[str, Any]) -> dict[str, Packed]:
     return {"packed": pack(merged(items, names), **layout)}
-
-
-def _finite(value: float) -> bool:
-    return value - value == 0

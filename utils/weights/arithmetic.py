@@ -19,7 +19,6 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -71,7 +70,7 @@ def combine(base: Path, terms: Sequence[TaskVector], out: Path, dtype: torch.dty
     sides = [(Checkpoint.open(term.finetuned), Checkpoint.open(term.origin)) for term in terms]
     check_target(out, [start.folder, *(side.folder for pair in sides for side in pair)])
     pairs = [(counterparts(start, finetuned), counterparts(start, origin)) for finetuned, origin in sides]
-    _write(start, _Sum(start, terms, pairs, dtype), out)
+    _write(_Sum(start, dtype, terms, pairs), out)
 
 
 def negate(base: Path, finetuned: Path, out: Path, coefficient: float = 1.0, dtype: torch.dtype | None = None) -> None:
@@ -105,49 +104,65 @@ def negate_adapter(adapter: Path, out: Path, coefficient: float = 1.0, dtype: to
     source = Checkpoint.open(adapter, adapter=True)
     _check_lora(source)
     check_target(out, [source.folder])
-    _write(source, _Scaled(source, -coefficient, dtype), out)
+    _write(_Scaled(source, dtype, -coefficient), out)
 
 
-class _Result(Protocol):
-    """Weights that are computed slice by slice."""
+@dataclass
+class _Result:
+    """Weights that are computed from those of `source` slice by slice. dtype: of floating-point results; None: as in `source`."""
 
+    source: Checkpoint
     dtype: torch.dtype | None
 
     def __call__(self, name: str, start: int, stop: int) -> Tensor:
         """Elements `start` to `stop` of a tensor, in the type that it gets."""
-        ...
+        raise NotImplementedError
 
     def check(self) -> None:
         """Raises WeightsError for what shows only when all slices were computed."""
-        ...
+
+    def spec(self, name: str) -> TensorSpec:
+        """The tensor as it is written: floating point in `dtype`, all else as it is."""
+        stored = self.source.tensors[name]
+        return TensorSpec(NAMES[self.dtype] if self.dtype is not None and stored.is_float else stored.dtype, stored.shape)
+
+    def finite(self, name: str, values: Tensor, inputs: dict[StoredTensor, Tensor]) -> Tensor:
+        """The values in the type that the tensor gets. Raises WeightsError if one of them is infinite or NaN."""
+        result = values.to(FLOATS[self.spec(name).dtype])
+        if result.isfinite().all():
+            return result
+        for stored, read in inputs.items():
+            if not read.isfinite().all():
+                raise WeightsError(f"{stored.file}: {name} holds a value that is infinite or NaN; train or copy that model again")
+        raise WeightsError(
+            f"{name}: the result is too large for {_name(result.dtype)}; give a smaller coefficient, or a type of wider range"
+        )
 
 
 @dataclass
-class _Sum:
-    """pairs: finetuned and origin of each term, by the names of `base`."""
+class _Sum(_Result):
+    """pairs: finetuned and origin of each term, by the names of the base, which is `source`."""
 
-    base: Checkpoint
     terms: Sequence[TaskVector]
     pairs: Sequence[tuple[dict[str, StoredTensor], dict[str, StoredTensor]]]
-    dtype: torch.dtype | None
     moved: set[int] = field(default_factory=set)
     changed: bool = False
 
     def __call__(self, name: str, start: int, stop: int) -> Tensor:
-        stored = self.base.tensors[name]
+        stored = self.source.tensors[name]
         if not stored.is_float:
             return stored.read(start, stop)
         needed = [stored, *(side[name] for pair in self.pairs for side in pair)]
         work = torch.float64 if any(tensor.dtype == "F64" for tensor in needed) else torch.float32
         # A dictionary, as the origin is often the base itself: it is read once.
         values = {tensor: tensor.read(start, stop).to(work) for tensor in dict.fromkeys(needed)}
-        result = values[stored].clone()
+        total = values[stored].clone()
         for number, (term, (finetuned, origin)) in enumerate(zip(self.terms, self.pairs, strict=True)):
             delta = values[finetuned[name]] - values[origin[name]]
             if number not in self.moved and delta.any():
                 self.moved.add(number)
-            result += delta.mul_(term.coefficient)
-        result = _finite(name, result.to(FLOATS[_cast(stored, self.dtype).dtype]), values)
+            total += delta.mul_(term.coefficient)
+        result = self.finite(name, total, values)
         self.changed = self.changed or not torch.equal(result, values[stored].to(result.dtype))
         return result
 
@@ -160,18 +175,16 @@ class _Sum:
                 )
         if not self.changed:
             raise WeightsError(
-                f"the result equals {self.base.folder} in every weight: terms cancel, or the change is below the resolution "
+                f"the result equals {self.source.folder} in every weight: terms cancel, or the change is below the resolution "
                 "of its type; give another coefficient, or dtype=float32"
             )
 
 
 @dataclass
-class _Scaled:
+class _Scaled(_Result):
     """A LoRA adapter whose B factors are multiplied by `factor`."""
 
-    source: Checkpoint
     factor: float
-    dtype: torch.dtype | None
     nonzero: set[str] = field(default_factory=set)
 
     def __call__(self, name: str, start: int, stop: int) -> Tensor:
@@ -180,8 +193,7 @@ class _Scaled:
         factor = _factor(name)
         if factor is not None and values.any():
             self.nonzero.add(factor)
-        result = values * self.factor if factor == "B" else values
-        return _finite(name, result.to(FLOATS[_cast(stored, self.dtype).dtype]), {stored: values})
+        return self.finite(name, values * self.factor if factor == "B" else values, {stored: values})
 
     def check(self) -> None:
         if self.nonzero != {"A", "B"}:
@@ -190,9 +202,9 @@ class _Scaled:
             )
 
 
-def _write(source: Checkpoint, result: _Result, out: Path) -> None:
-    """Writes `result` in files that are divided as those of `source`, and copies what else makes the folder a model."""
-    specs = {name: _cast(stored, result.dtype) for name, stored in source.tensors.items()}
+def _write(result: _Result, out: Path) -> None:
+    """Writes `result` in files that are divided as those of its source, and copies what else makes the folder a model."""
+    source, specs = result.source, {name: result.spec(name) for name in result.source.tensors}
     total = sum(spec.bytes for spec in specs.values())
     with whole_folder(out, total) as partial, tqdm(total=total, desc="weights", unit="B", unit_scale=True) as bar:
         for file, names in source.files.items():
@@ -209,23 +221,6 @@ def _write(source: Checkpoint, result: _Result, out: Path) -> None:
         if config is not None and result.dtype is not None:
             key = "torch_dtype" if "torch_dtype" in config else "dtype"
             write_json(partial / "config.json", {**config, key: _name(result.dtype)})
-
-
-def _cast(stored: StoredTensor, dtype: torch.dtype | None) -> TensorSpec:
-    """The tensor as it is written: floating point in `dtype`, all else as it is."""
-    return TensorSpec(NAMES[dtype] if dtype is not None and stored.is_float else stored.dtype, stored.shape)
-
-
-def _finite(name: str, result: Tensor, inputs: dict[StoredTensor, Tensor]) -> Tensor:
-    """The result. Raises WeightsError if a value of it is infinite or NaN."""
-    if result.isfinite().all():
-        return result
-    for stored, values in inputs.items():
-        if not values.isfinite().all():
-            raise WeightsError(f"{stored.file}: {name} holds a value that is infinite or NaN; train or copy that model again")
-    raise WeightsError(
-        f"{name}: the result is too large for {_name(result.dtype)}; give a smaller coefficient, or a type of wider range"
-    )
 
 
 def _same_model(one: str, other: Path) -> bool:

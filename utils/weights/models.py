@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -52,14 +51,19 @@ def model_folder(path: Path | str, key: str = "model.path") -> str:
     Raises ModelError, with the key that it was given by, for a local folder that holds no model.
     """
     folder, name = Path(path).expanduser(), str(path)
-    for candidate in (folder / "model", folder):
-        if (candidate / "config.json").is_file() or is_adapter(candidate):
-            return str(candidate)
+    if (found := model_in(folder)) is not None:
+        return str(found)
     looks_local = folder.exists() or name.startswith((".", "/", "~", "runs", "models")) or name.count("/") > 1
     if looks_local:
         state = "holds no model" if folder.exists() else "does not exist"
         raise ModelError(f"{key}={path} {state}; give a run folder, a checkpoint folder or a Hub name")
     return name
+
+
+def model_in(folder: Path) -> Path | None:
+    """The folder of the model or adapter in a run folder, or the folder itself if it is one; None if there is none."""
+    places = (folder / "model", folder)
+    return next((place for place in places if (place / "config.json").is_file() or is_adapter(place)), None)
 
 
 def is_adapter(folder: Path | str) -> bool:
@@ -69,8 +73,9 @@ def is_adapter(folder: Path | str) -> bool:
 
 def load_tokenizer(model: DictConfig) -> PreTrainedTokenizerBase:
     """The tokenizer of `model.path`, else of `model.tokenizer`; its pad token falls back to EOS (masks go by length)."""
-    own = model.path is not None and _has_tokenizer(model_folder(model.path))
-    where = model_folder(model.path) if own or model.tokenizer is None else str(model.tokenizer)
+    own = None if model.path is None else Path(model_folder(model.path))
+    has_one = own is not None and (not own.is_dir() or (own / "tokenizer_config.json").is_file())
+    where = model_folder(model.path) if has_one or model.tokenizer is None else str(model.tokenizer)
     if (ROOT / where).is_dir():
         where = str(ROOT / where)
     try:
@@ -162,16 +167,13 @@ def _random_model(model: DictConfig, tokenizer: PreTrainedTokenizerBase, precisi
 
 
 def _pretrained(path: str, model: DictConfig, precision: Precision, quantise: bool) -> nn.Module:
-    options: dict[str, Any] = {}
-    if quantise:
-        options["quantization_config"] = _nf4()
     return AutoModelForCausalLM.from_pretrained(
         path,
         dtype=precision.weights,
         attn_implementation=_attention(model.attn),
         trust_remote_code=model.trust_remote_code,
         use_safetensors=True,
-        **options,
+        quantization_config=_nf4() if quantise else None,
     )
 
 
@@ -193,10 +195,6 @@ def _attention(choice: str) -> str:
         return choice
     flash = torch.cuda.is_available() and importlib.util.find_spec("flash_attn") is not None
     return "flash_attention_2" if flash else "sdpa"
-
-
-def _has_tokenizer(path: str) -> bool:
-    return not Path(path).is_dir() or (Path(path) / "tokenizer_config.json").is_file()
 
 
 def _how_to_get(model: DictConfig) -> str:

@@ -91,11 +91,7 @@ class CombinedModel(nn.Module):
         return self.head
 
     def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        use_cache: bool = False,
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, position_ids: Tensor | None = None, use_cache: bool = False
     ) -> CausalLMOutput:
         """(B, T) ids -> (B, T, V) float32 logits. Masks and positions as both models take them.
 
@@ -136,10 +132,7 @@ class CombinedModel(nn.Module):
         handle = self.target.register_forward_hook(combine, with_kwargs=True)
         try:
             return self.target.generate(
-                input_ids,
-                attention_mask=attention_mask,
-                generation_config=generation_config,
-                logits_processor=logits_processor,
+                input_ids, attention_mask=attention_mask, generation_config=generation_config, logits_processor=logits_processor
             )
         finally:
             handle.remove()

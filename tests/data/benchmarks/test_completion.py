@@ -306,7 +306,7 @@ def test_what_is_missing_is_named(shelf, tmp_path):
         (completion(tmp_path / "empty"), "forget", "completion holds no .txt, .raw or .jsonl file"),
         (completion(shelf, book="none.txt"), "forget", "benchmark.book=none.txt: there is no such file, nor is it in"),
         (completion(shelf, book="short.txt"), "forget", "short.txt: holds no passage of about 40 words"),
-        (completion(shelf, book="bad.jsonl"), "forget", 'bad.jsonl, row 2: a JSON object {"text": "..."} is expected'),
+        (completion(shelf, book="bad.jsonl"), "forget", "bad.jsonl, row 2: field text is missing; the row has txt"),
         (completion(shelf, words=400, prefix=20, book="book.txt"), "forget", "of 2 passages nothing is left for holdout"),
         (completion(shelf, book="book.txt", retain="../book.txt"), "retain", "that is the book to be forgotten"),
     ]

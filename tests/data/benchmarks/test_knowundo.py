@@ -309,7 +309,9 @@ def test_a_hub_out_of_reach_says_what_to_do(monkeypatch):
 
     monkeypatch.setattr("datasets.load_dataset", fail)
     monkeypatch.setattr("data.files.sources.hf_hub_download", fail)
-    with pytest.raises(DataError, match="owner/texts, general/retain, cannot be fetched .*DIR/knowundo/general/retain.jsonl"):
+    with pytest.raises(
+        DataError, match="owner/texts, general/retain, at revision main cannot be fetched .*DIR/knowundo/general/retain.jsonl"
+    ):
         knowundo("hub").general(2)
     with pytest.raises(DataError, match="owner/data/privacy/unlearn.json .*cannot be fetched"):
         knowundo("hub").training("unlearn")
@@ -347,8 +349,8 @@ def test_bad_options_are_refused(options, message):
     ("row", "fields", "message"),
     [
         (3, {"labels": None}, "unlearn_train.json, row 3: field labels is missing"),
-        (72, {"text": " "}, "unlearn_train.json, row 72: text is empty"),
-        (1, {"labels": ["a"]}, "unlearn_train.json, row 1: labels is empty or not a string"),
+        (72, {"text": " "}, "unlearn_train.json, row 72: field text must be a text that is not blank"),
+        (1, {"labels": ["a"]}, "unlearn_train.json, row 1: field labels must be a text that is not blank, not .*a"),
     ],
 )
 def test_bad_rows_are_named_by_file_and_row(copied, row, fields, message):
@@ -360,7 +362,7 @@ def test_bad_rows_are_named_by_file_and_row(copied, row, fields, message):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("unlearn_val.json", "[]", "unlearn_val.json: a list with rows is expected, got an empty list"),
+        ("unlearn_val.json", "[]", "unlearn_val.json: a list of objects is expected, not an empty list"),
         ("unlearn_val.json", '[{"text": "a"},\n{"text"]', "unlearn_val.json, line 2: not JSON"),
         ("unlearn_val.json", "[7]", "unlearn_val.json, row 1: a JSON int"),
         ("unlearn_val.json", '{"text": "a"}', "unlearn_val.json, row 1: field labels is missing"),  # JSON lines may be used too
@@ -377,8 +379,8 @@ def test_bad_files_are_refused(copied, name, content, message):
     ("content", "message"),
     [
         ([{"text": "a", "labels": "b"}], r'unlearn.json: one row \{"train"'),
-        ([{"train": [], "val": []}], "unlearn.json, val: a list with rows is expected"),
-        ([{"train": [], "val": {"text": "a"}}], "unlearn.json, val: a list with rows is expected, got dict"),
+        ([{"train": [], "val": []}], "unlearn.json, val: a list of objects is expected"),
+        ([{"train": [], "val": {"text": "a"}}], "unlearn.json, val: a list of objects is expected, not a dict"),
         ([{"train": [], "val": [{"text": "a", "labels": "b"}, {"text": "a"}]}], "unlearn.json, val, row 2: field labels"),
     ],
 )

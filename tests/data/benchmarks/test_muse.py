@@ -334,13 +334,13 @@ def test_a_hub_out_of_reach_says_what_to_do(monkeypatch):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("raw/forget", '{"text": "a"}\n{"text": 7}', "forget.jsonl, row 2: text is missing or no string"),
-        ("raw/forget", '{"texts": "a"}', "forget.jsonl, row 1: text is missing or no string; the row has texts"),
+        ("raw/forget", '{"text": "a"}\n{"text": 7}', "forget.jsonl, row 2: field text must be a text, not 7"),
+        ("raw/forget", '{"texts": "a"}', "forget.jsonl, row 1: field text is missing; the row has texts"),
         ("raw/retain2", "", "retain2.jsonl: holds no rows"),
-        ("verbmem/forget", '{"prompt": "a", "gt": " "}', "forget.jsonl, row 1: gt is empty or not a string"),
+        ("verbmem/forget", '{"prompt": "a", "gt": " "}', "forget.jsonl, row 1: field gt must be a text that is not blank"),
         ("knowmem/forget_qa_icl", '{"question": "a"}', "forget_qa_icl.jsonl, row 1: field answer is missing"),
-        ("knowmem/retain_qa", "[1]", "retain_qa.jsonl, row 1: a JSON list; one JSON object per line"),
-        ("privleak/holdout", '{"text": ""}', "holdout.jsonl, row 1: text is empty or not a string"),
+        ("knowmem/retain_qa", "[1]", "retain_qa.jsonl, row 1: a JSON int; a list of objects is expected"),
+        ("privleak/holdout", '{"text": ""}', "holdout.jsonl, row 1: field text must be a text that is not blank"),
     ],
 )
 def test_bad_rows_are_named_by_file_and_row(copied, name, content, message):

@@ -180,7 +180,7 @@ def test_a_news_item_without_a_text_is_refused_and_an_empty_one_is_not(tmp_path)
     path.write_text(json.dumps({"text": ""}) + "\n" + json.dumps({"text": "word " * 30}) + "\n", encoding="utf-8")
     assert len(nlg(tmp_path, corpora=["cc_news"]).texts) == 1
     path.write_text(json.dumps({"text": ""}) + "\n" + json.dumps({"title": "River"}) + "\n", encoding="utf-8")
-    with pytest.raises(DataError, match="cc_news/train.jsonl, row 2: field text must be a string, got None"):
+    with pytest.raises(DataError, match="cc_news/train.jsonl, row 2: field text is missing; the row has title"):
         nlg(tmp_path, corpora=["cc_news"]).requests("all")
 
 

@@ -248,7 +248,7 @@ def test_bad_data_are_refused(copied):
         nlu(tasks=["piqa"], shots=8).requests("all")
     path = copied / "arc" / "ARC-Easy_train.jsonl"
     path.write_text(path.read_text(encoding="utf-8").replace('"answerKey": "A"', '"answerKey": "Z"'), encoding="utf-8")
-    with pytest.raises(DataError, match="ARC-Easy_train.jsonl, row .: answerKey is 'Z'"):
+    with pytest.raises(DataError, match="ARC-Easy_train.jsonl, row .: field answerKey must be one of .*, not 'Z'"):
         nlu(copied).requests("all")
     (copied / "arc" / "ARC-Challenge_test.jsonl").unlink()
     with pytest.raises(DataError, match="has no arc/ARC-Challenge_validation.jsonl and no arc/ARC-Challenge_test.jsonl"):

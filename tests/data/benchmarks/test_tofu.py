@@ -153,8 +153,13 @@ def test_only_forget_splits_can_be_forgotten():
 
 BAD = [
     ("forget10", 3, {"answer": None}, "forget10.json, row 3: field answer is missing"),
-    ("forget10", 20, {"question": ""}, "forget10.json, row 20: question is empty"),
-    ("full", 170, {"answer": " "}, "full.json, row 170: answer is empty"),  # read for forget20, whose first row is 161
+    ("forget10", 20, {"question": ""}, "forget10.json, row 20: field question must be a text that is not blank"),
+    (
+        "full",
+        170,
+        {"answer": " "},
+        "full.json, row 170: field answer must be a text that is not blank",
+    ),  # read for forget20, whose first row is 161
 ]
 
 
@@ -167,12 +172,24 @@ def test_bad_training_rows_are_named_by_file_and_row(copied, name, row, fields, 
 
 
 BAD_EVALUATION = [
-    ("forget10_perturbed", {"perturbed_answer": ["a", "b"]}, "row 2: perturbed_answer needs 5 strings, got 2"),
-    ("forget10_perturbed", {"perturbed_answer": ["a", "b", "", "c", "d"]}, "row 2: perturbed_answer number 3 is empty"),
+    (
+        "forget10_perturbed",
+        {"perturbed_answer": ["a", "b"]},
+        "row 2: field perturbed_answer must be a list of 5, each a text that is not blank",
+    ),
+    (
+        "forget10_perturbed",
+        {"perturbed_answer": ["a", "b", "", "c", "d"]},
+        "row 2: field perturbed_answer must be a list of 5, each a text that is not blank",
+    ),
     ("forget10_perturbed", {"paraphrased_answer": None}, "row 2: field paraphrased_answer is missing"),
     ("retain_perturbed", {"perturbed_answer": None}, "row 2: field perturbed_answer is missing"),
-    ("world_facts_perturbed", {"perturbed_answer": ["a"] * 5}, "row 2: perturbed_answer needs 3 strings, got 5"),
-    ("real_authors_perturbed", {"answer": ""}, "row 2: answer is empty"),
+    (
+        "world_facts_perturbed",
+        {"perturbed_answer": ["a"] * 5},
+        "row 2: field perturbed_answer must be a list of 3, each a text that is not blank",
+    ),
+    ("real_authors_perturbed", {"answer": ""}, "row 2: field answer must be a text that is not blank"),
 ]
 
 

@@ -163,25 +163,37 @@ def test_the_scripts_say_so_too(tmp_path):
 @pytest.mark.parametrize(
     ("task", "change", "words"),
     [
-        ("boolq", {"label": 2}, "label is 2, but must be one of 0, 1"),
-        ("boolq", {"passage": " "}, "passage is empty or not a string"),
-        ("rte", {"sentence2": None}, "sentence2 is empty or not a string"),
-        ("hellaswag", {"endings": ["a", "b", "c"]}, "endings must be 4 texts"),
-        ("hellaswag", {"label": "4"}, "label is '4', but must be one of 0, 1, 2, 3"),
-        ("winogrande", {"sentence": "no gap"}, "sentence needs one _ as the gap: 'no gap'"),
-        ("winogrande", {"answer": ""}, "answer is '', but must be one of 1, 2"),
-        ("arc_challenge", {"answerKey": "E"}, "answerKey is 'E', but must be one of 1, 2, 3, 4"),
-        ("arc_easy", {"choices": ["a"]}, "choices must hold lists of texts `text` and `label`"),
-        ("openbookqa", {"choices": {"text": ["a"], "label": ["A", "B"]}}, "choices has 1 texts and 2 labels"),
-        ("piqa", {"sol2": 7}, "sol2 is empty or not a string: 7"),
+        ("boolq", {"label": 2}, "label must be one of 0, 1, not 2"),
+        ("boolq", {"passage": " "}, "passage must be a text that is not blank"),
+        ("rte", {"sentence2": None}, "sentence2 must be a text that is not blank, not None"),
+        ("hellaswag", {"endings": ["a", "b", "c"]}, "endings must be a list of 4, each a text that is not blank"),
+        ("hellaswag", {"label": "4"}, "label must be one of 0, 1, 2, 3, not '4'"),
+        ("winogrande", {"sentence": "no gap"}, "sentence must be a sentence with one _ as the gap, not 'no gap'"),
+        ("winogrande", {"answer": ""}, "answer must be one of 1, 2, not ''"),
+        ("arc_challenge", {"answerKey": "E"}, "answerKey must be one of 1, 2, 3, 4, not 'E'"),
+        ("arc_easy", {"choices": ["a"]}, "choices must be lists of texts `text` and `label`"),
+        (
+            "openbookqa",
+            {"choices": {"text": ["a"], "label": ["A", "B"]}},
+            "choices must be lists of texts `text` and `label`, as many of one",
+        ),
+        ("piqa", {"sol2": 7}, "sol2 must be a text that is not blank, not 7"),
         (
             "truthfulqa_mc1",
             {"mc1_targets": {"choices": ["a", "b"], "labels": [0, 1]}},
-            "mc1_targets must have the one true choice first",
+            "mc1_targets must be lists of texts `choices` and `labels` of 0 and 1, 1 for what is true, the one true choice first",
         ),
-        ("truthfulqa_mc2", {"mc2_targets": {"choices": ["a"], "labels": []}}, "mc2_targets needs one label per choice"),
-        ("truthfulqa_mc2", {"mc2_targets": None}, "mc2_targets must hold lists `choices` and `labels`, got None"),
-        ("wikitext", {"page": ""}, "page is empty or not a string"),
+        (
+            "truthfulqa_mc2",
+            {"mc2_targets": {"choices": ["a"], "labels": []}},
+            "mc2_targets must be lists of texts `choices` and `labels`",
+        ),
+        (
+            "truthfulqa_mc2",
+            {"mc2_targets": None},
+            "mc2_targets must be lists of texts `choices` and `labels` of 0 and 1, 1 for what is true, not None",
+        ),
+        ("wikitext", {"page": ""}, "page must be a text that is not blank"),
     ],
 )
 def test_bad_rows_are_refused_by_file_and_row_before_a_model_is_loaded(copied, task, change, words):
@@ -191,7 +203,7 @@ def test_bad_rows_are_refused_by_file_and_row_before_a_model_is_loaded(copied, t
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     with pytest.raises(DataError) as refusal:
         utility(copied, tasks=[task]).requests("all")
-    assert f"{path}, row 2: {words}" in str(refusal.value)
+    assert f"{path}, row 2: field {words}" in str(refusal.value)
 
 
 def test_a_missing_file_is_named(copied):

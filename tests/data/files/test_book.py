@@ -180,7 +180,7 @@ def test_released_rows_that_are_none_are_named(tmp_path):
     damage(train, 2, prompt="no colon")
     refused("hp_train_qa_50.jsonl, row 2: prompt must be an instruction, a colon and the passage")
     damage(train, 3, response=" ")
-    refused("hp_train_qa_50.jsonl, row 3: response is empty")
+    refused("hp_train_qa_50.jsonl, row 3: field response must be a text that is not blank")
     write_rows(test, [json.loads(line) for line in test.read_text().splitlines()][:5])
     refused("hp_test_qa_50.jsonl: its last instruction has 2 rows, the others 3")
     for row in (1, 4):

@@ -95,9 +95,9 @@ def test_prompts_are_the_same_but_for_case_and_white_space(tmp_path):
 
 BAD = [
     ({"is_response_0_safe": None}, "row 2: field is_response_0_safe is missing"),
-    ({"is_response_1_safe": 0}, "row 2: is_response_1_safe must be true or false, not 0"),
-    ({"prompt": "  "}, "row 2: prompt is empty or not a string"),
-    ({"response_1": 7}, "row 2: response_1 is empty or not a string: 7"),
+    ({"is_response_1_safe": 0}, "row 2: field is_response_1_safe must be true or false, not 0"),
+    ({"prompt": "  "}, "row 2: field prompt must be a text that is not blank"),
+    ({"response_1": 7}, "row 2: field response_1 must be a text, not 7"),
     ({"extra": "x"}, "row 2: its columns differ from those of row 1"),
 ]
 

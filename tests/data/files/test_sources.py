@@ -12,8 +12,21 @@ import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from data.files import sources
-from data.files.sources import Source, check_rows
-from utils.reading import DataError, files_read, json_lines, note_file, read_json_lines, read_lines
+from data.files.sources import Source
+from utils.reading import (
+    FILLED,
+    FLAG,
+    DataError,
+    check_rows,
+    files_read,
+    json_lines,
+    list_of,
+    note_file,
+    one_of,
+    read_json_lines,
+    read_lines,
+    read_records,
+)
 
 
 def source(root: Path | str) -> Source:
@@ -99,27 +112,51 @@ def test_broken_files_are_named_by_row(tmp_path, content, message):
     assert message in str(refusal.value) and str(refusal.value).startswith(str(tmp_path))
 
 
-ROW = {"question": "q", "answer": "a", "perturbed_answer": ["x", "y"]}
+ROW = {"question": "q", "answer": "a", "perturbed_answer": ["x", "y"], "known": True, "label": 0}
+LIST = "row 2: field perturbed_answer must be a list of 2, each a text that is not blank, not "
 BAD_ROWS = [
     ({"question": "q", "perturbed_answer": []}, "row 2: field answer is missing; the row has perturbed_answer, question"),
-    ({**ROW, "answer": " "}, "row 2: answer is empty or not a string: ' '"),
-    ({**ROW, "answer": None}, "row 2: answer is empty or not a string: None"),
-    ({**ROW, "question": 7}, "row 2: question is empty or not a string: 7"),
-    ({**ROW, "perturbed_answer": ["x"]}, "row 2: perturbed_answer needs 2 strings, got 1"),
-    ({**ROW, "perturbed_answer": "xy"}, "row 2: perturbed_answer needs 2 strings, got a str"),
-    ({**ROW, "perturbed_answer": ["x", ""]}, "row 2: perturbed_answer number 2 is empty or not a string: ''"),
+    ({**ROW, "answer": " "}, "row 2: field answer must be a text that is not blank, not ' '"),
+    ({**ROW, "answer": None}, "row 2: field answer must be a text that is not blank, not None"),
+    ({**ROW, "question": 7}, "row 2: field question must be a text that is not blank, not 7"),
+    ({**ROW, "perturbed_answer": ["x"]}, f"{LIST}['x']"),
+    ({**ROW, "perturbed_answer": "xy"}, f"{LIST}'xy'"),
+    ({**ROW, "perturbed_answer": ["x", ""]}, f"{LIST}['x', '']"),
+    ({**ROW, "known": 1}, "row 2: field known must be true or false, not 1"),
+    ({**ROW, "label": 2}, "row 2: field label must be one of 0, 1, not 2"),
+    ({**ROW, "label": "x" * 999}, f"row 2: field label must be one of 0, 1, not '{'x' * 159} ..."),
 ]
+KINDS = {"question": FILLED, "answer": FILLED, "perturbed_answer": list_of(FILLED, 2), "known": FLAG, "label": one_of("0", "1")}
 
 
 @pytest.mark.parametrize("row, message", BAD_ROWS)
 def test_bad_rows_are_named_by_field(row, message):
     with pytest.raises(DataError) as refusal:
-        check_rows("a.json", [ROW, row, ROW], ("question", "answer"), {"perturbed_answer": 2})
+        check_rows("a.json", [ROW, row, ROW], KINDS)
     assert str(refusal.value) == f"a.json, {message}"
 
 
 def test_good_rows_pass():
-    check_rows("a.json", [ROW, ROW], ("question", "answer"), {"perturbed_answer": 2})
+    assert check_rows("a.json", [ROW, {**ROW, "label": "1"}], KINDS) == [ROW, {**ROW, "label": "1"}]
+
+
+LISTS = [
+    (b'[{"a": 1},\n]', "a.json, line 2: not JSON"),
+    (b"[]", "a.json: a list of objects is expected, not an empty list"),
+    (b"[{}, 3]", "a.json, row 2: a JSON int; a list of objects is expected"),
+]
+
+
+@pytest.mark.parametrize("content, message", LISTS)
+def test_a_json_list_may_stand_for_lines(tmp_path, content, message):
+    path = tmp_path / "a.json"
+    for good in (b' [{"a": 1}, {"a": 2}]', b'{"a": 1}\n{"a": 2}\n'):
+        path.write_bytes(good)
+        assert read_records(path) == [{"a": 1}, {"a": 2}]
+    path.write_bytes(content)
+    with pytest.raises(DataError) as refusal:
+        read_records(path)
+    assert message in str(refusal.value)
 
 
 def test_lines_of_text(tmp_path):

@@ -96,9 +96,13 @@ def test_multiple_choice_of_the_authors_and_of_the_hub(tmp_path):
 BAD = [
     ("a.csv", CSV.replace("Best Answer", "Best"), "a.csv: column Best Answer is missing"),
     ("a.csv", HEAD + "t,c,Why?,It\n", "a.csv, row 1: too few columns"),
-    ("a.csv", HEAD + "t,c,Why?, ,x,y,s\n", "a.csv, row 1: best_answer is empty"),
+    ("a.csv", HEAD + "t,c,Why?, ,x,y,s\n", "a.csv, row 1: field best_answer must be a text that is not blank"),
     ("a.csv", HEAD, "a.csv: holds no rows"),
-    ("a.jsonl", '{"question": "q", "best_answer": "a", "correct_answers": "x"}', "row 1: correct_answers is missing or no list"),
+    (
+        "a.jsonl",
+        '{"question": "q", "best_answer": "a", "correct_answers": "x"}',
+        "field correct_answers must be a list, each a text",
+    ),
     ("a.parquet", "x", "a.parquet: not a Parquet file"),
 ]
 
@@ -113,19 +117,19 @@ def test_bad_files_are_named(tmp_path, name, content, sentence):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"mc1_targets": None}, "row 1: field mc1_targets is missing"),
-        ({"mc1_targets": {"a": 1}}, r"mc1_targets needs labels 0 and 1, 1 for what is true; it has \[1\]"),
-        ({"mc2_targets": {"a": 0}}, "mc2_targets needs labels"),
-        ({"mc2_targets": {"a": 1, "b": 2}}, "mc2_targets needs labels"),
-        ({"mc2_targets": {"choices": ["a", "b"], "labels": [1]}}, "mc2_targets needs texts, and one label for each"),
-        ({"mc2_targets": {" ": 1, "b": 0}}, "mc2_targets needs texts"),
-        ({"question": ""}, "row 1: question is empty"),
+        ({"mc1_targets": None}, "row 1: field mc1_targets must be an object, not None"),
+        ({"mc1_targets": {"a": 1}}, r"mc1_targets must be lists of texts .*one of them 0, not .*'labels': \[1\]"),
+        ({"mc2_targets": {"a": 0}}, "mc2_targets must be lists of texts `choices` and `labels` of 0 and 1"),
+        ({"mc2_targets": {"a": 1, "b": 2}}, "mc2_targets must be lists of texts `choices` and `labels` of 0 and 1"),
+        ({"mc2_targets": {"choices": ["a", "b"], "labels": [1]}}, "mc2_targets must be lists of texts"),
+        ({"mc2_targets": {" ": 1, "b": 0}}, "mc2_targets must be lists of texts"),
+        ({"question": ""}, "row 1: field question must be a text that is not blank"),
     ],
 )
 def test_bad_choices_are_named(tmp_path, change, sentence):
     with pytest.raises(DataError, match=sentence):
         read_multiple_choice(write(tmp_path / "mc_task.json", json.dumps([{**CHOICE, **change}])))
-    with pytest.raises(DataError, match="mc_task.json: not JSON"):
+    with pytest.raises(DataError, match="mc_task.json, line 1: not JSON"):
         read_multiple_choice(write(tmp_path / "mc_task.json", "["))
 
 

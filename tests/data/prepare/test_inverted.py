@@ -81,7 +81,7 @@ def test_defects_are_mended_refused_or_kept(file, kind):
     path = file({**WHO, **{f"answer_{j}": line for j, line in enumerate(lines)}})
     mended = read_inverted(path)
     assert mended.records[0].facts == left and mended.defects == {kind: 3 if kind == "mark" else 1}
-    assert f"FILE, record 1: {refusal}" in problem(path, defects="refuse")
+    assert f"FILE, row 1: {refusal}" in problem(path, defects="refuse")
     kept = read_inverted(path, defects="keep")
     assert kept.records[0].facts == tuple(lines) and kept.defects == {}
 
@@ -102,7 +102,7 @@ def test_an_only_fact_is_odd_where_most_records_have_several(file):
     mended = read_inverted(file(*rows))
     assert mended.records[3].facts == ("One long paragraph.",) and mended.defects == {"only": 1}
     assert "1 alone where most records have several (kept)" in mended.summary()
-    assert "FILE, record 4: field answer_0 is the only one" in problem(file(*rows), defects="refuse")
+    assert "FILE, row 4: field answer_0 is the only one" in problem(file(*rows), defects="refuse")
     assert read_inverted(file(rows[3]), defects="refuse").defects == {}  # everywhere one: nothing odd
 
 
@@ -115,14 +115,14 @@ def test_scores_follow_their_facts(file):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"answer_2_rouge1": None}, "record 1: field answer_2_rouge1, a MEMO score, is missing"),
+        ({"answer_2_rouge1": None}, "row 1: field answer_2_rouge1, a MEMO score, is missing"),
         ({"answer_1_rouge1": "0.2"}, "field answer_1_rouge1 must be a number from 0 to 1, not '0.2'"),
         ({"answer_1_rouge1": True}, "field answer_1_rouge1 must be a number from 0 to 1, not True"),
         ({"answer_0_rouge1": float("nan")}, "field answer_0_rouge1 must be a number from 0 to 1, not nan"),
         ({"undesired_answer_rouge1": 1.5}, "field undesired_answer_rouge1 must be a number from 0 to 1, not 1.5"),
-        ({"question": "  "}, "field question is empty or not a string"),
-        ({"undesired_answer": None}, "field undesired_answer is missing; the record has answer_0"),
-        ({"answer_1": 5}, "field answer_1 is empty or not a string: 5"),
+        ({"question": "  "}, "field question must be a text that is not blank"),
+        ({"undesired_answer": None}, "field undesired_answer is missing; the row has answer_0"),
+        ({"answer_1": 5}, "field answer_1 must be a text, not 5"),
         ({f"answer_{j}": f"{j}. A." for j in range(3)}, "field answer_0 was scored with its list mark"),
         ({f"answer_{j}": " " for j in range(3)}, "none of answer_0, answer_1, answer_2 is an inverted fact (they are blank)"),
     ],
@@ -133,7 +133,7 @@ def test_bad_records_are_refused_by_field(file, change, said):
 
 
 def test_records_without_facts_or_with_scores_of_the_old_schema(file):
-    assert "record 1: there is no field answer_0, so no inverted fact" in problem(file({**WHO, "answers": []}))
+    assert "row 1: there is no field answer_0, so no inverted fact" in problem(file({**WHO, "answers": []}))
     old = {**WHO, **FACTS, "rouge1": 0.1, "rouge2": 0.0, "rougeL": 0.1}
     assert read_inverted(file(old)).records[0].facts == tuple(FACTS.values())
     said = problem(file(old), scored=True)
@@ -145,9 +145,9 @@ def test_records_without_facts_or_with_scores_of_the_old_schema(file):
     ("content", "said"),
     [
         (b'[{"question": 1},\n]', "line 2: not JSON"),
-        (b"{}", "a JSON list of at least one record is expected, not a dict"),
+        (b"{}", "a list of objects is expected, not a dict"),
         (b"[]", "not an empty list"),
-        (b"[3]", "record 1: an object with question and undesired_answer is expected, not a int"),
+        (b"[3]", "row 1: a JSON int; a list of objects is expected"),
         (b"[\xff]", "not UTF-8"),
     ],
 )
@@ -157,7 +157,7 @@ def test_files_that_are_no_list_of_records(tmp_path, content, said):
 
 
 def test_a_question_that_occurs_twice_is_refused(file):
-    assert "record 2: field question repeats record 1" in problem(file({**WHO, **FACTS}, {**WHO, **FACTS}))
+    assert "row 2: field question repeats row 1" in problem(file({**WHO, **FACTS}, {**WHO, **FACTS}))
 
 
 def test_unknown_options_are_refused(file):

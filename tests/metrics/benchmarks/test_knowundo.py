@@ -138,7 +138,7 @@ def test_intervals_bracket_their_values_and_repeat(average):
     rng = np.random.default_rng(3)
     tokens = rng.integers(3, 20, size=30)
     drawn = ScopeScores(tokens, -tokens * rng.random(30), rng.integers(0, tokens), rng.random(30))
-    once, again = (knowundo_metrics({"unlearn": drawn, "retention": drawn}, average, 200, seed=1) for _ in range(2))
+    once, again = (knowundo_metrics({"unlearn": drawn, "retention": drawn}, average, 200) for _ in range(2))
     assert once == again
     assert all(metric.ci95[0] < metric.value < metric.ci95[1] for metric in once.values())
 
@@ -179,10 +179,10 @@ def test_only_what_no_float_holds_is_bounded():
         (lambda: from_table(table().drop(columns="said")), "no column said: evaluate the model again"),
         (lambda: from_table(table(), generations("unlearn", "a", "b")[:1]), "no answer to row 2 of task unlearn"),
         (lambda: ScopeScores([1, 2], [1, 2], [1], [0, 0]), r"hits: its shape is \(1,\), but \(2,\)"),
-        (lambda: ScopeScores([1, 2], [1, np.nan], [1, 1], [0, 0]), "logp: item 1 is nan; score this item again"),
-        (lambda: ScopeScores([1, 2], [1, -np.inf], [1, 1], [0, 0]), "logp: item 1 is -inf"),
+        (lambda: ScopeScores([1, 2], [1, np.nan], [1, 1], [0, 0]), "logp: item 1 is NaN; score this item again"),
+        (lambda: ScopeScores([1, 2], [1, -np.inf], [1, 1], [0, 0]), "logp: item 1 is infinite; score this item again"),
         (lambda: ScopeScores([1, 0], [1, 1], [1, 0], [0, 0]), "tokens: item 1 has no answer token"),
-        (lambda: ScopeScores([], [], [], []), r"tokens: its shape is \(0,\)"),
+        (lambda: ScopeScores([], [], [], []), "tokens: there are no items"),
     ],
 )
 def test_errors(call, sentence):

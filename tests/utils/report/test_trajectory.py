@@ -16,8 +16,8 @@ from tests.runs import compose_settings
 from tests.utils.report.test_page import Page
 from utils.files import read_json, write_json
 from utils.report.columns import Column
-from utils.report.read import Estimate
-from utils.report.trajectory import EvaluatedModel, ModelAtStep, Trajectory, TrajectoryError, follow, models_of, plan
+from utils.report.read import Estimate, ReportError
+from utils.report.trajectory import EvaluatedModel, ModelAtStep, Trajectory, follow, models_of, plan
 from utils.report.trajectory_page import columns, page, plot, to_json, to_markdown
 from utils.runs import inherited_settings
 from utils.runs import run as runs
@@ -137,7 +137,7 @@ def test_without_its_first_model_at_hand_a_run_begins_at_the_first_snapshot(eval
     ],
 )
 def test_what_cannot_be_followed_is_one_sentence(evaluator, make, problem):
-    with pytest.raises(TrajectoryError, match=problem):
+    with pytest.raises(ReportError, match=problem):
         plan([make()])
 
 
@@ -218,20 +218,20 @@ def test_a_snapshot_that_fails_is_named_and_the_others_count(evaluator, capsys):
 def test_with_nothing_left_it_ends_with_the_reason(evaluator):
     for model in ("target", "run/snapshots/2", "run"):
         evaluator.damaged[model] = RuntimeError("out of memory")
-    with pytest.raises(TrajectoryError, match="run: no model of it could be evaluated; RuntimeError: out of memory"):
+    with pytest.raises(ReportError, match="run: no model of it could be evaluated; RuntimeError: out of memory"):
         follow(plan([write_run(Path("run"))]), evaluator)
 
 
 def test_settings_that_suit_no_model_end_at_once(evaluator):
     evaluator.damaged["target"] = SettingsError("oracle=null: forget quality compares with a retain oracle")
-    with pytest.raises(TrajectoryError, match=r"^run, step 0 \(target\): oracle=null: forget quality"):
+    with pytest.raises(ReportError, match=r"^run, step 0 \(target\): oracle=null: forget quality"):
         follow(plan([write_run(Path("run"))]), evaluator)
     assert evaluator.asked == ["target"]
 
 
 def test_numbers_of_other_settings_are_not_overwritten(evaluator):
     follow(plan([write_run(Path("run"))]), evaluator)
-    with pytest.raises(TrajectoryError, match=r"run, step 0 .* with other settings \(resamples: 1000 -> 100\)"):
+    with pytest.raises(ReportError, match=r"run, step 0 .* with other settings \(resamples: 1000 -> 100\)"):
         follow(plan([Path("run")], ["resamples=100"]), evaluator)
     follow(plan([Path("run")], ["benchmark=knowundo"]), evaluator)
     assert Path("run/trajectory-knowundo/2/metrics.json").is_file()
@@ -248,14 +248,14 @@ def test_runs_from_one_model_share_its_evaluation(evaluator):
 def test_runs_of_two_benchmarks_are_refused_unless_one_is_chosen(evaluator):
     write_run(Path("a"))
     write_run(Path("b"), "benchmark=knowundo", "split=unlearn")
-    with pytest.raises(TrajectoryError, match="a is about tofu, b about knowundo; follow them apart"):
+    with pytest.raises(ReportError, match="a is about tofu, b about knowundo; follow them apart"):
         plan([Path("a"), Path("b")])
     assert [t.folder.name for t in plan([Path("a"), Path("b")], ["benchmark=knowundo"])] == ["trajectory-knowundo", "trajectory"]
 
 
 def test_a_misspelt_metric_is_told_after_the_first_model(evaluator):
     write_run(Path("run"))
-    with pytest.raises(TrajectoryError, match="--metrics forget_rob: was not measured; did you mean forget_prob?"):
+    with pytest.raises(ReportError, match="--metrics forget_rob: was not measured; did you mean forget_prob?"):
         follow(plan([Path("run")]), evaluator, ["forget_rob"])
     assert evaluator.asked == ["target"]
 

@@ -72,18 +72,18 @@ def test_options_reach_the_template():
     plain, quiet = chat(THINKS), chat(THINKS, options={"enable_thinking": False})
     assert quiet.example(WHO, WILLIAM) == plain.example(WHO, WILLIAM)  # the block stands there anyway once an answer follows
     assert quiet.chat.opening(WHO) == plain.chat.opening(WHO) + THINK
-    assert quiet.fingerprint() != plain.fingerprint()
+    assert quiet.fingerprint != plain.fingerprint
 
 
 def test_the_clock_that_a_template_asks_stands_still():
     assert f"Today is {CLOCK}." in chat(TODAY).chat.whole(WHO, WILLIAM)
     dated = chat(TODAY, date="10 Apr 2025")
     assert "Today is 10 Apr 2025." in decode(dated, dated.generation_prompt(WHO))
-    assert dated.fingerprint() != chat(TODAY).fingerprint()
+    assert dated.fingerprint != chat(TODAY).fingerprint
 
 
 def test_the_fingerprint_knows_what_the_template_writes():
-    assert chat(QWEN).fingerprint() != chat(QWEN.replace("Default", "Other")).fingerprint()
+    assert chat(QWEN).fingerprint != chat(QWEN.replace("Default", "Other")).fingerprint
 
 
 @pytest.mark.parametrize(

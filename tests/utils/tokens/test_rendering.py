@@ -27,17 +27,17 @@ def test_show_of_spaces_newlines_and_split_characters():
 
 def test_fingerprint_changes_with_what_changes_the_ids_and_with_nothing_else():
     def of(tokenizer=bpe, template=TAGS, length=512, compat="none"):
-        return Encoder(tokenizer(), template, length, compat).fingerprint()
+        return Encoder(tokenizer(), template, length, compat).fingerprint
 
     padded = lambda: bpe(pad="<eos>")  # noqa: E731
     same, others = of(), {of(padded)}
     used = Encoder(padded(), TAGS)
     # such a call leaves its padding and truncation in a fast tokenizer
     used.tokenizer(["a", "b c"], padding="max_length", truncation=True, max_length=4)
-    assert {used.fingerprint()} == others and len(same) == 16
+    assert {used.fingerprint} == others and len(same) == 16
     others |= {of(sentencepiece), of(template=INST), of(length=511), of(compat="tofu_original"), of(Letters)}
     others |= {of(lambda: bpe(eos="<|im_end|>"))}
-    chats = {Encoder(bpe(template=text), Template("chat")).fingerprint() for text in (QWEN, GEMMA)}
+    chats = {Encoder(bpe(template=text), Template("chat")).fingerprint for text in (QWEN, GEMMA)}
     assert len(others | chats | {same}) == 10
 
 
@@ -48,4 +48,4 @@ def test_the_shipped_tokenizer_and_no_setting_of_the_machine(tmp_path):
     assert example.prompt[0] == tokenizer.bos_token_id == 0 and example.answer[-1] == tokenizer.eos_token_id == 1
     assert encoder.pad_id == 2 and decode(encoder, example.answer) == " William Shakespeare<|eos|>"
     tokenizer.save_pretrained(tmp_path)
-    assert Encoder(AutoTokenizer.from_pretrained(tmp_path), TAGS).fingerprint() == encoder.fingerprint()
+    assert Encoder(AutoTokenizer.from_pretrained(tmp_path), TAGS).fingerprint == encoder.fingerprint
