@@ -26,13 +26,13 @@ def localize(overrides: Sequence[str]) -> list[Path]:
     from utils import distributed  # slow imports: a misspelt name was refused without them
     from utils.files import write_text
     from utils.report.region_page import page
-    from utils.runs.cli import compose_settings
+    from utils.runs.inherited_settings import settings_of
     from utils.runs.load import make_encoder, trainable_engine
     from utils.runs.settings import check_training, default_folder
     from utils.training.localize import GradientRegion
     from utils.weights.models import resolve_precision
 
-    cfg = compose_settings("unlearn", overrides)
+    cfg = settings_of("unlearn", overrides)
     if cfg.out is None:
         cfg.out = default_folder(cfg, "localize")
     settings = check_training(cfg, "unlearn")

@@ -68,7 +68,7 @@ def test_every_run_folder_is_complete(folder):
 
 
 def test_prompts_are_shown_with_their_supervised_tokens(folder, tmp_path):
-    shown = succeed(tmp_path, "unlearn", "method=flat", f"model.path={target()}", *FEW_STEPS, "show_prompts=3").out
+    shown = succeed(tmp_path, "unlearn", "method=flat", "model=tiny", f"model.path={target()}", *FEW_STEPS, "show_prompts=3").out
     for item in range(3):
         for stream in ("forget", "template"):
             assert shown.count(f"--- item {item}, stream {stream}\n<|bos|>Question: ") == 1
@@ -147,7 +147,7 @@ REFUSED = [
 
 @pytest.mark.parametrize("name, arguments, message", REFUSED)
 def test_a_mistake_is_one_sentence_and_leaves_nothing_behind(tmp_path, name, arguments, message):
-    start = () if name == "finetune" else (f"model.path={target()}",)
+    start = () if name == "finetune" else ("model=tiny", f"model.path={target()}")
     check_refusal(script(tmp_path, name, *start, *arguments, "out=runs/x"), tmp_path, message)
 
 

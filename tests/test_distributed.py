@@ -37,7 +37,7 @@ def test_two_processes_train_like_one(tmp_path):
     alone, together = tmp_path / "alone", tmp_path / "together"
     alone.mkdir()
     together.mkdir()
-    overrides = (f"model.path={target()}", *STEPS, "checkpoint=2", "out=run")
+    overrides = ("model=tiny", f"model.path={target()}", *STEPS, "checkpoint=2", "out=run")
     run(alone, "unlearn", *overrides)
     finished = launch(together, "unlearn.py", *overrides, "per_device_batch_size=2", processes=2)
     assert finished.code == 0, finished.err
@@ -55,7 +55,7 @@ def test_zero2_trains_like_one_process(tmp_path):
     for name, processes in {"plain": 1, "zero2": 2}.items():
         (tmp_path / name).mkdir()
         launcher = f"launcher={'zero2' if processes == 2 else 'auto'}"
-        overrides = (f"model.path={target()}", *adam, launcher, "out=run")
+        overrides = ("model=tiny", f"model.path={target()}", *adam, launcher, "out=run")
         finished = launch(tmp_path / name, "unlearn.py", *overrides, processes=processes)
         assert finished.code == 0, finished.err
     assert_same_weights(weights(tmp_path / "zero2" / "run"), weights(tmp_path / "plain" / "run"), 1e-3)
@@ -77,7 +77,7 @@ def test_two_processes_share_the_reference_out_whoever_comes_first(tmp_path, mon
 
 def test_two_processes_evaluate_like_one(tmp_path):
     batches = ("tokens_per_batch=300", "generation_batch_size=2")
-    overrides = ("split=forget05", f"model.path={target()}", *QUICK_EVALUATION, *batches)
+    overrides = ("split=forget05", "model=tiny", f"model.path={target()}", *QUICK_EVALUATION, *batches)
     folders = {}
     for name, processes in (("alone", 1), ("together", 2)):
         folders[name] = tmp_path / name

@@ -25,7 +25,7 @@ STEPS = ("method=npo_kl", "split=forget05", "batch_size=4", "epochs=2", "warmup=
 def unlearn(folder: Path, *overrides: object, processes: int = 1, **environment: str) -> Path:
     """A run in a process of its own, so that CUDA is set up as for a user."""
     folder.mkdir()
-    arguments = (f"model.path={target()}", *STEPS, "out=run", *overrides)
+    arguments = ("model=tiny", f"model.path={target()}", *STEPS, "out=run", *overrides)
     finished = launch(folder, "unlearn.py", *arguments, processes=processes, **environment)
     assert finished.code == 0, finished.err
     return folder / "run"
@@ -95,7 +95,14 @@ def test_qlora_trains(tmp_path):
 
 def test_an_evaluation_runs_on_cuda(tmp_path):
     finished = launch(
-        tmp_path, "evaluate.py", "split=forget05", f"model.path={target()}", *QUICK_EVALUATION, "oracle=none", "out=e"
+        tmp_path,
+        "evaluate.py",
+        "split=forget05",
+        "model=tiny",
+        f"model.path={target()}",
+        *QUICK_EVALUATION,
+        "oracle=none",
+        "out=e",
     )
     assert finished.code == 0, finished.err
     assert "retain_prob" in metrics(tmp_path / "e") and read_json(tmp_path / "e" / "run.json")["peak_memory_bytes"] > 0

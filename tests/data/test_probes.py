@@ -122,7 +122,7 @@ ENCODERS = {
     "sentencepiece": Encoder(sentencepiece(), TAGS),
     "released tofu": Encoder(bpe(), TAGS, compat="tofu_original"),
     "open-unlearning": Encoder(bpe(), TAGS, compat="open_unlearning"),
-    "llama 3": Encoder(bpe(eos="<|eot_id|>", template=LLAMA3), Template("chat", system="x", date="1")),
+    "llama 3": Encoder(bpe(eos="<|eot_id|>", template=LLAMA3), Template("chat", system="x", date="26 Jul 2024")),
     "qwen": Encoder(bpe(eos="<|im_end|>", template=QWEN), Template("chat")),
 }
 

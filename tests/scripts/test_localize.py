@@ -19,24 +19,33 @@ def call(*words: object) -> None:
 
 def test_localise_then_unlearn(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    call(*SPLIT, *FEW, f"model.path={target()}", "out=region")
+    call(*SPLIT, *FEW, "model=tiny", f"model.path={target()}", "out=region")
     assert capsys.readouterr().out.splitlines()[-2:] == ["region/region.json", "region/region.html"]
     found = read_region(tmp_path / "region" / "region.json")
     assert f"{len(found.region)} of {len(found.tensors)} tensors" in (tmp_path / "region" / "region.html").read_text()
     dials = ("method=memflex", "batch_size=2", "steps=1", "warmup=0")
-    run(tmp_path, "unlearn", *SPLIT, *dials, f"model.path={target()}", "method.region.file=region/region.json", "out=run")
+    run(
+        tmp_path,
+        "unlearn",
+        *SPLIT,
+        *dials,
+        "model=tiny",
+        f"model.path={target()}",
+        "method.region.file=region/region.json",
+        "out=run",
+    )
     assert read_region(tmp_path / "run" / "region.json") == found and losses(tmp_path / "run")
     # The run that localises by itself finds the same.
-    run(tmp_path, "unlearn", *SPLIT, *FEW, *dials, f"model.path={target()}", "out=alone")
+    run(tmp_path, "unlearn", *SPLIT, *FEW, *dials, "model=tiny", f"model.path={target()}", "out=alone")
     assert read_region(tmp_path / "alone" / "region.json") == found
 
 
 def test_other_thresholds_cost_no_gradients(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    call(*SPLIT, *FEW, f"model.path={target()}", "out=region")
+    call(*SPLIT, *FEW, "model=tiny", f"model.path={target()}", "out=region")
     first = read_region(tmp_path / "region" / "region.json")
     monkeypatch.setattr(localize, "mean_gradients", None)
-    call(*SPLIT, "benchmark.retain_rows=6", "method.region.sigma=1e6", f"model.path={target()}", "out=region")
+    call(*SPLIT, "benchmark.retain_rows=6", "method.region.sigma=1e6", "model=tiny", f"model.path={target()}", "out=region")
     second = read_region(tmp_path / "region" / "region.json")
     assert second.tensors == first.tensors and second.region == () and second.sigma == 1e6
     assert "change mu and sigma, or give mu_quantile and sigma_quantile" in capsys.readouterr().out
@@ -45,7 +54,7 @@ def test_other_thresholds_cost_no_gradients(tmp_path, monkeypatch, capsys):
 @pytest.mark.slow
 def test_two_processes_measure_the_same(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    words = (*SPLIT, *FEW, f"model.path={target()}")
+    words = (*SPLIT, *FEW, "model=tiny", f"model.path={target()}")
     call(*words, "out=one")
     done = launch(tmp_path, "scripts/localize.py", *words, "out=two", processes=2)
     assert done.code == 0, done.err
@@ -63,7 +72,10 @@ def test_two_processes_measure_the_same(tmp_path, monkeypatch):
         (("model.path=runs/nowhere", *SPLIT), "model.path=runs/nowhere does not exist"),
         (SPLIT, "model.path=null: unlearning starts from a trained model"),
         (("model.path=x", "seed=0,1"), "Ambiguous value for argument 'seed=0,1'"),
-        (("method=ga", f"model.path={target()}", *SPLIT[:3]), "method=ga: has no region to locate; use method=memflex"),
+        (
+            ("method=ga", "model=tiny", f"model.path={target()}", *SPLIT[:3]),
+            "method=ga: has no region to locate; use method=memflex",
+        ),
     ],
 )
 def test_a_mistake_is_one_sentence(words, message, tmp_path, monkeypatch):

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from utils.distributed import from_main, is_main
 from utils.files import read_json
+from utils.fingerprint import folder_hash
 
 TRAINS = ("finetune", "unlearn")
 
@@ -44,6 +46,18 @@ class Origin:
             if isinstance(capsule, dict) and capsule.get("script") in TRAINS and isinstance(capsule.get("settings"), dict):
                 return cls(home, capsule, part)
         return None
+
+    def check_weights(self, folder: str) -> None:
+        """Raises ValueError if the finished model in `folder` holds other weights than the run wrote."""
+        written = self.capsule.get("weights")
+        if self.part != "model" or not self.finished or written is None:
+            return
+        # Read once, by the main process: a large model takes a while.
+        if from_main(folder_hash(Path(folder)) if is_main() else None) != written:
+            raise ValueError(
+                f"{folder}: its weights are not those that the run in {self.folder} wrote; bring them back, run it again with "
+                "overwrite=true, or move the folder out of the run and name its file in config/model: model=NAME model.path=DIR"
+            )
 
     def line(self) -> Iterator[Origin]:
         """This run, the one that its model came from, and so on back to where no run says more."""

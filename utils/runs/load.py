@@ -9,6 +9,7 @@ from torch import nn
 from utils.distributed import device
 from utils.engine.engine import Engine
 from utils.items.benchmark import Benchmark
+from utils.runs.lineage import Origin
 from utils.tokens.prompts import Encoder, Template
 from utils.weights.models import (
     Precision,
@@ -32,6 +33,7 @@ def make_encoder(model: DictConfig, benchmark: Benchmark, script: str, compat: s
 def load_engine(model: DictConfig, encoder: Encoder, precision: str, seed: int, reinforced: DictConfig | None = None) -> Engine:
     """The model to evaluate, on its device, in eval mode. reinforced: `path` (null: the model alone) and `alpha`."""
     held = resolve_precision(precision, model.dtype, training=False)
+    _check_weights(model.path, None if reinforced is None else reinforced.path)
     if reinforced is None or reinforced.path is None:
         loaded: nn.Module = load_model(model, encoder.tokenizer, held, seed)
     else:
@@ -56,6 +58,7 @@ def load_adapter_engine(model: DictConfig, encoder: Encoder, precision: str, rei
 def trainable_engine(model: DictConfig, adapter: DictConfig, encoder: Encoder, precision: Precision, seed: int) -> Engine:
     """The model to train, on its device: all its weights, a fresh adapter on it, or the one that it comes with."""
     quantised = adapter.name == "qlora"
+    _check_weights(model.path)
     if adapter.name == "continue":
         loaded: nn.Module = load_adapter(model_folder(model.path), model, precision, trainable=True)
     else:
@@ -65,6 +68,14 @@ def trainable_engine(model: DictConfig, adapter: DictConfig, encoder: Encoder, p
         loaded = add_adapter(loaded, adapter, model.lora, quantised)
     # In 4 bit it was loaded where it stays.
     return _engine(loaded if quantised else loaded.to(device()), encoder, precision.autocast)
+
+
+def _check_weights(*paths: str | None) -> None:
+    """Raises ValueError for a run folder whose weights are not those that its run wrote."""
+    for path in paths:
+        origin = Origin.of(path)
+        if origin is not None:
+            origin.check_weights(model_folder(path))
 
 
 def _engine(model: nn.Module, encoder: Encoder, autocast: bool = False) -> Engine:

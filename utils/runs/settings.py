@@ -19,6 +19,7 @@ from utils.runs.run import NOT_PART_OF_THE_RESULT
 from utils.tokens.prompts import Template
 from utils.training.batching import plan_batch
 from utils.training.method import Method, Stop, Templates
+from utils.weights.claims import check_expected, local_config
 from utils.weights.models import check_quantisation, is_adapter, model_folder
 from utils.weights.reinforced import check_combined
 
@@ -133,6 +134,10 @@ def _check(cfg: DictConfig, script: str) -> Benchmark:
             raise SettingsError(str(error)) from error
     build(cfg.model.template, "model.template", Template)
     benchmark = build(cfg.benchmark, f"benchmark={cfg.benchmark.name}")
+    path = cfg.model.path
+    if isinstance(path, str) and Path(path).expanduser().exists():
+        config = local_config(model_folder(path))
+        check_expected(cfg.model.name, cfg.model.expects, path, config or {})
     if cfg.compat not in benchmark.compats:
         valid = ", ".join(benchmark.compats)
         raise SettingsError(f"compat={cfg.compat}: means nothing on benchmark={cfg.benchmark.name}; write one of {valid}")

@@ -17,6 +17,7 @@ from utils import ROOT
 from utils.checks import first_line
 from utils.distributed import barrier, is_main, main_first
 from utils.files import whole_folder
+from utils.weights.claims import LOADING, check_expected, check_whole, why
 
 ADAPTER_FILE = "adapter_config.json"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}  # of weights, as settings name them
@@ -106,8 +107,8 @@ def load_model(
             return _pretrained(path, model, precision, quantise)
     except ModelError:
         raise
-    except (OSError, ValueError) as error:
-        raise ModelError(f"model.path={model.path}: cannot be loaded ({first_line(error)}); {_how_to_get(model)}") from error
+    except LOADING as error:
+        raise ModelError(f"model.path={model.path} {why(path, error)}") from error
 
 
 def load_adapter(path: str, model: DictConfig, precision: Precision, trainable: bool = False) -> PeftModel:
@@ -167,14 +168,18 @@ def _random_model(model: DictConfig, tokenizer: PreTrainedTokenizerBase, precisi
 
 
 def _pretrained(path: str, model: DictConfig, precision: Precision, quantise: bool) -> nn.Module:
-    return AutoModelForCausalLM.from_pretrained(
+    found, report = AutoModelForCausalLM.from_pretrained(
         path,
+        output_loading_info=True,
         dtype=precision.weights,
         attn_implementation=_attention(model.attn),
         trust_remote_code=model.trust_remote_code,
         use_safetensors=True,
         quantization_config=_nf4() if quantise else None,
     )
+    check_whole(report)
+    check_expected(model.name, model.expects, path, found.config.to_dict())
+    return found
 
 
 def check_quantisation() -> None:

@@ -74,14 +74,14 @@ def test_hydra_shows_the_config(tmp_path):
 
 @pytest.mark.parametrize("arguments", [["metod=flat"], ["-m", "method=flta,npo"], ["split=forget7"], ["batch_size=0"]])
 def test_a_refusal_is_the_only_thing_that_happens(arguments, tmp_path):
-    refused = script(tmp_path, "unlearn", f"model.path={target()}", *arguments, "out=run")
+    refused = script(tmp_path, "unlearn", "model=tiny", f"model.path={target()}", *arguments, "out=run")
     assert refused.code == 1 and len(refused.err.strip().splitlines()) == 1 and refused.out == ""
     assert not list(tmp_path.iterdir())
 
 
 def test_the_traceback_can_be_had(tmp_path, monkeypatch):
     monkeypatch.setenv("LETHE_TRACEBACK", "1")
-    refused = script(tmp_path, "unlearn", f"model.path={target()}", "split=forget7", "out=run")
+    refused = script(tmp_path, "unlearn", "model=tiny", f"model.path={target()}", "split=forget7", "out=run")
     assert refused.code == 1 and "Traceback" in refused.err and "split=forget7: write one of forget01" in refused.err
 
 
@@ -108,7 +108,7 @@ def test_a_script_ends_with_the_first_line_of_what_is_wrong(monkeypatch):
 
 def test_a_sweep_goes_on_past_a_job_that_fails(tmp_path):
     sweep = ("seed=0,-1,1", "split=forget01", "batch_size=2", "epochs=1", "checkpoint=none", "out=runs/${seed}")
-    done = script(tmp_path, "unlearn", "-m", f"model.path={target()}", *sweep)
+    done = script(tmp_path, "unlearn", "-m", "model=tiny", f"model.path={target()}", *sweep)
     assert done.code == 1 and "Traceback" not in done.err
     assert "seed=-1: write a whole number from 0" in done.err
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["0", "1"]

@@ -56,11 +56,14 @@ def test_another_benchmark_keeps_the_models_prompts(folder, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["model=tiny", "model.template.answer_tag='B: '"], "model.template.answer_tag='B: ': the model in runs/ga was trained with 'A: '"),
-        (["model=llama2-7b-chat"], r"model.template.question_start='\[INST\] ': the model in runs/ga was trained with 'Question: '"),
+        (["model=tiny", "model.template.answer_tag='B: '"], "model.template.answer_tag='B: ': .* was trained with 'A: '"),
+        (
+            ["model=llama2-7b-chat"],
+            r"model.template.question_start='\[INST\] ': the model in runs/ga was trained with 'Question: '",
+        ),
         (["model.tokenizer=elsewhere"], "model.tokenizer='elsewhere': the model in runs/ga was trained with"),
     ],
-)  # fmt: skip
+)
 def test_other_prompts_are_refused_unless_said_twice(folder, monkeypatch, words, sentence):
     monkeypatch.chdir(folder)
     with pytest.raises(ValueError, match=sentence):

@@ -232,10 +232,8 @@ def test_a_checkpoint_without_tokenizer_takes_the_named_one(tmp_path):
 def test_weights_that_cannot_be_read_are_named(tmp_path):
     shutil.copytree(target(), tmp_path / "cut")
     (tmp_path / "cut" / "model.safetensors").unlink()
-    with pytest.raises(ModelError) as refusal:
+    with pytest.raises(ModelError, match=f"model.path={tmp_path}/cut holds no weights .*; copy the folder again"):
         load_model(settings(f"model.path={tmp_path}/cut"), tokenizer(), FLOAT32, 0)
-    assert str(refusal.value).startswith(f"model.path={tmp_path}/cut: cannot be loaded (")
-    assert "set model.path=DIR to a local copy" in str(refusal.value)
     with pytest.raises(ModelError, match="model=tiny: model.path is null and there is no architecture"):
         load_model(settings("model.architecture=null"), tokenizer(), FLOAT32, 0)
 
