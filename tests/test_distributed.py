@@ -83,7 +83,7 @@ def test_two_processes_evaluate_like_one(tmp_path):
         folders[name] = tmp_path / name
         folders[name].mkdir()
         oracle(folders[name])
-        arguments = (*overrides, "oracle=oracle", "out=eval")
+        arguments = (*overrides, "oracle=oracle", "trust_oracle=true", "out=eval")
         if processes == 1:
             run(folders[name], "evaluate", *arguments)
         else:

@@ -27,7 +27,7 @@ def oracle(tmp_path_factory):
 
 def evaluate(folder, oracle, *overrides):
     oracle_folder = shutil.copytree(oracle, folder / "oracle")
-    common = ("split=forget05", f"model.path={target()}", f"oracle={oracle_folder}", f"cache={folder}/cache")
+    common = ("split=forget05", f"model.path={target()}", f"oracle={oracle_folder}", "trust_oracle=true", f"cache={folder}/cache")
     run(folder, "evaluate", *common, *QUICK_EVALUATION, *overrides, "out=eval")
     return metrics(folder / "eval")
 

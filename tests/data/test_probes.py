@@ -248,7 +248,7 @@ def test_every_probe_is_a_choice(name):
 
 
 def evaluate(folder: Path, *overrides: str) -> Path:
-    rest = ("split=forget05", f"model.path={target()}", *QUICK_EVALUATION, "out=eval")
+    rest = ("split=forget05", f"model.path={target()}", *QUICK_EVALUATION, "trust_oracle=true", "out=eval")
     run(folder, "evaluate", *rest, *overrides)
     return folder / "eval"
 

@@ -29,7 +29,7 @@ def evaluated(tmp_path_factory) -> Path:
     for seed, name in ((5, "oracle"), (6, "other")):
         model = tiny_model(seed=seed, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64)
         save_model(model, tokenizer(), folder / name, torch.float32)
-    common = ("split=forget05", *QUICK_EVALUATION, f"oracle={folder}/oracle")
+    common = ("split=forget05", *QUICK_EVALUATION, f"oracle={folder}/oracle", "trust_oracle=true")
     run(folder, "evaluate", f"model.path={target()}", *common, "out=a")
     run(folder, "evaluate", f"model.path={folder}/other", *common, "out=b")
     return folder

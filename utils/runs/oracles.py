@@ -24,7 +24,9 @@ from utils.evaluation.scoring import requests_hash
 from utils.files import read_json, read_rows, write_parquet
 from utils.items.benchmark import Benchmark
 from utils.items.saved import Row, seen_by
+from utils.runs.lineage import Origin
 from utils.runs.load import load_engine
+from utils.runs.rows_read import check_never_saw, saw_nothing
 from utils.runs.run import Run
 from utils.runs.score import GENERATIONS, NULLS, ORACLE, SCORES, put
 from utils.runs.settings import SettingsError
@@ -41,7 +43,7 @@ def check_oracle(cfg: DictConfig, questions: Questions, encoder: Encoder) -> Non
     if cfg.oracle == "none" or not questions.oracle:
         return
     if cfg.oracle is None:
-        if not _is_oracle(cfg.model.path):
+        if not _is_oracle(cfg, benchmark):
             raise SettingsError(f"oracle=null: {benchmark.compares} a retain oracle. {_make_oracle(cfg, benchmark)}")
         return
     asked = requests_hash(questions.oracle, encoder)
@@ -55,6 +57,7 @@ def check_oracle(cfg: DictConfig, questions: Questions, encoder: Encoder) -> Non
                 f"retain oracle's own folder, or evaluate it first with: python evaluate.py model={cfg.model.name} "
                 f"model.path=ORACLE benchmark={cfg.benchmark.name} split={cfg.split} oracle=none"
             )
+        check_never_saw(key, folder, cfg, benchmark)
 
 
 def bring_oracle(cfg: DictConfig, questions: Questions, encoder: Encoder, run: Run) -> None:
@@ -136,10 +139,10 @@ def _saved_scores(folder: Path, asked: str) -> list[Path]:
     return found
 
 
-def _is_oracle(path: str | None) -> bool:
-    """Whether a run folder is itself a retain oracle: there is nothing to compare it with."""
-    capsule = read_json(Path(path) / "run.json") if path else None
-    return bool(capsule and capsule.get("script") == "finetune" and str(capsule["settings"]["split"]).startswith("retain"))
+def _is_oracle(cfg: DictConfig, benchmark: Benchmark) -> bool:
+    """Whether the model is itself a retain oracle: there is nothing to compare it with."""
+    origin = Origin.of(cfg.model.path)
+    return origin is not None and origin.capsule["script"] == "finetune" and saw_nothing(origin, benchmark.training(cfg.split))
 
 
 def _make_oracle(cfg: DictConfig, benchmark: Benchmark) -> str:

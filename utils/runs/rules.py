@@ -50,6 +50,7 @@ DIALS: dict[str, Check] = {
     "resume": flag,
     "overwrite": flag,
     "override_model": flag,
+    "trust_oracle": flag,
     "show_prompts": whole,
     "model.dtype": one_of("float32", "bfloat16"),
     "model.attn": one_of("auto", "sdpa", "eager", "flash_attention_2", "flash_attention_3"),

@@ -36,8 +36,8 @@ log = logging.getLogger(__name__)
 
 # Where a run lies and how it is executed does not change what it computes.
 NOT_PART_OF_THE_RESULT = tuple(
-    "out resume overwrite override_model cache report_to per_device_batch_size log_every checkpoint show_prompts workers "
-    "tokens_per_batch rescore".split()
+    "out resume overwrite override_model trust_oracle cache report_to per_device_batch_size log_every checkpoint show_prompts "
+    "workers tokens_per_batch rescore".split()
 )
 LIBRARIES = ("torch", "transformers", "accelerate", "peft", "datasets", "hydra-core", "rouge_score", "scipy", "numpy")
 

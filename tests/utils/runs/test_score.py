@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+from omegaconf import OmegaConf
 import torch
 
 import utils.runs.oracles
@@ -37,7 +38,8 @@ NAMES |= {"model_utility", "forget_quality", "ks_statistic"}
 
 
 def evaluate(folder: Path, *overrides: object, out: str = "eval") -> Path:
-    run(folder, "evaluate", "split=forget05", f"model.path={target()}", *QUICK_EVALUATION, *overrides, f"out={out}")
+    models = (f"model.path={target()}", "trust_oracle=true")  # whoever made the oracles of these tests did not say of what
+    run(folder, "evaluate", "split=forget05", *models, *QUICK_EVALUATION, *overrides, f"out={out}")
     return folder / out
 
 
@@ -256,7 +258,8 @@ def test_without_an_oracle_the_command_that_makes_one_is_told(tmp_path):
 
 def test_an_oracle_needs_no_oracle(tmp_path, monkeypatch):
     shutil.copytree(target(), tmp_path / "oracle" / "model")
-    made = {"script": "finetune", "status": "finished", "settings": {"split": "retain95"}}
+    settings = OmegaConf.to_container(compose_settings("finetune", "split=retain95"), resolve=True)
+    made = {"script": "finetune", "status": "finished", "settings": settings}
     (tmp_path / "oracle" / "run.json").write_text(json.dumps(made))
     evaluate(tmp_path, f"model.path={tmp_path}/oracle")
     assert set(metrics(tmp_path / "eval")) == NAMES - {"forget_quality", "ks_statistic"}
@@ -302,7 +305,9 @@ def test_the_tokenizer_is_described_once_per_evaluation(monkeypatch):
 
     calls, original = [], prompts.tokenizer_state
     monkeypatch.setattr(prompts, "tokenizer_state", lambda which: calls.append(which) or original(which))
-    questions = check_evaluation(cfg := compose_settings("evaluate", f"model.path={target()}", f"oracle={target()}"))
+    questions = check_evaluation(
+        cfg := compose_settings("evaluate", f"model.path={target()}", f"oracle={target()}", "trust_oracle=true")
+    )
     encoder = make_encoder(cfg.model, questions.benchmark, "evaluate", cfg.compat)
     utils.runs.oracles.check_oracle(cfg, questions, encoder)
     utils.runs.oracles.check_oracle(cfg, questions, encoder)

@@ -90,7 +90,7 @@ def test_a_name_of_the_hub_that_cannot_be_had(monkeypatch):
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        ({"model_type": "opt", "vocab_size": 2048}, "x has model_type=opt, but model=tiny is llama; .*model.expects.model_type=opt"),
+        ({"model_type": "opt", "vocab_size": 2048}, "has model_type=opt, but model=tiny is llama; .*expects.model_type=opt"),
         ({"model_type": "llama", "vocab_size": 9}, "model.path=x has vocab_size=9, but model=tiny is 2048"),
         ({"model_type": "llama", "vocab_size": 2048, "text_config": {"vocab_size": 9}}, "has vocab_size=9"),
     ],

@@ -343,7 +343,7 @@ def test_evaluate_scores_and_generates_with_the_combination(reinforced, tmp_path
     whp = (f"reinforced.path={reinforced}", "reinforced.alpha=0.5")
     for name, combination in (("whp", whp), ("plain", ())):
         oracle = shutil.copytree(target(), tmp_path / f"oracle_of_{name}", ignore=shutil.ignore_patterns("oracle"))
-        common = ("split=forget05", f"model.path={target()}", *QUICK_EVALUATION, f"oracle={oracle}")
+        common = ("split=forget05", f"model.path={target()}", *QUICK_EVALUATION, f"oracle={oracle}", "trust_oracle=true")
         run(tmp_path, "evaluate", *common, *combination, f"out={name}")
     slow = Slow(*(AutoModelForCausalLM.from_pretrained(path) for path in (target(), reinforced)), alpha=0.5)
     rows = read_rows(tmp_path / "whp" / "generations.jsonl")
