@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 
 import pytest
+from omegaconf import OmegaConf
 
 import utils.runs.load
 from tests.runs import compose_settings, run, target
@@ -34,7 +35,10 @@ WRONG_VALUES = [
     ("log_every=0", "log_every=0: write a whole number from 1 (steps)"),
     ("reference=cachd", "reference=cachd: write one of auto, adapter, cached, resident; did you mean cached?"),
     ("precision=bf16", "precision=bf16: write one of auto, float32, bfloat16, bfloat16_pure; did you mean bfloat16?"),
-    ("compat=tofu", "compat=tofu: write one of none, tofu_original, open_unlearning, flat_released, muse_released"),
+    (
+        "compat=tofu",
+        "compat=tofu: write one of none, tofu_original, open_unlearning, flat_released, muse_released, meow",
+    ),
     ("scheduler=cosin", "scheduler=cosin: write one of linear, cosine, constant, constant_with_warmup; did you mean cosine?"),
     (
         "optimizer=adamw_troch",
@@ -45,7 +49,7 @@ WRONG_VALUES = [
     ("model.attn=flash", "model.attn=flash: write one of auto, sdpa, eager, flash_attention_2, flash_attention_3"),
     ("model.max_length=long", "model.max_length=long: write a whole number from 2 (tokens of prompt and answer)"),
     ("model.lora.r=0", "model.lora.r=0: write a whole number from 1"),
-    ("model.template.kind=char", "model.template: template.kind=char: write plain or chat"),
+    ("model.template.kind=char", "model.template: template.kind=char: write one of plain, chat"),
     ("split=forget7", "split=forget7: write one of forget01, forget05, forget10"),
     ("split=retain90", "split=retain90: write one of forget01, forget05, forget10"),
     ("split=7", "split=7: write one of forget01"),
@@ -85,6 +89,31 @@ def test_impossible_pairs_are_refused_with_the_remedy(script, overrides, message
     with pytest.raises(SettingsError) as refusal:
         check_training(compose_settings(script, *overrides), script)
     assert message in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "span"),
+    [
+        ([], "paper"),
+        (["compat=open_unlearning"], "open_unlearning"),
+        (["compat=tofu_original"], "tofu"),
+        (["compat=flat_released"], "flat"),
+        (["compat=meow_released"], "meow"),
+        (["compat=flat_released", "method.loss.kl_span=paper"], "paper"),
+    ],
+)
+@pytest.mark.parametrize("method", ["kl", "npo_kl", "dpo_kl", "llmu", "ga_forget_kl", "meow", "simnpo"])
+def test_compat_says_where_a_kl_looks(method, overrides, span):
+    """As a resolved key of the method: a run of before, which knew no such key, does not count as finished."""
+    cfg = compose_settings("unlearn", TRAINED, f"method={method}", *overrides)
+    settings = check_training(cfg, "unlearn")
+    assert OmegaConf.to_container(cfg, resolve=True)["method"]["loss"]["kl_span"] == settings.method.loss.kl_span == span
+    assert default_folder(cfg, "unlearn") == cfg.out
+
+
+def test_a_benchmark_without_a_form_of_a_code_refuses_its_name():
+    with pytest.raises(SettingsError, match="compat=meow_released: means nothing on benchmark=muse; write one of none"):
+        check_training(compose_settings("unlearn", TRAINED, "benchmark=muse", "compat=meow_released"), "unlearn")
 
 
 def test_a_batch_that_processes_cannot_share_is_refused(monkeypatch):
