@@ -74,6 +74,13 @@ def train(settings: TrainingSettings, run: Run, encoder: Encoder, streams: Strea
     dataset = StepDataset(streams, cfg.epochs, cfg.batch_size, cfg.steps)
     plan = _plan(cfg, engine, dataset)
     log.info("%d items, %d optimizer steps; %s", len(streams), dataset.steps, plan)
+    if method.loss.micro_batch_dependent:
+        run.check_micro_batch(plan.per_device)
+        run.note(micro_batch=plan.per_device)
+        said = (
+            "method=%s: the loss depends on the micro-batch, here of %d items; another per_device_batch_size gives other numbers"
+        )
+        log.info(said, method.name, plan.per_device)
     reference = _reference(cfg, engine, method.loss, dataset, plan.per_device, method.reference_dropout)
     prompts, lost = encoder.fingerprint(), count_lost(streams.answers)
     run.note(batch=str(plan), steps=dataset.steps, items=len(streams), dropped=streams.dropped, lost=lost, prompts=prompts)

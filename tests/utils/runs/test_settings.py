@@ -208,6 +208,28 @@ def test_default_folders_differ_exactly_where_results_do():
     assert set(NOT_PART_OF_THE_RESULT) == {*same, "tokens_per_batch", "rescore"}
 
 
+@pytest.mark.parametrize(
+    ("method", "counts"),
+    [
+        (["method=kto"], True),
+        (["method=kto", "method.loss.reference_point=zero"], False),
+        (["method=flat_released"], True),
+        (["method=kl", "compat=open_unlearning"], True),
+        (["method=kl", "compat=flat_released"], False),
+        (["method=npo"], False),
+    ],
+)
+def test_the_size_of_a_micro_batch_counts_where_the_loss_depends_on_it(method, counts):
+    """auto is left to the machine: what it came to is compared when a run goes on."""
+    folders = []
+    for size in ("auto", 1, 2):
+        cfg = compose_settings("unlearn", TRAINED, "batch_size=16", *method, f"per_device_batch_size={size}")
+        settings = check_training(cfg, "unlearn")
+        assert settings.counts == ({"per_device_batch_size"} if counts and size != "auto" else set())
+        folders.append(cfg.out)
+    assert len(set(folders)) == (3 if counts else 1)
+
+
 def test_rescoring_finds_the_folder_of_the_evaluation():
     def folder(*overrides: str) -> str:
         return default_folder(compose_settings("evaluate", TRAINED, *overrides), "evaluate")
