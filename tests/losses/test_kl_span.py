@@ -34,6 +34,16 @@ EOS, PAD = tokenizer().eos_token_id, tokenizer().pad_token_id
 RELEASED = {"open_unlearning": (None, PAD), "tofu": (500, EOS), "flat": (500, EOS), "meow": (200, EOS)}
 
 
+@dataclass(frozen=True)
+class Anchored(KLSpan):
+    """A method that nobody has written yet, with a KL on another stream."""
+
+    needs = {"normal": ("kl",)}
+
+    def __call__(self, normal: TokenTable) -> LossOutput:
+        return LossOutput(mean_kl(normal), {"normal_kl": mean_kl(normal)})
+
+
 def released_kl(model: nn.Module, reference: nn.Module, examples: Sequence[Example], length: int | None, pad: int) -> Tensor:
     """kl_div of reduction batchmean over (B * T, V): no mask, no shift; attention mask 0 on padding."""
     texts = [example.prompt + example.answer for example in examples]
@@ -162,6 +172,21 @@ def test_an_eos_inside_of_a_text_is_seen():
     assert (packed.reach > 0).sum() == 3 and packed.input_ids.shape[1] == 12
 
 
+def test_open_unlearning_hides_every_eos_where_it_pads(tmp_path):
+    """Its attention mask is told by value: with padding = EOS the end of a turn inside the prompt is hidden as well."""
+    loss, original = Anchored(kl_span="open_unlearning"), tiny_model()
+    model, encoder = moved_copy(original), prompts(pad="</s>")
+    rows = [Example((5, 6, EOS, 7), (8, 9, EOS)), Example((5,), (6, EOS))]
+    engine, before = (Engine(one, EOS, hide=EOS) for one in (model, original))
+    streams = micro_batch([{"normal": (row,)} for row in rows], loss, encoder)
+    packed, needs = engine.pack(streams), engine_needs(loss)
+    values = make_reference("resident", before, needs, streams, tmp_path).values(packed)
+    found = loss(**loss_tables(loss, engine.tables(packed, needs, values))).loss
+    ids = torch.tensor([[5, 6, EOS, 7, 8, 9, EOS], [5, 6, *[EOS] * 5]])
+    ours, theirs = (F.log_softmax(m(ids, attention_mask=(ids != EOS).long()).logits.flatten(0, 1), -1) for m in (model, original))
+    assert_same(found, F.kl_div(ours, theirs.detach(), reduction="batchmean", log_target=True), model)
+
+
 def test_rows_are_padded_to_the_longest_of_their_micro_batch():
     loss = GradientAscent(retain="kl", kl_span="open_unlearning")
     whole = micro_batch(items(loss), loss, prompts())["retain rows"]
@@ -207,16 +232,6 @@ def test_kernels_that_compute_nothing_at_padding_are_refused():
 def test_spans_name_every_code():
     assert [name for name, span in SPANS.items() if span is None] == ["paper", "muse"]
     assert GradientAscent(retain="kl", kl_span="tofu").spans == {"retain": Span(500, "eos")}
-
-
-@dataclass(frozen=True)
-class Anchored(KLSpan):
-    """A method that nobody has written yet, with a KL on another stream."""
-
-    needs = {"normal": ("kl",)}
-
-    def __call__(self, normal: TokenTable) -> LossOutput:
-        return LossOutput(mean_kl(normal), {"normal_kl": mean_kl(normal)})
 
 
 @pytest.mark.parametrize("span", RELEASED)

@@ -16,6 +16,8 @@ from utils.tokens.prompts import Encoder
 
 log = logging.getLogger(__name__)
 
+NOTHING_AT_PADDING = "computes nothing at padding, which the loss averages over; use model.attn=sdpa"
+
 
 def micro_batch(items: Sequence[Drawn], loss: Loss, encoder: Encoder) -> dict[str, list[Example]]:
     """What the engine is asked about for the items of a micro-batch, stream by stream (`engine_needs`). Raises as `row`."""
@@ -65,7 +67,7 @@ def fit_engine(engine: Engine, loss: Loss) -> None:
         return
     kernel = engine.model.config._attn_implementation
     if kernel in KERNELS_WITHOUT_MASK:
-        raise ValueError(f"model.attn={kernel}: computes nothing at padding, which the loss averages over; use model.attn=sdpa")
+        raise ValueError(f"model.attn={kernel}: {NOTHING_AT_PADDING}")
     if engine.shared and not _counts_by_depth(engine):
         log.warning("%s counts padding by the mask: one pair per line (same numbers, more time)", type(engine.model).__name__)
         engine.shared = False

@@ -80,13 +80,25 @@ IMPOSSIBLE_PAIRS = [
     ("unlearn", [TRAINED, "reference=adapter"], "reference=adapter: there is no adapter to switch off; use reference=cached"),
     ("unlearn", [TRAINED, "reference=resident", "launcher=zero2"], "reference=resident: a second model is not sharded"),
     ("finetune", ["adapter=lora"], "adapter=lora: model.path=null draws random weights"),
+    (
+        "unlearn",
+        [TRAINED, "method=kl", "compat=flat_released", "model.attn=flash_attention_2"],
+        "model.attn=flash_attention_2: computes nothing at padding, which the loss averages over; use model.attn=sdpa",
+    ),
+    ("unlearn", [TRAINED, "method=kl", "+method.loss.kl_spam=flat"], "method.loss: GradientAscent.__init__() got an unexpected"),
+    ("unlearn", [TRAINED, "method=kl", "method.loss.kl_span=padded"], "method.loss: kl_span=padded: write one of paper, text,"),
+    (
+        "unlearn",
+        [TRAINED, "method=kl", "method.loss.padded_length=0"],
+        "method.loss: padded_length=0: write a whole number",
+    ),
     ("unlearn", [TRAINED, "adapter=lora", "adapter.lora.dropout=1"], "adapter.lora.dropout=1: write a number from 0"),
 ]
 
 
 @pytest.mark.parametrize("script, overrides, message", IMPOSSIBLE_PAIRS)
 def test_impossible_pairs_are_refused_with_the_remedy(script, overrides, message):
-    with pytest.raises(SettingsError) as refusal:
+    with pytest.raises(ValueError) as refusal:
         check_training(compose_settings(script, *overrides), script)
     assert message in str(refusal.value) and "\n" not in str(refusal.value)
 

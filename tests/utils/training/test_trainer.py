@@ -245,3 +245,9 @@ def test_runs_with_a_kl_over_padding(span, reference, tmp_path):
     else:
         kls = [[record["retain_kl"] for record in losses(tmp_path / size)] for size in ("4", "2")]
         assert kls[0][-1] != pytest.approx(kls[1][-1], rel=1e-4) and kls[0][-1] > 0
+
+
+def test_rows_longer_than_their_padding_leave_nothing_behind(tmp_path):
+    with pytest.raises(ValueError, match="method.loss.padded_length=8: a row has [0-9]+ tokens; write at least as many"):
+        unlearn(tmp_path / "run", "method=kl", "compat=flat_released", "method.loss.padded_length=8")
+    assert not list(tmp_path.iterdir())
