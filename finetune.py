@@ -34,7 +34,7 @@ def main(cfg: DictConfig) -> None:
         encoder = make_encoder(cfg.model, benchmark, "finetune", cfg.compat)
         streams = make_streams(settings, encoder, pairs)
 
-    run = Run.open(cfg, "finetune", data)
+    run = Run.open(cfg, "finetune", data, settings.counts)
     if not run.skip:
         train(settings, run, encoder, streams)
 

@@ -35,7 +35,7 @@ def main(cfg: DictConfig) -> None:
         encoder = make_encoder(cfg.model, benchmark, "unlearn", cfg.compat)
         streams = make_streams(settings, encoder, forget, retain, templates)
 
-    run = Run.open(cfg, "unlearn", data)
+    run = Run.open(cfg, "unlearn", data, settings.counts)
     if not run.skip:
         train(settings, run, encoder, streams)
 

@@ -15,14 +15,14 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from losses.retain import check_retain, retain_needs, with_retain
+from losses.retain import KLSpan, check_retain, retain_needs, with_retain
 from utils.checks import choose, flag, positive
-from utils.engine.loss import Loss, LossOutput, Needs
+from utils.engine.loss import LossOutput, Needs
 from utils.engine.table import TokenTable
 
 
 @dataclass(frozen=True)
-class DPO(Loss):
+class DPO(KLSpan):
     """Row b of `forget` and of `template` answer the same question. Raises ValueError for a bad option."""
 
     beta: float = 0.1
@@ -33,6 +33,7 @@ class DPO(Loss):
     retain_weight: float = 1.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         positive("beta", self.beta)
         choose("factor", self.factor, ("two_over_beta", "one"))
         flag("reference_free", self.reference_free)

@@ -4,26 +4,26 @@
 
 CE and KL are means over all answer tokens of the step.
 
-Source: TOFU, arXiv 2401.06121. Released code weighs tokens within each micro-batch only and averages KLr over prompt
-and padding as well (losses/retain.py). The forget term has no lower bound: GA diverges if it runs for long. w_k = 1 is GA with
-a KL to the reference on the forget answers, a baseline of MEOW's released trainer (arXiv 2409.11844).
+Source: TOFU, arXiv 2401.06121. Released code weighs tokens within each micro-batch only and averages both KL over prompt and
+padding as well (`kl_span`: losses/retain.py). The forget term has no lower bound: GA diverges if it runs for long. w_k = 1 is GA
+with a KL to the reference on the forget answers, a baseline of MEOW's released trainer (arXiv 2409.11844).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from losses.retain import check_retain, retain_needs, with_retain
+from losses.retain import KLSpan, check_retain, mean_kl, retain_needs, with_retain
 from utils.checks import not_negative
-from utils.engine.loss import Loss, LossOutput, Needs, neg_log_likelihood
+from utils.engine.loss import LossOutput, Needs, neg_log_likelihood
 from utils.engine.table import TokenTable
 
 
 @dataclass(frozen=True)
-class GradientAscent(Loss):
+class GradientAscent(KLSpan):
     """GA (retain none), GradDiff (retain nll) and KL (retain kl).
 
-    Raises ValueError for an unknown retain term or a weight below 0.
+    Raises ValueError for an unknown retain term or span, or a weight below 0.
     """
 
     retain: str = "none"
@@ -32,6 +32,7 @@ class GradientAscent(Loss):
     forget_kl_weight: float = 0.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_retain(self.retain, self.retain_weight)
         not_negative(forget_weight=self.forget_weight, forget_kl_weight=self.forget_kl_weight)
 
@@ -44,6 +45,6 @@ class GradientAscent(Loss):
         nll = neg_log_likelihood(forget)
         loss, parts = -self.forget_weight * nll, {"forget_nll": nll}
         if self.forget_kl_weight:
-            parts["forget_kl"] = forget.token_mean("kl")
+            parts["forget_kl"] = mean_kl(forget)
             loss = loss + self.forget_kl_weight * parts["forget_kl"]
         return with_retain(loss, parts, self.retain, self.retain_weight, retain)

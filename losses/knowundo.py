@@ -2,7 +2,7 @@
 
     L = (1 / n) (- w_f sum_f CE(f) + w_r sum_r R(r)),   n = forget and retain samples of the optimizer step together
     CE(s) = mean over the answer tokens of sample s of -log p_theta
-    R = 0, CE(r), or D(r) = mean over the positions asked for of KL(p_ref || p_theta)
+    R = 0, CE(r), or D(r) = mean over r's positions of KL(p_ref || p_theta)
 
 In TOFU's form each side has a mean of its own; here an update weighs them as they happen to be mixed
 (data/prepare/mixed_batches.py).
@@ -16,19 +16,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from losses.retain import check_retain, retain_needs, retain_values
-from utils.checks import choose, not_negative
-from utils.engine.loss import Loss, LossOutput, Needs
+from losses.retain import KLSpan, check_retain, retain_needs, retain_values
+from utils.checks import choose, not_negative, require
+from utils.engine.loss import LossOutput, Needs
 from utils.engine.table import TokenTable
 
 DIVERGENCES = {"paper": "kl", "knowundo": "cross_entropy"}
 
 
 @dataclass(frozen=True)
-class AscentPlusDescent(Loss):
+class AscentPlusDescent(KLSpan):
     """gradient_ascent (retain none), ascent_plus_descent and memflex (nll), ascent_plus_kl_divergence (kl).
 
-    retain_divergence: what kl reports, paper (KL) or knowundo (H). Raises ValueError for an unknown term or a weight below 0.
+    retain_divergence: what kl reports, paper (KL) or knowundo (H); where it looks: `kl_span`. Raises ValueError for an
+    unknown term, a weight below 0, or a span of a term that needs labels.
     """
 
     forget_weight: float = 1.0
@@ -37,9 +38,12 @@ class AscentPlusDescent(Loss):
     retain_divergence: str = "paper"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         not_negative(forget_weight=self.forget_weight)
         check_retain(self.retain, self.retain_weight)
         choose("retain_divergence", self.retain_divergence, DIVERGENCES)
+        fits = self.kl_span == "paper" or self.retain == "kl"
+        require(fits, "kl_span", self.kl_span, "paper; only retain=kl looks beyond the answer")
 
     @property
     def needs(self) -> Needs:

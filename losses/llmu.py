@@ -11,15 +11,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from losses.retain import check_retain, retain_needs, with_retain
+from losses.retain import KLSpan, check_retain, retain_needs, with_retain
 from utils.checks import not_negative
-from utils.engine.loss import Loss, LossOutput, Needs, neg_log_likelihood
+from utils.engine.loss import LossOutput, Needs, neg_log_likelihood
 from utils.engine.table import TokenTable
 
 
 @dataclass(frozen=True)
-class LLMU(Loss):
-    """Raises ValueError for a negative weight or an unknown retain term."""
+class LLMU(KLSpan):
+    """Raises ValueError for a negative weight or an unknown retain term or span."""
 
     forget_weight: float = 0.5
     template_weight: float = 1.0
@@ -27,6 +27,7 @@ class LLMU(Loss):
     retain_weight: float = 1.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         not_negative(forget_weight=self.forget_weight, template_weight=self.template_weight)
         check_retain(self.retain, self.retain_weight)
 

@@ -13,17 +13,17 @@ from dataclasses import dataclass
 
 from torch.nn.functional import logsigmoid
 
-from losses.retain import check_retain, retain_needs, with_retain
+from losses.retain import KLSpan, check_retain, retain_needs, with_retain
 from utils.checks import positive
-from utils.engine.loss import Loss, LossOutput, Needs
+from utils.engine.loss import LossOutput, Needs
 from utils.engine.table import TokenTable
 
 
 @dataclass(frozen=True)
-class NPO(Loss):
+class NPO(KLSpan):
     """NPO and its variants with a retain term.
 
-    Raises ValueError for a beta of 0 or below, an unknown retain term or a weight below 0.
+    Raises ValueError for a beta of 0 or below, an unknown retain term or span, or a weight below 0.
     """
 
     beta: float = 0.1
@@ -31,6 +31,7 @@ class NPO(Loss):
     retain_weight: float = 1.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         positive("beta", self.beta)
         check_retain(self.retain, self.retain_weight)
 

@@ -12,17 +12,17 @@ from dataclasses import dataclass
 
 from torch.nn.functional import logsigmoid
 
-from losses.retain import check_retain, retain_needs, with_retain
+from losses.retain import KLSpan, check_retain, retain_needs, with_retain
 from utils.checks import not_negative, positive
-from utils.engine.loss import Loss, LossOutput, Needs
+from utils.engine.loss import LossOutput, Needs
 from utils.engine.table import TokenTable
 
 
 @dataclass(frozen=True)
-class SimNPO(Loss):
+class SimNPO(KLSpan):
     """Defaults are the released values for TOFU forget10.
 
-    Raises ValueError for a beta of 0 or below, a negative delta or weight, or an unknown retain term.
+    Raises ValueError for a beta of 0 or below, a negative delta or weight, or an unknown retain term or span.
     """
 
     beta: float = 4.5
@@ -32,6 +32,7 @@ class SimNPO(Loss):
     retain_weight: float = 1.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         positive("beta", self.beta)
         not_negative(delta=self.delta, forget_weight=self.forget_weight)
         check_retain(self.retain, self.retain_weight)

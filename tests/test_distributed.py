@@ -49,6 +49,17 @@ def test_two_processes_train_like_one(tmp_path):
     assert_same_weights(weights(together / "run"), weights(alone / "run"), 1e-6)
 
 
+def test_two_processes_pad_the_micro_batches_that_one_pads(tmp_path):
+    """Two items after one another are one micro-batch, whoever computes it; the reference has the same rows in its cache."""
+    overrides = (f"model.path={target()}", *STEPS, "method.loss.kl_span=open_unlearning", "per_device_batch_size=2")
+    overrides += ("reference=cached", "out=run")
+    for name, processes in {"alone": 1, "together": 2}.items():
+        (tmp_path / name).mkdir()
+        finished = launch(tmp_path / name, "unlearn.py", *overrides, processes=processes)
+        assert finished.code == 0, finished.err
+    assert_same_curve(tmp_path / "together" / "run", tmp_path / "alone" / "run")
+
+
 @pytest.mark.skipif(find_spec("deepspeed") is None, reason="deepspeed is not installed")
 def test_zero2_trains_like_one_process(tmp_path):
     adam = tuple("lr=1e-3" if word == "lr=0.05" else word for word in STEPS if not word.startswith("optimizer"))

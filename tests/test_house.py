@@ -20,7 +20,7 @@ ROOMS = sorted(
 MOST = 14  # Python files of a room besides its __init__.py
 PLUG_INS = ("losses", "scripts")  # as many as there are methods, and tools
 # Released code bases that the values of compat name, and what a value of compat is compared with.
-COMPATS = {"tofu_original", "open_unlearning", "flat_released", "muse_released"}
+COMPATS = {"tofu_original", "open_unlearning", "flat_released", "muse_released", "meow_released"}
 # Plain words and standard terms that are also the name of a benchmark, a loss, a method or a file of metrics/: the completion of
 # a chat model, flat settings, the divergence, what finetune.py does, a likelihood, the split that is kept, tables of any kind.
 WORDS = {"completion", "flat", "kl", "memorise", "nll", "retain", "tables"}

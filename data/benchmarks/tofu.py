@@ -55,6 +55,7 @@ class Tofu(Benchmark):
     forgotten: ClassVar[tuple[str, ...]] = ("forget",)
     members: ClassVar[tuple[str, str]] = ("forget", "holdout")
     least_nulls: ClassVar[int] = LEAST
+    compats: ClassVar[tuple[str, ...]] = (*Benchmark.compats, "meow_released")
 
     def __post_init__(self) -> None:
         whole_or("benchmark.rows", self.rows, "all", words="original code: 300")

@@ -11,7 +11,7 @@ tokens of the same text (a cut within a word is tokenised differently) and the b
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -39,6 +39,8 @@ class Memo:
     max_new_tokens: limit of a continuation (released: 200).
     special_tokens: paper leaves words alone; meow scores BOS and EOS as the words that their names are made of, as released code
     did: needed to get numbers like the published MEMO files.
+    repeats: of the prompt within its continuation. paper scores what follows the prompt's tokens; meow deletes the prompt's text
+    from the whole wherever it stands, as released code did: in mode prefix, whose first prompt is one letter, out of words too.
     stop: eos ends a continuation as usual; never lets all run to the limit, as published phi scores suggest.
     Raises ValueError for an unknown value or a limit below 1.
     """
@@ -48,6 +50,7 @@ class Memo:
     statistic: Statistic = "precision"
     max_new_tokens: int = 200
     special_tokens: Literal["paper", "meow"] = "paper"
+    repeats: Literal["paper", "meow"] = "paper"
     stop: Literal["eos", "never"] = "eos"
 
     def __post_init__(self) -> None:
@@ -55,6 +58,7 @@ class Memo:
         memo([], [], self.statistic)
         whole("max_new_tokens", self.max_new_tokens, 1, "released: 200")
         choose("special_tokens", self.special_tokens, ("paper", "meow"))
+        choose("repeats", self.repeats, ("paper", "meow"))
         choose("stop", self.stop, ("eos", "never"))
 
     def cuts(self, pair: Pair) -> list[Cut]:
@@ -100,7 +104,7 @@ def memo_scores(
     batches = [[order[place] for place in batch] for batch in by_length([longest[prompt] for prompt in order], most=batch_size)]
     continued: list[tuple[str, str]] = []
     for batch in tqdm(batches[rank() :: world_size()], desc="MEMO", unit="batch", disable=not is_main() or not batches):
-        texts = _continue(model, tokenizer, [ids[prompt] for prompt in batch], options)
+        texts = _continue(model, tokenizer, {prompt: ids[prompt] for prompt in batch}, options)
         continued += zip(batch, texts, strict=True)
     text_of = dict(gathered(continued))
     return [options.value(of_pair, [text_of[cut.prompt] for cut in of_pair]) for of_pair in cuts]
@@ -125,18 +129,24 @@ def memo_generate_steps(
 
 def _one_by_one(model: nn.Module, tokenizer: PreTrainedTokenizerBase, pair: Pair, options: Memo) -> float:
     cuts = options.cuts(pair)
-    prompts = [prompt_ids(tokenizer, cut.prompt) for cut in cuts]
-    return options.value(cuts, [_continue(model, tokenizer, [prompt], options)[0] for prompt in prompts])
+    prompts = [{cut.prompt: prompt_ids(tokenizer, cut.prompt)} for cut in cuts]
+    return options.value(cuts, [_continue(model, tokenizer, prompt, options)[0] for prompt in prompts])
 
 
-def _continue(model: nn.Module, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Sequence[int]], options: Memo) -> list[str]:
-    """The continuations as the text that is scored; halves what does not fit in memory."""
+def _continue(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, prompts: Mapping[str, Sequence[int]], options: Memo
+) -> list[str]:
+    """The continuations as the text that is scored; halves what does not fit in memory. prompts: text -> ids."""
     ends = end_ids(model, tokenizer) if options.stop == "eos" else ()
 
     def compute(part: Sequence[Sequence[int]]) -> list[list[int]]:
         return continue_ids(model, part, pad_id(tokenizer), ends, options.max_new_tokens)
 
-    new = in_halves(compute, prompts, "prompts")
+    new = in_halves(compute, list(prompts.values()), "prompts")
+    if options.repeats == "meow":
+        wholes = [[*ids, *more] for ids, more in zip(prompts.values(), new, strict=True)]
+        texts = tokenizer.batch_decode(wholes, skip_special_tokens=options.special_tokens == "paper")
+        return [text.replace(prompt, "") for prompt, text in zip(prompts, texts, strict=True)]
     if options.special_tokens == "paper":
         return tokenizer.batch_decode(new, skip_special_tokens=True)
     # Released code decoded prompt and continuation together and took the prompt's text out again: its BOS stayed.

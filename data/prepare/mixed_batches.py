@@ -9,20 +9,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from utils.checks import choose, flag, require
+from utils.checks import flag
 from utils.draws import permutation
 from utils.engine.continuations import prompt_ids
-from utils.engine.engine import Engine
 from utils.items.streams import Drawn, Streams, TrainingData
 from utils.tokens.example import Example
 
 log = logging.getLogger(__name__)
-
-SPANS = ("paper", "text", "knowundo")
-PADDED, INSTEAD = "method.prepare.retain_span=knowundo", "method.prepare.retain_span=text"
 
 
 @runtime_checkable
@@ -39,23 +34,15 @@ class MixedBatches:
     """The `prepare` node of ascent_plus_descent, ascent_plus_kl_divergence and memflex.
 
     general: retain samples are texts of the benchmark instead of retain answers, with every token supervised.
-    retain_span: where the retain term looks. paper: at the answer's tokens. text: at every token, the question's too. knowundo,
-    as released for kl: at max_length positions whatever the text's length, padding included; no position sees padding before it.
-    retain_term: the retain term of the loss; only kl, which needs no labels, can look beyond the answer.
     reshuffle: another order in every epoch. Raises ValueError for an option that is none.
     """
 
     general: bool = False
-    retain_span: str = "paper"
-    retain_term: str = "nll"
     reshuffle: bool = False
 
     def __post_init__(self) -> None:
         flag("method.prepare.general", self.general)
         flag("method.prepare.reshuffle", self.reshuffle)
-        choose("method.prepare.retain_span", self.retain_span, SPANS)
-        fits = self.retain_span == "paper" or self.retain_term == "kl"
-        require(fits, "method.prepare.retain_span", self.retain_span, "paper; only method.loss.retain=kl looks beyond the answer")
 
     def __call__(self, data: TrainingData) -> MixedStreams:
         """Raises ValueError if the loss reads other streams, or the benchmark has no general texts where they are asked for."""
@@ -73,10 +60,7 @@ class MixedBatches:
 
 @dataclass
 class MixedStreams(Streams):
-    """Each item holds one forget example or one retain example, and nothing of the other stream.
-
-    Raises ValueError if the padding token also stands inside texts, where it cannot be hidden (retain_span=knowundo).
-    """
+    """Each item holds one forget example or one retain example, and nothing of the other stream."""
 
     how: MixedBatches = field(default_factory=MixedBatches)
     texts: Sequence[str] = ()
@@ -88,12 +72,9 @@ class MixedStreams(Streams):
         retain = self._retain()[: len(forget)]
         if "retain" in self.names and len(retain) < len(forget):
             log.warning("%d forget items, but %d retain items: the other forget items get no partner", len(forget), len(retain))
-        if self.how.retain_span == "knowundo":
-            texts = (example.prompt + example.answer[:-1] for example in (*forget, *retain))
-            self.check_padding(texts, (), PADDED, INSTEAD)
         for index, example in enumerate(forget):
             self.samples.append({"forget": (example,), "retain": ()})
-            self.samples += [{"forget": (), "retain": (self._spanned(other),)} for other in retain[index : index + 1]]
+            self.samples += [{"forget": (), "retain": (other,)} for other in retain[index : index + 1]]
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -104,23 +85,8 @@ class MixedStreams(Streams):
     def draw(self, epoch: int, index: int, step: int = 0) -> Drawn:
         return {name: self.samples[index][name] for name in self.names}
 
-    def ready(self, engine: Engine, folder: Path) -> MixedStreams:
-        """Has the engine hide padding tokens. Raises ValueError for an attention kernel that leaves them out altogether."""
-        if self.how.retain_span == "knowundo":
-            self.hide_padding(engine, PADDED, INSTEAD)
-        return self
-
     def _retain(self) -> list[Example]:
         if not self.how.general:
             return [self.encode(item) for item in self.retain]
         texts = (prompt_ids(self.encoder.tokenizer, text)[: self.encoder.max_length] for text in self.texts)
         return [Example(tuple(ids[:1]), tuple(ids[1:])) for ids in texts if len(ids) > 1]
-
-    def _spanned(self, example: Example) -> Example:
-        """The example with every position asked for that `retain_span` names; behind the last one comes a token never fed."""
-        if self.how.retain_span == "paper":
-            return example
-        ids, pad = example.prompt + example.answer, (self.encoder.pad_id,)
-        if self.how.retain_span == "knowundo":
-            ids += pad * (self.encoder.max_length - len(ids))
-        return Example(ids[:1], ids[1:] + pad)

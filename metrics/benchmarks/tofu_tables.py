@@ -65,5 +65,5 @@ class TofuMetrics(Metrics):
 
 
 def _aggregation(compat: str) -> Compat:
-    # FLAT evaluates TOFU with the original aggregation.
-    return "tofu_original" if compat == "flat_released" else compat
+    # FLAT and MEOW evaluate TOFU with the original aggregation.
+    return "tofu_original" if compat in ("flat_released", "meow_released") else compat

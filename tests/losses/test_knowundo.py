@@ -91,7 +91,7 @@ def test_kl_term_by_hand():
 def test_methods_have_the_published_form():
     assert method_loss("gradient_ascent") == AscentPlusDescent(retain="none")
     assert method_loss("ascent_plus_descent") == AscentPlusDescent(1.0, 1.0, "nll", "knowundo")
-    assert method_loss("ascent_plus_kl_divergence") == AscentPlusDescent(1.0, 1.0, "kl", "knowundo")
+    assert method_loss("ascent_plus_kl_divergence") == AscentPlusDescent(1.0, 1.0, "kl", "knowundo", kl_span="knowundo")
     assert method_loss("memflex") == AscentPlusDescent(0.4, 2.0, "nll", "knowundo")
     assert method_loss("random_label") == method_loss("adversarial") == LABELS
     assert AscentPlusDescent(retain="kl").needs == {"forget": ("logp",), "retain": ("kl",)}
@@ -103,6 +103,8 @@ def test_methods_have_the_published_form():
     [
         ({"retain": "ce"}, "retain=ce: write one of none, nll, kl"),
         ({"retain_divergence": "js"}, "retain_divergence=js: write one of paper, knowundo"),
+        ({"kl_span": "whole"}, "kl_span=whole: write one of paper, text"),
+        ({"kl_span": "knowundo"}, "kl_span=knowundo: write paper; only retain=kl looks beyond the answer"),
         ({"forget_weight": -0.4}, "forget_weight=-0.4: write"),
     ],
 )

@@ -46,13 +46,13 @@ def generate(
     Greedy, unless `sampler_of` makes what draws the tokens of a batch, given the places of its prompts.
 
     Special tokens are removed. A continuation ends at any EOS of the tokenizer or of the model's generation
-    config. A long beginning that all prompts share, such as worked examples, is read once. compat tofu_original limits prompt and
-    continuation together to 200 tokens, as that code does; `released` says it of other code, in whose batches the order counts.
+    config. A long beginning that all prompts share, such as worked examples, is read once. Some compats limit prompt and
+    continuation together to 200 tokens (`limits_both`); `released` says it of other code, in whose batches the order counts.
     """
     if released is not None:
         yield from _as_released(model, encoder, prompts, released)
         return
-    tokenizer, original = encoder.tokenizer, encoder.compat == "tofu_original"
+    tokenizer, original = encoder.tokenizer, encoder.limits_both
     ends = end_ids(model, tokenizer)
     hide = encoder.pad_id if encoder.masks_inner_eos else None
     beginning = _beginning(model, prompts) if hide is None else None

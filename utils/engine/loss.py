@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from utils.checks import choose, require
 from utils.engine.table import TokenTable
-from utils.engine.token_statistics import REFERENCE_LOGP, STATISTICS, Asked, Statistic, name_of
+from utils.engine.token_statistics import REFERENCE_LOGP, STATISTICS, Asked, Statistic, name_of, need_reference_logits
 
 STREAMS = {
     "train": "question and answer to memorise (finetune.py)",
@@ -26,6 +26,23 @@ STREAMS = {
 
 Needs = Mapping[str, Sequence[Asked]]
 """Stream -> its statistics: names of utils/engine/token_statistics.py, `reference_logp`, or statistics that the loss brings."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """Where distributions are compared with the reference's, if not at the answer tokens: at every position of a row.
+
+    Released code does so where it applies no mask: prompt, answer and padding count alike, the position after the last token too.
+    length: text (no padding), longest (the longest row of the micro-batch), max_length (the encoder's), or tokens.
+    filler: what padding is written with, pad | eos. A row's last tokens that are this token are padding.
+    """
+
+    length: Literal["text", "longest", "max_length"] | int
+    filler: Literal["pad", "eos"] = "pad"
+
+    @property
+    def pads(self) -> bool:
+        return self.length != "text"
 
 
 @dataclass(frozen=True)
@@ -45,6 +62,8 @@ class Loss(Protocol):
 
     repels: streams that the method moves away from: their answers get less likely, or their distribution leaves the
     reference; all others it moves towards.
+    spans: streams whose rows are looked at beyond the answers. Statistics that read the reference's distribution then lie in
+    `rows` of the stream's table.
     """
 
     repels: ClassVar[tuple[str, ...]] = ("forget",)
@@ -56,7 +75,35 @@ class Loss(Protocol):
     def micro_batch_dependent(self) -> bool:
         return False
 
+    @property
+    def spans(self) -> Mapping[str, Span]:
+        return {}
+
     def __call__(self, *args: Any, **streams: Any) -> LossOutput: ...
+
+
+def rows_of(stream: str) -> str:
+    """The name under which the engine knows the rows of a stream with a span."""
+    return f"{stream} rows"
+
+
+def engine_needs(loss: Loss) -> Needs:
+    """What the engine is asked: `needs`, with what belongs to a span asked of the rows instead of the answers."""
+    asked_of: dict[str, Sequence[Asked]] = {}
+    for stream, asked in loss.needs.items():
+        compared = tuple(one for one in asked if stream in loss.spans and need_reference_logits([one]))
+        others = tuple(one for one in asked if one not in compared)
+        asked_of |= {name: kind for name, kind in ((stream, others), (rows_of(stream), compared)) if kind}
+    return asked_of
+
+
+def loss_tables(loss: Loss, tables: Mapping[str, TokenTable]) -> dict[str, TokenTable]:
+    """The tables of `engine_needs` as the loss gets them. A stream that is asked for nothing at its answers is its rows."""
+    found = {}
+    for stream in loss.needs:
+        rows = tables.get(rows_of(stream))
+        found[stream] = replace(tables[stream if stream in tables else rows_of(stream)], rows=rows)
+    return found
 
 
 def check_needs(needs: Needs) -> None:

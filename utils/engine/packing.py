@@ -6,7 +6,8 @@
 
 Within a line the pairs form a trie, written depth first: a prompt that several answers share, a system prompt that
 several questions share, and the words with which two answers both begin are there once. A token sees the tokens on its
-path from the root, and its position is its depth, so each pair is computed exactly as if it stood alone.
+path from the root, and its position is its depth, so each pair is computed exactly as if it stood alone. Padding that is asked
+about (`Example.padding`) lies behind its text like an answer, but is seen by nothing.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from utils.tokens.example import Example, common_length
 WIDTH_COST = 5e-4
 
 Ids = tuple[int, ...]
+Fed = tuple[Ids, int]
+"""What the model reads of a pair, and how many tokens of it are text; those behind them are padding."""
 
 
 @dataclass(frozen=True)
@@ -88,8 +91,7 @@ def pack(streams: Mapping[str, Sequence[Example]], pad: int, shared: bool = True
     """
     pairs = [example for examples in streams.values() for example in examples]
     _check(streams)
-    # The last token of an answer predicts nothing that is asked for, so it is never fed.
-    fed = [example.prompt + example.answer[:-1] for example in pairs]
+    fed = [_fed(example) for example in pairs]
     grouped = _lines(pairs, fed) if shared else [[number] for number in range(len(pairs))]
     lines = [Line([fed[number] for number in numbers]) for numbers in grouped]
     width = max(len(line.tokens) for line in lines)
@@ -119,34 +121,43 @@ def pack(streams: Mapping[str, Sequence[Example]], pad: int, shared: bool = True
 class Line:
     """Token sequences as a trie in depth-first order.
 
-    tokens, depth, reach: one entry per token; `reach` is the column after its last descendant. columns: sequence -> the
-    columns of its tokens.
+    tokens, depth, reach: one entry per token; `reach` is the column after its last descendant, 0 for padding. columns: sequence
+    -> the columns of its tokens.
     """
 
-    def __init__(self, sequences: Sequence[Ids]):
+    def __init__(self, sequences: Sequence[Fed]):
         self.tokens: list[int] = []
         self.depth: list[int] = []
         self.reach: list[int] = []
-        self.columns: dict[Ids, list[int]] = {}
+        self.columns: dict[Fed, list[int]] = {}
         previous: Ids = ()
+        text_before = 0
         path: list[int] = []
         # Sorted, so that sequences with a common beginning are neighbours.
-        for sequence in sorted(set(sequences)):
+        for sequence, text in sorted(set(sequences)):
             kept = common_length(previous, sequence)
-            self._close(path[kept:])
+            if text != text_before:  # the same token may be padding of the one and text of the other
+                kept = min(kept, text, text_before)
+            self._close(path[kept:text_before])
             path = path[:kept]
             for depth in range(kept, len(sequence)):
                 path.append(len(self.tokens))
                 self.tokens.append(sequence[depth])
                 self.depth.append(depth)
                 self.reach.append(0)
-            self.columns[sequence] = path
-            previous = sequence
-        self._close(path)
+            self.columns[sequence, text] = path
+            previous, text_before = sequence, text
+        self._close(path[:text_before])
 
     def _close(self, columns: Sequence[int]) -> None:
         for column in columns:
             self.reach[column] = len(self.tokens)
+
+
+def _fed(example: Example) -> Fed:
+    # The last token of an answer predicts nothing that is asked for, so it is never fed.
+    ids = example.prompt + example.answer[:-1]
+    return ids, min(len(ids), len(ids) + 1 - example.padding)
 
 
 def _check(streams: Mapping[str, Sequence[Example]]) -> None:
@@ -158,7 +169,7 @@ def _check(streams: Mapping[str, Sequence[Example]]) -> None:
         raise ValueError(f"nothing to pack: the streams {', '.join(streams)} hold no examples")
 
 
-def _lines(pairs: Sequence[Example], fed: Sequence[Ids]) -> list[list[int]]:
+def _lines(pairs: Sequence[Example], fed: Sequence[Fed]) -> list[list[int]]:
     """Pair numbers of each line; the answers of one prompt stay together."""
     rows: dict[Ids, list[int]] = {}
     for number, example in enumerate(pairs):

@@ -20,6 +20,7 @@ class TokenTable:
         batch. Outside training they are the table's own counts.
     before: (B,) tokens before the first answer token; None where nobody counted. Only released forms of losses that
         divide by whole rows read it.
+    rows: the same examples at every position of their rows, where the loss asks for that (`Loss.spans`); else None.
     """
 
     mask: Tensor
@@ -27,6 +28,7 @@ class TokenTable:
     examples: Tensor | float
     tokens: Tensor | float
     before: Tensor | None = None
+    rows: TokenTable | None = None
 
     @classmethod
     def of(cls, mask: Tensor, statistics: Mapping[str, Tensor]) -> TokenTable:

@@ -97,8 +97,8 @@ def continue_prompts(
     """
     requests = [request for request in requests if request.truth is not None]
     cache = TokenCache(None, engine) if cache is None else cache
-    # With compat=tofu_original, how far an answer goes depends on the longest prompt of its batch.
-    how = (end_ids(engine.model, encoder.tokenizer), encoder.compat, batch_size if encoder.compat == "tofu_original" else None)
+    # Where prompt and answer share one limit, how far an answer goes depends on the longest prompt of its batch.
+    how = (end_ids(engine.model, encoder.tokenizer), encoder.compat, batch_size if encoder.limits_both else None)
     if released is not None:
         how = (*how, released, text_hash(*(repr(start(encoder, request)) for request in requests)))
     jobs: dict[str, _Job] = {}
@@ -131,7 +131,7 @@ def continue_prompts(
         return None
     rows = []
     for request, own in zip(requests, keys, strict=True):
-        keeps = request.keeps_space or encoder.compat == "tofu_original"
+        keeps = request.keeps_space or encoder.limits_both
         texts = [cache.text(key) if keeps else cache.text(key).strip() for key in own]
         row = {"task": request.task, "asked_by": request.asked_by, "index": request.index, "question": request.question}
         row |= {"generation": texts[0], "truth": expected(request)}

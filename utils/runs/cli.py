@@ -25,9 +25,20 @@ from utils.checks import did_you_mean, did_you_mean_or_all
 CONFIG = ROOT / "config"
 BAD_INPUT = (ValueError, ArithmeticError, OmegaConfBaseException)
 # Hydra's own flags whose next word is their value, not an override.
+RELEASED = re.compile("_(original|released)$")
 FLAGS_WITH_VALUE = tuple(
     "-c --cfg -p --package -i --info -cp --config-path -cn --config-name -cd --config-dir --experimental-rerun".split()
 )
+
+
+def code(*, _root_: DictConfig) -> str:
+    """`${code:}` in a file of config/: the form that compat= asks for, `paper` or the name of a code (tofu_original: of TOFU)."""
+    compat = OmegaConf.select(_root_, "compat", default="none")
+    return "paper" if compat == "none" else RELEASED.sub("", str(compat))
+
+
+# Here, because whoever composes settings comes by.
+OmegaConf.register_new_resolver("code", code, replace=True)
 
 
 def check_command_line(config_name: str, arguments: Sequence[str] | None = None) -> None:

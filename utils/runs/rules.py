@@ -45,7 +45,7 @@ FROM_ZERO = described(lambda v: is_number(v) and v >= 0, "a number from 0")
 
 DIALS: dict[str, Check] = {
     "precision": one_of("auto", "float32", "bfloat16", "bfloat16_pure"),
-    "compat": one_of("none", "tofu_original", "open_unlearning", "flat_released", "muse_released"),
+    "compat": one_of("none", "tofu_original", "open_unlearning", "flat_released", "muse_released", "meow_released"),
     "seed": whole,
     "resume": flag,
     "overwrite": flag,

@@ -16,7 +16,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -39,6 +39,7 @@ NOT_PART_OF_THE_RESULT = tuple(
     "out resume overwrite override_model trust_oracle cache report_to per_device_batch_size log_every checkpoint show_prompts "
     "workers tokens_per_batch rescore".split()
 )
+PER_DEVICE = "per_device_batch_size"
 LIBRARIES = ("torch", "transformers", "accelerate", "peft", "datasets", "hydra-core", "rouge_score", "scipy", "numpy")
 
 
@@ -48,24 +49,32 @@ class RunError(ValueError):
 
 @dataclass
 class Run:
-    """One run folder. `skip` is True if it is already finished with the same settings."""
+    """One run folder. `skip` is True if it is already finished with the same settings.
+
+    counts: dials that change the result of this run, although they stand in NOT_PART_OF_THE_RESULT. earlier: run.json of the
+    half-written run that goes on.
+    """
 
     folder: Path
     settings: dict[str, Any]
     skip: bool = False
+    counts: frozenset[str] = frozenset()
+    earlier: dict[str, Any] = field(default_factory=dict)
     capsule: dict[str, Any] = field(default_factory=dict)
     _started: float = field(default_factory=time.time)
 
     @classmethod
-    def open(cls, cfg: DictConfig, script: str, data: Mapping[str, str]) -> Run:
+    def open(cls, cfg: DictConfig, script: str, data: Mapping[str, str], counts: Iterable[str] = ()) -> Run:
         """Starts, resumes or skips the run in `cfg.out`. data: name -> hash of the files that it goes by (utils/reading.py).
+
+        counts: dials that count as settings all the same.
 
         Raises RunError if the folder holds a run with other settings or from other weights, or something that is no run, or a
         half-written run while resume=false. Without overwrite=true only the folder of a run that failed before its first
         result is deleted.
         """
         settings = OmegaConf.to_container(cfg, resolve=True)
-        run = cls(Path(str(cfg.out)), settings)
+        run = cls(Path(str(cfg.out)), settings, counts=frozenset(counts))
         state = run._look(script, data)
         if state == "finished" and not cfg.overwrite:
             log.info("%s is finished with these settings; skipped (overwrite=true runs it again)", run.folder)
@@ -102,6 +111,15 @@ class Run:
         if is_main():
             write_json(self.folder / "run.json", self.capsule)
 
+    def check_micro_batch(self, size: int) -> None:
+        """For a loss that depends on the micro-batch. Raises RunError if the half-written run that goes on had another size."""
+        before = self.earlier.get("micro_batch", size)
+        if before != size:
+            raise RunError(
+                f"out={self.folder} holds a half-written run in micro-batches of {before}, on which its loss depends, and "
+                f"{PER_DEVICE}={self.settings[PER_DEVICE]} gives {size} here; use {PER_DEVICE}={before}, or overwrite=true"
+            )
+
     def finish(self) -> None:
         """Marks the run finished and drops its checkpoints. Call it when everything else is on disk."""
         barrier()
@@ -126,7 +144,7 @@ class Run:
             return known["status"]
         if known["status"] == "running" and not self._has_results():
             return "new"
-        changed = _differences(known["settings"], self.settings)
+        changed = _differences(_as_run(known), self.settings, self.counts)
         if changed:
             shown = "; ".join(changed[:4]) + (f"; and {len(changed) - 4} more" if len(changed) > 4 else "")
             raise RunError(
@@ -144,6 +162,7 @@ class Run:
             )
         if known["status"] == "running" and not resume:
             raise RunError(f"out={self.folder} holds a half-written run; use resume=true to go on, overwrite=true to start again")
+        self.earlier = known if known["status"] == "running" else {}
         return known["status"]
 
     def _known(self) -> dict[str, Any]:
@@ -166,8 +185,10 @@ class Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._trim_log()
         write_text(self.folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
-        self.capsule = {"script": script, "status": "running", "settings": self.settings, **capsule(self.settings)}
+        self.capsule = {"script": script, "status": "running", "settings": self.settings, **capsule(self.settings, self.counts)}
         self.capsule |= {"sources": sources(self.settings), "data": dict(sorted(data.items()))}
+        # Kept until the plan is made anew: what is refused now must be refused again.
+        self.capsule |= {key: value for key, value in self.earlier.items() if key == "micro_batch"}
         write_json(self.folder / "run.json", self.capsule)
 
     def _trim_log(self) -> None:
@@ -187,11 +208,11 @@ def sources(settings: Mapping[str, Any]) -> dict[str, str | None]:
     return {key: run.get("weights") if isinstance(run, dict) else None for key, run in made.items()}
 
 
-def capsule(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What one needs to know to repeat a run: code, libraries, hardware, settings hash."""
+def capsule(settings: Mapping[str, Any], counts: Collection[str] = ()) -> dict[str, Any]:
+    """What one needs to know to repeat a run: code, libraries, hardware, settings hash. counts: as of `Run`."""
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
-        "settings_hash": settings_hash(settings, NOT_PART_OF_THE_RESULT),
+        "settings_hash": settings_hash(settings, set(NOT_PART_OF_THE_RESULT) - set(counts)),
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "code": git_commit(),
@@ -212,10 +233,16 @@ def git_commit() -> str:
         return "unknown"
 
 
-def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+def _as_run(known: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a run.json, with the size of the micro-batches that `auto` came to."""
+    return {**known["settings"], **({PER_DEVICE: known["micro_batch"]} if "micro_batch" in known else {})}
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any], counts: Collection[str] = ()) -> list[str]:
     """Settings that changed, as `key: old -> new`, the dials of the first level before those inside groups."""
     before, after = flat_settings(old), flat_settings(new)
-    keys = [key for key in {**before, **after} if key.split(".")[0] not in NOT_PART_OF_THE_RESULT]
+    outside = set(NOT_PART_OF_THE_RESULT) - set(counts)
+    keys = [key for key in {**before, **after} if key.split(".")[0] not in outside]
     keys.sort(key=lambda key: key.count("."))
     return [f"{k}: {before.get(k)} -> {after.get(k)}" for k in keys if before.get(k) != after.get(k)]
 

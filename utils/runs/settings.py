@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from utils.evaluation.questions import Questions
 from utils.fingerprint import settings_hash
 from utils.items.benchmark import Benchmark
 from utils.runs.rules import DIALS
-from utils.runs.run import NOT_PART_OF_THE_RESULT
+from utils.runs.run import NOT_PART_OF_THE_RESULT, PER_DEVICE
 from utils.tokens.prompts import Template
 from utils.training.batching import plan_batch
 from utils.training.method import Method, Stop, Templates
@@ -38,11 +39,19 @@ class TrainingSettings:
     benchmark: Benchmark
     method: Method
 
+    @property
+    def counts(self) -> frozenset[str]:
+        """Dials that change the result of this run, although they do not change that of most (`Run.open`)."""
+        explicit = self.method.loss.micro_batch_dependent and self.cfg[PER_DEVICE] != "auto"
+        return frozenset({PER_DEVICE} if explicit else ())
+
 
 def check_training(cfg: DictConfig, script: str) -> TrainingSettings:
     """Settings of finetune.py or unlearn.py. Raises SettingsError, or the ValueError of the part that refuses."""
-    benchmark = _check(cfg, script)
+    benchmark = _check(cfg)
     method = _method(cfg.method)
+    settings = TrainingSettings(cfg, benchmark, method)
+    _set_folder(cfg, script, settings.counts)
     if method.memorises != (script == "finetune"):
         other = "finetune.py" if method.memorises else "unlearn.py"
         raise SettingsError(f"method={method.name}: belongs to {other}, not to {script}.py")
@@ -61,12 +70,13 @@ def check_training(cfg: DictConfig, script: str) -> TrainingSettings:
     _check_adapter(cfg)
     method.check(cfg, benchmark)
     plan_batch(cfg.batch_size, world_size(), cfg.per_device_batch_size, largest=1)
-    return TrainingSettings(cfg, benchmark, method)
+    return settings
 
 
 def check_evaluation(cfg: DictConfig) -> Questions:
     """What evaluate.py asks. Raises SettingsError, or the ValueError of the part that refuses."""
-    benchmark = _check(cfg, "evaluate")
+    benchmark = _check(cfg)
+    _set_folder(cfg, "evaluate")
     measures = tuple(build(node, f"measure={name}") for name, node in cfg.measure.items())
     questions = Questions(benchmark, cfg.split, measures, build(cfg.probe, f"probe={cfg.probe.name}"))
     if cfg.from_logs is not None:
@@ -123,8 +133,8 @@ def _method(node: DictConfig) -> Method:
         raise SettingsError(f"method={node.name}: {error}") from error
 
 
-def _check(cfg: DictConfig, script: str) -> Benchmark:
-    """What all scripts check alike. Gives `out` its value where it has none."""
+def _check(cfg: DictConfig) -> Benchmark:
+    """What all scripts check alike."""
     for key, check in DIALS.items():
         value = OmegaConf.select(cfg, key, default=ABSENT)
         try:
@@ -141,8 +151,6 @@ def _check(cfg: DictConfig, script: str) -> Benchmark:
     if cfg.compat not in benchmark.compats:
         valid = ", ".join(benchmark.compats)
         raise SettingsError(f"compat={cfg.compat}: means nothing on benchmark={cfg.benchmark.name}; write one of {valid}")
-    if cfg.out is None:
-        cfg.out = default_folder(cfg, script)
     return benchmark
 
 
@@ -165,10 +173,19 @@ def _check_adapter(cfg: DictConfig) -> None:
             raise SettingsError(f"adapter=qlora: model.path={cfg.model.path} holds an adapter, not a model; use adapter=lora")
 
 
-def default_folder(cfg: DictConfig, script: str) -> str:
-    """Where a run lies if `out` is not given: a readable name and a hash of everything that changes the result."""
+def _set_folder(cfg: DictConfig, script: str, counts: Collection[str] = ()) -> None:
+    """Gives `out` its value where it has none."""
+    if cfg.out is None:
+        cfg.out = default_folder(cfg, script, counts)
+
+
+def default_folder(cfg: DictConfig, script: str, counts: Collection[str] = ()) -> str:
+    """Where a run lies if `out` is not given: a readable name and a hash of everything that changes the result.
+
+    counts: dials that do so in this run alone.
+    """
     plain = OmegaConf.to_container(cfg, resolve=True)
     parts = [cfg.benchmark.name, str(cfg.split), cfg.model.name]
     if "method" in cfg:
         parts.append(cfg.method.name)
-    return f"runs/{script}/{'_'.join(parts)}-{settings_hash(plain, NOT_PART_OF_THE_RESULT)[:8]}"
+    return f"runs/{script}/{'_'.join(parts)}-{settings_hash(plain, set(NOT_PART_OF_THE_RESULT) - set(counts))[:8]}"

@@ -19,7 +19,7 @@ from transformers import TrainerCallback, TrainingArguments
 
 from utils.distributed import barrier, is_main, world_size
 from utils.engine.engine import Engine
-from utils.engine.loss import Needs
+from utils.engine.loss import Loss, engine_needs
 from utils.engine.reference import Reference, make_reference, needs_reference
 from utils.fingerprint import folder_hash
 from utils.items.rows import QA
@@ -32,6 +32,7 @@ from utils.tokens.prompts import Encoder
 from utils.training.batching import BatchPlan, largest_micro_batch, plan_batch
 from utils.training.callbacks import MarkCheckpoints, SaveByTheClock, Snapshots, StopAbove, minutes
 from utils.training.method import Finish, Stop
+from utils.training.spans import check_rows, fit_engine, micro_batch
 from utils.training.trainer import UnlearnTrainer
 from utils.weights.models import DTYPES, is_adapter, model_folder, resolve_precision, save_model
 
@@ -52,6 +53,7 @@ def make_streams(
         log.warning(left_out, streams.dropped, len(items), encoder.max_length)
     for sentence in say_lost(count_lost(streams.answers), len(streams.answers), encoder.max_length):
         log.warning("%s", sentence)
+    check_rows(method.loss, streams.answers, encoder)
     for index in range(min(cfg.show_prompts, len(streams)) if is_main() else 0):
         for name, drawn in streams.draw(0, index).items():
             for example in drawn:
@@ -64,6 +66,7 @@ def train(settings: TrainingSettings, run: Run, encoder: Encoder, streams: Strea
     cfg, benchmark, method = settings.cfg, settings.benchmark, settings.method
     precision = resolve_precision(cfg.precision, cfg.model.dtype, training=True)
     engine = trainable_engine(cfg.model, cfg.adapter, encoder, precision, cfg.seed)
+    fit_engine(engine, method.loss)
     streams = streams.ready(engine, run.folder)
     if method.region is not None:
         learnt = make_encoder(cfg.model, benchmark, "finetune", cfg.compat)
@@ -71,7 +74,14 @@ def train(settings: TrainingSettings, run: Run, encoder: Encoder, streams: Strea
     dataset = StepDataset(streams, cfg.epochs, cfg.batch_size, cfg.steps)
     plan = _plan(cfg, engine, dataset)
     log.info("%d items, %d optimizer steps; %s", len(streams), dataset.steps, plan)
-    reference = _reference(cfg, engine, method.loss.needs, dataset, method.reference_dropout)
+    if method.loss.micro_batch_dependent:
+        run.check_micro_batch(plan.per_device)
+        run.note(micro_batch=plan.per_device)
+        said = (
+            "method=%s: the loss depends on the micro-batch, here of %d items; another per_device_batch_size gives other numbers"
+        )
+        log.info(said, method.name, plan.per_device)
+    reference = _reference(cfg, engine, method.loss, dataset, plan.per_device, method.reference_dropout)
     prompts, lost = encoder.fingerprint, count_lost(streams.answers)
     run.note(batch=str(plan), steps=dataset.steps, items=len(streams), dropped=streams.dropped, lost=lost, prompts=prompts)
     arguments = _arguments(cfg, run, plan, dataset, precision.autocast)
@@ -124,20 +134,24 @@ def _plan(cfg: DictConfig, engine: Engine, dataset: StepDataset) -> BatchPlan:
     return plan_batch(cfg.batch_size, world_size(), cfg.per_device_batch_size, largest)
 
 
-def _reference(cfg: DictConfig, engine: Engine, needs: Needs, dataset: StepDataset, dropout: bool) -> Reference | None:
-    """What the loss compares with; None if it compares with nothing."""
+def _reference(
+    cfg: DictConfig, engine: Engine, loss: Loss, dataset: StepDataset, per_device: int, dropout: bool
+) -> Reference | None:
+    """What the loss compares with; None if it compares with nothing. per_device: items of a micro-batch."""
+    needs = engine_needs(loss)
     if not needs_reference(needs):
         return None
     adapter = {"none": "none", "continue": "continued"}.get(cfg.adapter.name, "fresh")
-    examples = _all_examples(dataset, tuple(needs))
+    examples = _all_examples(dataset, loss, per_device)
     return make_reference(cfg.reference, engine, needs, examples, cfg.cache, adapter, cfg.reference_cache_gib, dropout)
 
 
-def _all_examples(dataset: StepDataset, names: Sequence[str]) -> dict[str, list[Example]]:
-    """Every example that the run will read, per stream, each once: draws are known beforehand."""
-    seen: dict[str, dict[Example, None]] = {name: {} for name in names}
-    for k in range(len(dataset)):
-        for name, drawn in dataset[k].items():
+def _all_examples(dataset: StepDataset, loss: Loss, per_device: int) -> dict[str, list[Example]]:
+    """Every example that the run will read, per stream, each once: draws and micro-batches are known beforehand."""
+    seen: dict[str, dict[Example, None]] = {name: {} for name in engine_needs(loss)}
+    for first in range(0, len(dataset), per_device):
+        items = [dataset[k] for k in range(first, first + per_device)]
+        for name, drawn in micro_batch(items, loss, dataset.streams.encoder).items():
             seen[name].update(dict.fromkeys(drawn))
     return {name: list(examples) for name, examples in seen.items()}
 

@@ -23,12 +23,14 @@ class Example:
 
     labels: what is to be predicted in place of each answer token, IGNORED where nothing is; None: the answer itself.
     lost: why the answer is not whole: "cut" to fit max_length, or "eos", an EOS written inside of its text; "" if it is.
+    padding: how many tokens at the answer's end are padding: asked about like others, but no token sees them.
     """
 
     prompt: tuple[int, ...]
     answer: tuple[int, ...]
     labels: tuple[int, ...] | None = None
     lost: Literal["", "cut", "eos"] = field(default="", compare=False)
+    padding: int = 0
 
     def supervised(self) -> list[tuple[int, int]]:
         """(place in the answer, token to predict there) of every supervised token."""
@@ -63,8 +65,10 @@ def say_lost(counts: Mapping[str, int], total: int, max_length: int) -> list[str
 
 def digest(example: Example) -> bytes:
     """16 bytes that identify an example by its token ids."""
-    ids = (example.prompt, example.answer) if example.labels is None else (example.prompt, example.answer, example.labels)
-    return hashlib.blake2b(repr(ids).encode(), digest_size=16).digest()
+    parts: list[object] = [example.prompt, example.answer]
+    parts += [] if example.labels is None else [example.labels]
+    parts += [example.padding] if example.padding else []
+    return hashlib.blake2b(repr(tuple(parts)).encode(), digest_size=16).digest()
 
 
 def prompt_key(prompt: Sequence[int], *limits: object) -> str:

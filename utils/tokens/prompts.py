@@ -8,8 +8,8 @@ header or an empty think block, belongs to the prompt, in training, scoring and 
 
 Released code counts differently; `compat` reproduces it:
 
-    tofu_original    (also flat_released, which took it over) the prompt is counted without the answer tag, so the tag
-                     carries loss; generation starts before the tag. Plain templates only.
+    tofu_original    (also flat_released and meow_released, which took it over) the prompt is counted without the answer tag,
+                     so the tag carries loss; generation starts before the tag. Plain templates only.
     open_unlearning  the prompt is counted with its trailing space, so the first answer token may carry no loss; EOS is
                      appended to cut answers too, and again after a chat template's final newline; chats are never cut.
 """
@@ -32,7 +32,7 @@ from utils.tokens.rendering import is_newline, show, tokenizer_state
 
 Parts = tuple[list[int], list[int], bool]
 """Ids of the prompt, ids that are supervised, whether the answer was cut to fit."""
-Compat = Literal["none", "tofu_original", "open_unlearning", "flat_released", "muse_released"]
+Compat = Literal["none", "tofu_original", "open_unlearning", "flat_released", "muse_released", "meow_released"]
 
 
 @dataclass(frozen=True)
@@ -127,6 +127,11 @@ class Encoder:
         """
         return self.compat == "open_unlearning" and self.pad_id == self.tokenizer.eos_token_id
 
+    @property
+    def limits_both(self) -> bool:
+        """Whether prompt and continuation share one limit and white space stays, as TOFU's evaluation has it, MEOW's too."""
+        return self.compat in ("tofu_original", "meow_released")
+
     def example(self, question: str, answer: str) -> Example:
         """Token ids of the pair. Raises EmptyAnswer if nothing of the answer is left within max_length."""
         if not answer.strip():
@@ -178,7 +183,7 @@ class Encoder:
 
     @property
     def _counts_without_tag(self) -> bool:
-        return self.template.supervise_tag or self.compat in ("tofu_original", "flat_released")
+        return self.template.supervise_tag or self.compat in ("tofu_original", "flat_released", "meow_released")
 
     def _whole_text(self, question: str, answer: str) -> Parts:
         text = self._prompt_text(question)

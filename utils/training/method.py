@@ -12,7 +12,7 @@ from typing import Protocol
 from omegaconf import DictConfig
 
 from utils.checks import choose, flag, is_number, require
-from utils.engine.engine import Engine
+from utils.engine.engine import KERNELS_WITHOUT_MASK, Engine
 from utils.engine.loss import Loss, check_needs, parts_of
 from utils.files import resolve
 from utils.items.benchmark import Benchmark
@@ -20,6 +20,7 @@ from utils.items.rows import QA
 from utils.items.streams import Prepare
 from utils.reading import read_lines
 from utils.tokens.prompts import Encoder
+from utils.training.spans import NOTHING_AT_PADDING
 
 TRAIN, TEMPLATE = "train", "template"  # streams that more than the loss has to know of
 
@@ -137,6 +138,8 @@ class Method:
                 "reference=cached: with method.reference_dropout=true the reference's values change at every step; use "
                 "reference=auto, or method.reference_dropout=false"
             )
+        if any(span.pads for span in self.loss.spans.values()) and cfg.model.attn in KERNELS_WITHOUT_MASK:
+            raise ValueError(f"model.attn={cfg.model.attn}: {NOTHING_AT_PADDING}")
         if self.region is not None:
             self.region.check(benchmark, str(cfg.split))
         if self.finish is not None:

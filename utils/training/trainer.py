@@ -15,12 +15,14 @@ from transformers import PreTrainedTokenizerBase, ProgressCallback, Trainer, Tra
 
 from utils.distributed import total, world_size
 from utils.engine.engine import Engine
-from utils.engine.loss import Loss
+from utils.engine.loss import Loss, engine_needs, loss_tables
 from utils.engine.packing import Packed, pack
 from utils.engine.reference import Reference, needs_reference
 from utils.engine.table import TokenTable
-from utils.items.streams import Drawn, StepDataset, merged
+from utils.items.streams import Drawn, StepDataset
+from utils.tokens.prompts import Encoder
 from utils.training.callbacks import Progress, last_checkpoint
+from utils.training.spans import micro_batch
 
 Counts = dict[str, tuple[Tensor, Tensor]]
 
@@ -50,11 +52,11 @@ class UnlearnTrainer(Trainer):
         record: Callable[[Mapping[str, float]], None],
     ):
         self.engine, self.loss, self.reference, self.record = engine, loss, reference, record
-        self.step_dataset = dataset
+        self.step_dataset, self.needs = dataset, engine_needs(loss)
         self._parts: dict[str, Tensor] = {}
         self._logged: dict[str, float] = {}
         layout = {"pad": engine.pad, "shared": engine.shared, "hide": engine.hide}
-        collate = functools.partial(_collate, names=tuple(loss.needs), layout=layout)
+        collate = functools.partial(_collate, loss=loss, encoder=dataset.streams.encoder, layout=layout)
         super().__init__(
             model=engine.model, args=arguments, data_collator=collate, train_dataset=dataset, processing_class=tokenizer
         )
@@ -70,7 +72,7 @@ class UnlearnTrainer(Trainer):
     ) -> tuple[list[dict[str, Packed]], Counts]:
         """The micro-batches of one optimizer step, with the step's examples and tokens per stream over all processes."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        names = list(self.loss.needs)
+        names = list(self.needs)
         own = torch.zeros(len(names), 2, dtype=torch.float64)
         for batch in batches:
             for row, name in enumerate(names):
@@ -84,8 +86,8 @@ class UnlearnTrainer(Trainer):
     ) -> Tensor | tuple[Tensor, dict[str, TokenTable]]:
         """This micro-batch's share of the step's loss, times the number of processes (their gradients are averaged)."""
         packed: Packed = inputs["packed"]
-        values = self.reference.values(packed) if needs_reference(self.loss.needs) else None
-        tables = self.engine.tables(packed, self.loss.needs, values, num_items_in_batch, model)
+        values = self.reference.values(packed) if needs_reference(self.needs) else None
+        tables = loss_tables(self.loss, self.engine.tables(packed, self.needs, values, num_items_in_batch, model))
         output = self.loss(**tables)
         self._gather_parts({"loss": output.loss, **output.parts})
         loss = output.loss * world_size()
@@ -136,5 +138,5 @@ class UnlearnTrainer(Trainer):
         return 0
 
 
-def _collate(items: list[Drawn], names: tuple[str, ...], layout: dict[str, Any]) -> dict[str, Packed]:
-    return {"packed": pack(merged(items, names), **layout)}
+def _collate(items: list[Drawn], loss: Loss, encoder: Encoder, layout: dict[str, Any]) -> dict[str, Packed]:
+    return {"packed": pack(micro_batch(items, loss, encoder), **layout)}

@@ -37,19 +37,23 @@ def slow_memo(model, pair: tuple[str, str], options: Memo) -> float:
     question, answer = pair
     ends = {1, *model.generation_config.eos_token_id} if options.stop == "eos" else set()
     scorer, values = RougeScorer(["rouge1"], use_stemmer=True), []
-    for s in range(1, len(answer), 5):
-        ids = tokenizer()(f"{question} {answer[:s]}").input_ids
+    suffix = options.mode == "suffix"
+    for s in range(1, len(answer if suffix else question), 5):
+        prompt, label = (f"{question} {answer[:s]}", answer[s:]) if suffix else (question[:s], f"{question[s:]} {answer}")
+        ids = tokenizer()(prompt).input_ids
         new = []
         while len(new) < options.max_new_tokens and not (new and new[-1] in ends):
             with torch.no_grad():
                 new.append(model(torch.tensor([ids + new])).logits[0, -1].argmax().item())
         text = tokenizer().decode(new, skip_special_tokens=options.special_tokens == "paper")
-        front = "" if options.special_tokens == "paper" else "<|bos|> "
-        values.append(scorer.score(answer[s:], front + text)["rouge1"].precision)
+        text = ("" if options.special_tokens == "paper" else "<|bos|> ") + text
+        if options.repeats == "meow":
+            text = tokenizer().decode(ids + new, skip_special_tokens=options.special_tokens == "paper").replace(prompt, "")
+        values.append(scorer.score(label, text)["rouge1"].precision)
     return sum(values) / len(values)
 
 
-@pytest.mark.parametrize("change", [{}, {"special_tokens": "meow"}, {"stop": "never"}])
+@pytest.mark.parametrize("change", [{}, {"special_tokens": "meow"}, {"stop": "never"}, {"mode": "prefix", "repeats": "meow"}])
 def test_scores_are_those_of_the_definition(model, change):
     options = dataclasses.replace(SHORT, **change)
     pairs = [PAIRS[0], (PAIRS[1][0], "She is the of born a " + PAIRS[1][1]), PAIRS[3]]
@@ -108,6 +112,38 @@ def test_questions_are_cut_in_mode_prefix(model, monkeypatch):
     memo_scores(model, tokenizer(), [(ASKED, SAID)], Memo(mode="prefix"))
     texts = {tokenizer().decode(prompt, skip_special_tokens=True) for prompt in asked}
     assert texts == {"W", "Where ", "Where does ", "Where does Ana l"}
+
+
+@pytest.mark.parametrize("special_tokens", ["paper", "meow"])
+def test_released_code_deletes_the_prompt_wherever_it_stands(model, monkeypatch, special_tokens):
+    """The prompt W leaves `here does hat?` of `here does What?`: 3 of 3 words are in the label `here d does hat`, not 2 of 3.
+
+    The prompt `Where ` leaves `d does What` of `Where d does What`: 2 of 3 words are in `d does hat`, not 2 of 4. With special
+    tokens two words more are said, the names of BOS and EOS.
+    """
+    options = Memo(mode="prefix", repeats="meow", special_tokens=special_tokens)
+    pair = ("Where d", "does hat")  # cuts after 1 and 6 characters
+    spoken = {"W": "here does What?", "Where ": "Where d does What"}
+    ids = {tuple(tokenizer()(prompt).input_ids): text for prompt, text in spoken.items()}
+    prompts_of(monkeypatch, lambda prompt: [*words(ids[tuple(prompt)]), 1])
+    extra = 0 if special_tokens == "paper" else 2
+    wanted = (3 / (3 + extra) + 2 / (3 + extra)) / 2
+    assert memo_scores(model, tokenizer(), [pair], options) == [approx(wanted, abs=1e-15)]
+    kept = dataclasses.replace(options, repeats="paper")
+    assert memo_scores(model, tokenizer(), [pair], kept) == [approx((2 / (3 + extra) + 2 / (4 + extra)) / 2, abs=1e-15)]
+
+
+@pytest.mark.parametrize("mode", ["suffix", "prefix"])
+def test_without_repeats_both_ways_give_the_published_values(model, monkeypatch, mode):
+    """The worked examples of both modes: 0.4107 and 0.5623 with special tokens, as the released functions gave them."""
+    outputs = {"suffix": OUTPUTS, "prefix": ("here is Ana?", None, "Bob live? In Oslo.", "ive? Ana lives in Rome.")}[mode]
+    cuts = Memo(mode=mode).cuts((ASKED, SAID))
+    spoken = {tuple(tokenizer()(c.prompt).input_ids): o or c.label for c, o in zip(cuts, outputs, strict=True)}
+    prompts_of(monkeypatch, lambda prompt: [*words(spoken[tuple(prompt)]), 1])
+    wanted = {"suffix": 0.4107142857142857, "prefix": 0.5623015873015873}[mode]
+    for repeats in ("paper", "meow"):
+        options = Memo(mode=mode, special_tokens="meow", repeats=repeats)
+        assert memo_scores(model, tokenizer(), [(ASKED, SAID)], options) == [approx(wanted, abs=1e-15)]
 
 
 def test_prompts_have_one_bos_and_no_template(model, monkeypatch):
@@ -175,6 +211,7 @@ def test_two_processes_share_the_batches(model, monkeypatch):
         ({"statistic": "f2"}, "statistic=f2"),
         ({"max_new_tokens": 0}, "max_new_tokens=0"),
         ({"special_tokens": "hide"}, "special_tokens=hide: write one of paper, meow"),
+        ({"repeats": "all"}, "repeats=all: write one of paper, meow"),
         ({"stop": "later"}, "stop=later: write one of eos, never"),
     ],
 )

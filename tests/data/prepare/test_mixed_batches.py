@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,12 +14,14 @@ from tests.losses.cases import method_config, method_loss
 from tests.models import ITEMS, RETAIN, encoder, moved_copy, tiny_model, tokenizer
 from tests.runs import REAL, assert_same_curve, compose_settings, losses, run, target
 from utils.engine.engine import Engine
+from utils.engine.loss import engine_needs, loss_tables
 from utils.engine.reference import ResidentReference
 from utils.files import read_json
 from utils.items.rows import QA
 from utils.items.streams import StepDataset, TrainingData, merged
 from utils.tokens.example import Example
 from utils.tokens.prompts import Encoder, Template
+from utils.training.spans import micro_batch
 
 STEPS = ("split=forget05", "batch_size=4", "epochs=2", "warmup=1", "optimizer=sgd", "lr=0.05", "model.max_length=96")
 with_real_data = pytest.mark.skipif(REAL is None, reason="needs LETHE_SHARED, the folder with the real data")
@@ -114,32 +115,18 @@ def test_general_texts_reach_the_streams():
     for name in ("ascent_plus_descent", "ascent_plus_kl_divergence", "memflex"):
         assert instantiate(method_config(name).prepare).general is False
         assert instantiate(method_config(name, "method.prepare.general=true").prepare).general is True
-    assert instantiate(method_config("ascent_plus_kl_divergence").prepare).retain_span == "knowundo"
     assert method_config("ascent_plus_kl_divergence").reference_dropout is True
 
 
 def test_what_cannot_be_mixed_is_refused(tmp_path):
     with pytest.raises(ValueError, match="mixes forget and retain; the loss reads forget, template"):
         streams(names=("forget", "template"))
-    with pytest.raises(ValueError, match="retain_span=whole: write one of paper, text, knowundo"):
-        MixedBatches(retain_span="whole")
-    with pytest.raises(ValueError, match="retain_span=knowundo: write paper; only method.loss.retain=kl looks beyond"):
-        MixedBatches(retain_span="knowundo")
     with pytest.raises(ValueError, match="general=1: write true or false"):
         MixedBatches(general=1)
     with pytest.raises(ValueError, match="method.prepare.general=true: benchmark=tofu has no general texts"):
         run(tmp_path, "unlearn", f"model.path={target()}", *STEPS, "method=memflex", "method.prepare.general=true",
             "method.region.forget=null", "method.region.retain=null", "out=run")  # fmt: skip
     assert not (tmp_path / "run").exists()
-
-
-def test_padding_that_cannot_be_hidden_is_refused():
-    padded = MixedBatches(retain_span="knowundo", retain_term="kl")
-    with pytest.raises(ValueError, match="the padding token .* also stands inside prompts or answers.*retain_span=text"):
-        streams(padded, prompts=short(96, pad=tokenizer().convert_ids_to_tokens(encoder().example("Who?", "A.").prompt[1])))
-    flash = SimpleNamespace(model=SimpleNamespace(config=SimpleNamespace(_attn_implementation="flash_attention_2")))
-    with pytest.raises(ValueError, match="flash_attention_2 computes nothing at padding; use model.attn=sdpa"):
-        streams(padded, prompts=short(96)).ready(flash, None)
 
 
 @torch.no_grad()
@@ -156,18 +143,18 @@ def next_tokens(model, ids: list[int], length: int, pad: int) -> torch.Tensor:
 def test_kl_term_is_the_mean_over_all_positions(span, pad, shared, attention):
     """Against plain forward passes with an attention mask: positions 0 to 95 of each row, or those of its text.
 
-    Where padding is EOS, an EOS at the end of a text is hidden from the padding behind it, and from nothing else.
+    Where padding is EOS, an EOS at the end of a text counts as padding, and any other is seen.
     """
     prompts = short(96, pad)
     length, pad_id = prompts.max_length, prompts.pad_id
     original = tiny_model(attention=attention)
     model = moved_copy(original, 0.05)
-    engine = Engine(model, pad_id, shared=shared)
-    found = streams(MixedBatches(retain_span=span, retain_term="kl"), prompts=prompts).ready(engine, None)
-    reference = ResidentReference(Engine(original, pad_id, shared=shared, hide=engine.hide), ("retain",))
-    loss = method_loss("ascent_plus_kl_divergence")
-    packed = engine.pack(merged([found.draw(0, index) for index in range(6)], tuple(loss.needs)))
-    tables = engine.tables(packed, loss.needs, reference.values(packed))
+    engine, found = Engine(model, pad_id, shared=shared), streams(prompts=prompts)
+    loss = method_loss("ascent_plus_kl_divergence", f"method.loss.kl_span={span}")
+    needs = engine_needs(loss)
+    reference = ResidentReference(Engine(original, pad_id, shared=shared), needs)
+    packed = engine.pack(micro_batch([found.draw(0, index) for index in range(6)], loss, prompts))
+    tables = loss_tables(loss, engine.tables(packed, needs, reference.values(packed)))
     wanted = []
     for qa in RETAIN:
         example = prompts.example(qa.question, qa.answer)
@@ -176,20 +163,11 @@ def test_kl_term_is_the_mean_over_all_positions(span, pad, shared, attention):
         positions = length if span == "knowundo" else len(ids)
         ours, theirs = (next_tokens(m, real, length, pad_id)[:positions] for m in (model, original))
         wanted.append(-(theirs.exp() * ours).sum(dim=-1).mean().item())
-    assert tables["retain"].mean("cross_entropy").tolist() == pytest.approx(wanted, rel=1e-5)
+    assert tables["retain"].rows.mean("cross_entropy").tolist() == pytest.approx(wanted, rel=1e-5)
+    term = loss(**tables).parts["retain_cross_entropy"].item()
+    assert term == pytest.approx(sum(wanted) / len(wanted), rel=1e-5)
     answers = examples(ITEMS[:3])
     assert [table_row.sum().item() for table_row in tables["forget"].mask] == [len(example) for example in answers]
-
-
-def test_hidden_padding_changes_nothing_for_forget_answers():
-    model = tiny_model()
-    plain, hiding = Engine(model, 2), Engine(model, 2)
-    found = streams(MixedBatches(retain_span="knowundo", retain_term="kl"), prompts=short(96)).ready(hiding, None)
-    assert hiding.hide == encoder().pad_id
-    wanted = plain.tables(plain.pack({"forget": examples(ITEMS[:3])}), {"forget": ("logp",)})["forget"].mean("logp")
-    needs = {"forget": ("logp",), "retain": ("entropy",)}
-    packed = hiding.pack(merged([found.draw(0, index) for index in range(6)], tuple(needs)))
-    torch.testing.assert_close(hiding.tables(packed, needs)["forget"].mean("logp"), wanted, rtol=0, atol=1e-5)
 
 
 def test_a_step_is_the_mean_over_its_samples(tmp_path):

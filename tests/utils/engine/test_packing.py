@@ -168,3 +168,22 @@ def test_moves_as_a_whole():
     tensors = {name: value for name, value in vars(there).items() if isinstance(value, torch.Tensor)}
     assert tensors and all(value.device.type == "meta" for value in tensors.values())
     assert (there.streams, there.shared, there.examples, there.hide) == (packed.streams, True, packed.examples, 3)
+
+
+@layouts
+def test_padding_that_is_asked_about_is_seen_by_nothing(shared):
+    """Padding sees the text before it; the same id within a text, and at the same place of another text, stays visible."""
+    padded, other = Example((5,), (6, 0, 7, 0, 0, 0), padding=3), Example((5,), (6, 0, 7, 0, 8))
+    streams = {"rows": [padded, padded], "forget": [other, Example((5,), (6, 0, 7, 0, 0, 0))]}
+    packed = pack(streams, pad=0, shared=shared)
+    width, token = packed.input_ids.shape[1], 0
+    for example in [example for examples in streams.values() for example in examples]:
+        ids = (example.prompt + example.answer)[: 4 if example.padding else None]
+        for place in range(len(example.answer)):
+            line, column = divmod(int(packed.source[token]), width)
+            keys = visible(packed)[line, column].nonzero()[:, 0]
+            assert tuple(packed.input_ids[line, keys].tolist()) == ids[: place + 1]
+            assert not shared or int(packed.position_ids[line, column]) == place
+            token += 1
+    if shared:
+        assert packed.input_ids.numel() == 4 + 2 + 3  # the text, its padding, and what others go on with

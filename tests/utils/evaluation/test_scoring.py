@@ -180,9 +180,10 @@ def test_prompts_are_padded_on_the_left_longest_first(calls):
     assert texts_of(model, encoder(), [], 2, 12) == []
 
 
-def test_the_original_code_counts_the_prompt_in_and_keeps_white_space(calls):
+@pytest.mark.parametrize("compat", ["tofu_original", "meow_released"])
+def test_the_original_code_counts_the_prompt_in_and_keeps_white_space(calls, compat):
     model, found = calls
-    original = Encoder(tokenizer(), encoder().template, compat="tofu_original")
+    original = Encoder(tokenizer(), encoder().template, compat=compat)
     texts = texts_of(model, original, PROMPTS, 5, 12)
     assert [config.max_new_tokens for _, _, config in found] == [200 - max(len(prompt) for prompt in PROMPTS)]
     assert texts[0] == tokenizer().decode([9, 9])

@@ -142,6 +142,42 @@ def test_run_json_tells_which_data_were_read_and_changed_data_are_refused(cut_of
         unlearn(out)
 
 
+DEPENDENT = ("method=kto", "model.max_length=96")  # its reference point is a mean over the micro-batch
+
+
+def test_a_run_that_depends_on_the_micro_batch_says_so_once(tmp_path, caplog):
+    said = "the loss depends on the micro-batch, here of 2 items; another per_device_batch_size gives other numbers"
+    with caplog.at_level("INFO"):
+        unlearn(tmp_path / "run", *DEPENDENT, "steps=2", "per_device_batch_size=2")
+    assert caplog.text.count(f"method=kto: {said}") == 1
+    known = read_json(tmp_path / "run" / "run.json")
+    assert known["micro_batch"] == 2
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        unlearn(tmp_path / "other", "steps=1", "per_device_batch_size=2")
+        with pytest.raises(RunError, match=r"holds a finished run with other settings \(per_device_batch_size: 2 -> 4\)"):
+            unlearn(tmp_path / "run", *DEPENDENT, "steps=2", "per_device_batch_size=4")
+        unlearn(tmp_path / "run", *DEPENDENT, "steps=2")  # auto: whatever it was
+    assert "micro-batch" not in caplog.text and "micro_batch" not in read_json(tmp_path / "other" / "run.json")
+    assert read_json(tmp_path / "run" / "run.json") == known
+
+
+def test_under_auto_the_plan_must_be_that_of_the_run_that_goes_on(cut_off, monkeypatch, tmp_path):
+    whole = unlearn(tmp_path / "whole", *DEPENDENT)
+    out = cut_off(5, *DEPENDENT)
+    monkeypatch.setattr(training, "largest_micro_batch", lambda *_: 2)  # a smaller device
+    for _ in range(2):  # what was refused stays refused
+        with pytest.raises(RunError) as refusal:
+            unlearn(out, *DEPENDENT)
+        assert str(refusal.value) == (
+            f"out={out} holds a half-written run in micro-batches of 4, on which its loss depends, and "
+            "per_device_batch_size=auto gives 2 here; use per_device_batch_size=4, or overwrite=true"
+        )
+    unlearn(out, *DEPENDENT, "per_device_batch_size=4")
+    assert_same_curve(out, whole, 0.0)
+    assert_same_weights(weights(out), weights(whole), 0.0)
+
+
 def opened(out: Path, *overrides: object, script: str = "unlearn") -> Run:
     return Run.open(compose_settings(script, f"out={out}", *overrides), script, {})
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 
 import pytest
+from omegaconf import OmegaConf
 
 import utils.runs.load
 from tests.runs import compose_settings, run, target
@@ -34,7 +35,10 @@ WRONG_VALUES = [
     ("log_every=0", "log_every=0: write a whole number from 1 (steps)"),
     ("reference=cachd", "reference=cachd: write one of auto, adapter, cached, resident; did you mean cached?"),
     ("precision=bf16", "precision=bf16: write one of auto, float32, bfloat16, bfloat16_pure; did you mean bfloat16?"),
-    ("compat=tofu", "compat=tofu: write one of none, tofu_original, open_unlearning, flat_released, muse_released"),
+    (
+        "compat=tofu",
+        "compat=tofu: write one of none, tofu_original, open_unlearning, flat_released, muse_released, meow",
+    ),
     ("scheduler=cosin", "scheduler=cosin: write one of linear, cosine, constant, constant_with_warmup; did you mean cosine?"),
     (
         "optimizer=adamw_troch",
@@ -76,15 +80,52 @@ IMPOSSIBLE_PAIRS = [
     ("unlearn", [TRAINED, "reference=adapter"], "reference=adapter: there is no adapter to switch off; use reference=cached"),
     ("unlearn", [TRAINED, "reference=resident", "launcher=zero2"], "reference=resident: a second model is not sharded"),
     ("finetune", ["adapter=lora"], "adapter=lora: model.path=null draws random weights"),
+    (
+        "unlearn",
+        [TRAINED, "method=kl", "compat=flat_released", "model.attn=flash_attention_2"],
+        "model.attn=flash_attention_2: computes nothing at padding, which the loss averages over; use model.attn=sdpa",
+    ),
+    ("unlearn", [TRAINED, "method=kl", "+method.loss.kl_spam=flat"], "method.loss: GradientAscent.__init__() got an unexpected"),
+    ("unlearn", [TRAINED, "method=kl", "method.loss.kl_span=padded"], "method.loss: kl_span=padded: write one of paper, text,"),
+    (
+        "unlearn",
+        [TRAINED, "method=kl", "method.loss.padded_length=0"],
+        "method.loss: padded_length=0: write a whole number",
+    ),
     ("unlearn", [TRAINED, "adapter=lora", "adapter.lora.dropout=1"], "adapter.lora.dropout=1: write a number from 0"),
 ]
 
 
 @pytest.mark.parametrize("script, overrides, message", IMPOSSIBLE_PAIRS)
 def test_impossible_pairs_are_refused_with_the_remedy(script, overrides, message):
-    with pytest.raises(SettingsError) as refusal:
+    with pytest.raises(ValueError) as refusal:
         check_training(compose_settings(script, *overrides), script)
     assert message in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "span"),
+    [
+        ([], "paper"),
+        (["compat=open_unlearning"], "open_unlearning"),
+        (["compat=tofu_original"], "tofu"),
+        (["compat=flat_released"], "flat"),
+        (["compat=meow_released"], "meow"),
+        (["compat=flat_released", "method.loss.kl_span=paper"], "paper"),
+    ],
+)
+@pytest.mark.parametrize("method", ["kl", "npo_kl", "dpo_kl", "llmu", "ga_forget_kl", "meow", "simnpo"])
+def test_compat_says_where_a_kl_looks(method, overrides, span):
+    """As a resolved key of the method: a run of before, which knew no such key, does not count as finished."""
+    cfg = compose_settings("unlearn", TRAINED, f"method={method}", *overrides)
+    settings = check_training(cfg, "unlearn")
+    assert OmegaConf.to_container(cfg, resolve=True)["method"]["loss"]["kl_span"] == settings.method.loss.kl_span == span
+    assert default_folder(cfg, "unlearn") == cfg.out
+
+
+def test_a_benchmark_without_a_form_of_a_code_refuses_its_name():
+    with pytest.raises(SettingsError, match="compat=meow_released: means nothing on benchmark=muse; write one of none"):
+        check_training(compose_settings("unlearn", TRAINED, "benchmark=muse", "compat=meow_released"), "unlearn")
 
 
 def test_a_batch_that_processes_cannot_share_is_refused(monkeypatch):
@@ -177,6 +218,28 @@ def test_default_folders_differ_exactly_where_results_do():
     }
     assert {folder(f"{key}={value}") for key, value in same.items()} == {plain}
     assert set(NOT_PART_OF_THE_RESULT) == {*same, "tokens_per_batch", "rescore", "override_model", "trust_oracle"}
+
+
+@pytest.mark.parametrize(
+    ("method", "counts"),
+    [
+        (["method=kto"], True),
+        (["method=kto", "method.loss.reference_point=zero"], False),
+        (["method=flat_released"], True),
+        (["method=kl", "compat=open_unlearning"], True),
+        (["method=kl", "compat=flat_released"], False),
+        (["method=npo"], False),
+    ],
+)
+def test_the_size_of_a_micro_batch_counts_where_the_loss_depends_on_it(method, counts):
+    """auto is left to the machine: what it came to is compared when a run goes on."""
+    folders = []
+    for size in ("auto", 1, 2):
+        cfg = compose_settings("unlearn", TRAINED, "batch_size=16", *method, f"per_device_batch_size={size}")
+        settings = check_training(cfg, "unlearn")
+        assert settings.counts == ({"per_device_batch_size"} if counts and size != "auto" else set())
+        folders.append(cfg.out)
+    assert len(set(folders)) == (3 if counts else 1)
 
 
 def test_rescoring_finds_the_folder_of_the_evaluation():

@@ -180,7 +180,7 @@ def test_a_template_that_opens_another_way_without_an_answer_is_read_with_one():
 # compat
 
 
-@pytest.mark.parametrize("compat", ["tofu_original", "flat_released"])
+@pytest.mark.parametrize("compat", ["tofu_original", "flat_released", "meow_released"])
 def test_tofu_original_supervises_the_tag_and_generates_before_it(compat):
     encoder = Encoder(bpe(bos=False), TAGS, compat=compat)
     example = encoder.example(WHO, WILLIAM)

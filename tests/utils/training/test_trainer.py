@@ -12,13 +12,15 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainingArguments
 
+from losses.ga import GradientAscent
 from losses.nll import NLL
 from losses.npo import NPO
 from tests import naive
+from tests.losses.test_kl_span import released_kl
 from tests.models import ITEMS, RETAIN, encoder, tiny_model, tokenizer, with_lora
 from tests.runs import assert_same_curve, assert_same_weights, losses, run, script, target, weights
 from utils.engine.engine import Engine
-from utils.engine.loss import LossOutput
+from utils.engine.loss import Loss, LossOutput, engine_needs
 from utils.engine.reference import ResidentReference
 from utils.files import read_json
 from utils.items.streams import StepDataset, Streams, merged
@@ -86,7 +88,7 @@ def train(folder: Path, model: nn.Module, loss, data: StepDataset, callbacks=Non
         Engine(model, pad=0),
         loss,
         data,
-        ResidentReference(Engine(model, pad=0), loss.needs),
+        ResidentReference(Engine(model, pad=0), engine_needs(loss)),
         TrainingArguments(output_dir=str(folder), max_steps=data.steps, **arguments),
         tokenizer(),
         records.append,
@@ -119,14 +121,13 @@ def test_steps_equal_a_plain_loop_over_padded_rows(tmp_path, per_device, accumul
 
 
 @dataclass
-class Breaks:
+class Breaks(Loss):
     """Cross-entropy that goes wrong in its third call: in value, or in its gradient alone."""
 
     where: str
     calls: int = 0
 
     needs = {"train": ("logp",)}
-    micro_batch_dependent = False
 
     def __call__(self, train) -> LossOutput:
         self.calls += 1
@@ -208,3 +209,45 @@ def test_an_adapter_trains_whole_and_alone(tmp_path, recompute):
     for name in set(before) - adapter:
         assert torch.equal(model.state_dict()[name], before[name]), name
     assert records[2]["loss"] < records[0]["loss"]
+
+
+@pytest.mark.parametrize("per_device, accumulation", [(4, 1), (2, 2)])
+def test_a_kl_over_padding_is_the_mean_of_its_micro_batches(tmp_path, per_device, accumulation):
+    """As open-unlearning accumulates: each micro-batch padded to its own longest row, plain SGD beside it on padded rows."""
+    data, model, plain, original = dataset(), tiny_model(), tiny_model(), tiny_model()
+    split = {"per_device_train_batch_size": per_device, "gradient_accumulation_steps": accumulation}
+    loss = GradientAscent(retain="kl", kl_span="open_unlearning")
+    records = train(tmp_path, model, loss, data, **split)
+    for step, record in enumerate(records):
+        drawn = [data[step * 4 + k] for k in range(4)]
+        ascent = -naive.cross_entropy(plain, merged(drawn, ("forget",))["forget"], 0)
+        parts = [merged(drawn[k : k + per_device], ("retain",))["retain"] for k in range(0, 4, per_device)]
+        kl = sum(released_kl(plain, original, part, None, tokenizer().pad_token_id) for part in parts) / len(parts)
+        plain.zero_grad()
+        (ascent + kl).backward()
+        with torch.no_grad():
+            for parameter in plain.parameters():
+                parameter -= 0.01 * parameter.grad
+        assert record["loss"] == pytest.approx((ascent + kl).item(), rel=1e-5)
+        assert record["retain_kl"] == pytest.approx(kl.item(), rel=1e-5, abs=1e-6)
+    assert_same_weights(model.state_dict(), plain.state_dict(), 1e-5)
+
+
+@pytest.mark.parametrize("span", ["open_unlearning", "flat"])
+@pytest.mark.parametrize("reference", ["cached", "resident"])
+def test_runs_with_a_kl_over_padding(span, reference, tmp_path):
+    """A fixed length belongs to the global batch as everything else does; the longest row belongs to the micro-batch."""
+    dials = ("method=kl", f"method.loss.kl_span={span}", f"reference={reference}", "lr=0.05", "method.loss.padded_length=128")
+    for size in (4, 2):
+        unlearn(tmp_path / str(size), *dials, f"per_device_batch_size={size}")
+    if span == "flat":
+        assert_same_curve(tmp_path / "4", tmp_path / "2")
+    else:
+        kls = [[record["retain_kl"] for record in losses(tmp_path / size)] for size in ("4", "2")]
+        assert kls[0][-1] != pytest.approx(kls[1][-1], rel=1e-4) and kls[0][-1] > 0
+
+
+def test_rows_longer_than_their_padding_leave_nothing_behind(tmp_path):
+    with pytest.raises(ValueError, match="method.loss.padded_length=8: a row has [0-9]+ tokens; write at least as many"):
+        unlearn(tmp_path / "run", "method=kl", "compat=flat_released", "method.loss.padded_length=8")
+    assert not list(tmp_path.iterdir())
