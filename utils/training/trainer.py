@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +14,7 @@ from transformers import PreTrainedTokenizerBase, ProgressCallback, Trainer, Tra
 from utils.distributed import total, world_size
 from utils.engine.engine import Engine
 from utils.engine.loss import Loss
-from utils.engine.packing import Packed, pack
+from utils.engine.packing import Layout, Packed
 from utils.engine.reference import Reference, needs_reference
 from utils.engine.table import TokenTable
 from utils.items.streams import Drawn, StepDataset, merged
@@ -52,8 +51,7 @@ class UnlearnTrainer(Trainer):
         self.step_dataset = dataset
         self._parts: dict[str, Tensor] = {}
         self._logged: dict[str, float] = {}
-        layout = {"pad": engine.pad, "shared": engine.shared, "hide": engine.hide}
-        collate = functools.partial(_collate, names=tuple(loss.needs), layout=layout)
+        collate = functools.partial(_collate, names=tuple(loss.needs), layout=engine.layout)
         super().__init__(
             model=engine.model,
             args=arguments,
@@ -139,8 +137,8 @@ class UnlearnTrainer(Trainer):
         return 0
 
 
-def _collate(items: list[Drawn], names: tuple[str, ...], layout: dict[str, Any]) -> dict[str, Packed]:
-    return {"packed": pack(merged(items, names), **layout)}
+def _collate(items: list[Drawn], names: tuple[str, ...], layout: Layout) -> dict[str, Packed]:
+    return {"packed": layout.pack(merged(items, names))}
 
 
 def _finite(value: float) -> bool:
