@@ -165,6 +165,8 @@ def _short(key: str, value: Any) -> Any:
         return {inner: _short(str(inner), held) for inner, held in value.items()}
     if isinstance(value, list) and key in ("short_factor", "long_factor"):
         return value[: WIDTH // 2]  # one for each pair of numbers that turn
+    if isinstance(value, list):
+        return [_short(key, held) for held in value]
     if isinstance(value, int) and not isinstance(value, bool) and key.endswith("token_id"):
         return 0
     return {"window": WINDOW, "positions": POSITIONS}.get(_kind(key, value), value)
@@ -175,7 +177,7 @@ def _numbers(values: dict[str, Any]) -> Iterator[tuple[str, Any]]:
         if isinstance(value, dict):
             yield from _numbers(value)
         else:
-            yield str(key), value
+            yield from ((str(key), held) for held in (value if isinstance(value, list) else [value]))
 
 
 def _kind(key: str, value: Any) -> str:

@@ -111,9 +111,9 @@ def _try_lines(model: PreTrainedModel) -> LineLimits:
     small = miniature(model)
     if small is None:
         return LineLimits(shares=False)
-    prompt, short = _ids(6), WINDOW - 6
-    # Six answers of one prompt: no pair is deeper than the window, and the line is wider than all that the copy was made for.
-    shallow = [Example(prompt, _ids(short, seed)) for seed in range(1, 7)]
+    # Six answers of one prompt, as deep as the window exactly, their last token not fed: a line wider than all that the copy was
+    # made for.
+    shallow = [Example(_ids(6), _ids(WINDOW - 5, seed)) for seed in range(1, 7)]
     deep = [Example(_ids(WINDOW + 4), _ids(16, seed)) for seed in range(1, 3)]
     beside = [Example(_ids(4), _ids(6)), Example(_ids(WINDOW + 4), _ids(16))]
     beyond = [Example(_ids(4), _ids(6)), Example(_ids(POSITIONS), _ids(POSITIONS))]

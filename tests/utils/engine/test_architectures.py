@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 from peft import PeftModel
 from torch import Tensor, nn
 from torch.optim import AdamW
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from losses.npo import NPO
 from tests.architectures import EVERY, FEW, PROMISED, VOCABULARY, WINDOW, tiny
@@ -17,7 +18,9 @@ from tests.models import tokenizer
 from tests.runs import REAL, compose_settings
 from utils.engine.continuations import Beginning, continue_ids, how_together
 from utils.engine.engine import Engine
+from utils.engine.miniature import miniature, positions, windows
 from utils.engine.reference import AdapterReference, reference_streams
+from utils.engine.sampling import Draw, Sampler, Sampling
 from utils.runs.load import load_engine
 from utils.tokens.example import Example
 from utils.tokens.prompts import Encoder, Template
@@ -235,6 +238,24 @@ def test_fall_back_is_said_once(caplog):
     assert said == [
         "RwkvForCausalLM may say something else beside other prompts: it continues one prompt at a time (same texts, more time)"
     ]
+
+
+def test_answers_that_are_drawn_do_not_depend_on_the_batch_either():
+    model, prompts = tiny("rwkv"), [ids(4), ids(7), ids(4, 1), ids(9)]
+    draws = [Draw(Sampling(), "task", index) for index in range(4)]
+    together = continue_ids(model, prompts, PAD, (), NEW, Sampler(draws))
+    apart = [continue_ids(model, [prompt], PAD, (), NEW, Sampler([draw]))[0] for prompt, draw in zip(prompts, draws, strict=True)]
+    assert together == apart
+
+
+def test_every_number_that_may_be_a_window_is_made_small():
+    lengths = {"sliding_window": 4096, "local_spans": [128, 256], "reach": 77, "max_position_embeddings": 900}
+    config = LlamaConfig(**lengths, num_hidden_layers=40)
+    assert windows(config) == [77, 128, 256, 4096] and positions(config) == [900]
+    with torch.device("meta"):
+        small = miniature(LlamaForCausalLM(config))
+    assert small.config.local_spans == [16, 16] and small.config.sliding_window == small.config.reach == 16
+    assert small.config.max_position_embeddings == 48 and small.config.num_hidden_layers == 4
 
 
 def test_trials_use_up_no_random_numbers_and_are_made_once(monkeypatch):

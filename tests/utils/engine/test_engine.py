@@ -200,6 +200,14 @@ def test_what_a_model_does_to_its_logits_is_done(name, settings, dtype):
     torch.testing.assert_close(engine.logits(one)[0], own[0, 1].float(), atol=1e-5 if exact else 0.05, rtol=0)
 
 
+def test_a_model_that_caps_its_logits_trains_in_mixed_precision():
+    engine = Engine(tiny("gemma2"), PAD, autocast=True)
+    assert engine.change is not None
+    packed = engine.pack({"scores": STREAMS["scores"]})
+    assert engine.logits(engine.hidden(packed)).dtype == torch.float32
+    engine.statistics(packed, {"scores": ("logp",)}, ("logp",)).sum().backward()
+
+
 def test_a_change_that_is_known_by_name_but_works_otherwise_is_refused():
     """A scale of the configuration that the model puts on its hidden states explains nothing about its logits."""
     model = tiny("granite", logits_scaling=5.0)
