@@ -116,7 +116,9 @@ def _parameters(kind: type[PreTrainedModel], config: PretrainedConfig) -> int:
 
 
 def _small(config: PretrainedConfig, layers: int | None) -> PretrainedConfig:
-    kernel = config._attn_implementation
+    kernel, text = config._attn_implementation, config.get_text_config().to_dict()
+    if windows(config) and not text.get("layer_types"):
+        layers = None  # which of them look through a window is not said: all are kept
     small = type(config).from_dict(_shrunk(config.to_dict(), config, layers))
     small._attn_implementation = kernel if kernel in ("sdpa", "eager") else "sdpa"
     return small
