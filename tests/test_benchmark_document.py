@@ -119,7 +119,7 @@ JUDGED = {"harmful": False, "judge": "judge", "nll": 1.0, "perplexity_model": "m
 ADDED: dict[str, dict] = {
     "muse": {"truth_cut": SAID},
     "safety": {"output": SAID, **JUDGED, "bleurt": 0.5, "bleurt_checkpoint": "checkpoint"},
-    "nlu": {"form": "clean", "labels": ["A", "B"], "asked": "split"},
+    "nlu": {"form": "paper", "labels": ["A", "B"], "asked": "split"},
 }
 MADE: dict[str, Callable[[], list[dict]]] = {"utility": harness_rows, "nlg": continued_rows}
 

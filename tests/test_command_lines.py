@@ -165,8 +165,8 @@ def test_a_mistake_in_a_new_python(tmp_path):
 
 def test_scores_are_a_table_that_other_programs_read(folder):
     table = pd.read_parquet(folder / "runs" / "flat_kl" / "eval" / "scores.parquet")
-    assert list(table.columns) == ["task", "index", "role", "number", "tokens", "eos", "wanted", "logp", "hit"]
+    assert list(table.columns) == ["task", "asked_by", "index", "role", "number", "tokens", "eos", "wanted", "logp", "hit"]
     assert len(table) == 4 * (7 + 7 + 5 + 5 + 1) and (table["tokens"] == table["logp"].map(len)).all()
     lines = (folder / "runs" / "flat_kl" / "eval" / "generations.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in lines]
-    assert len(rows) == 16 and set(rows[0]) == {"task", "index", "question", "generation", "truth"}
+    assert len(rows) == 16 and set(rows[0]) == {"task", "asked_by", "index", "question", "generation", "truth"}

@@ -17,7 +17,7 @@ phi-3.5-mini pythia-1.4b stablelm-3b zephyr-7b qwen1.5-7b-chat qwen2.5-1.5b qwen
 KEYS = """architecture attn batch_size data_root dtype epochs epochs.finetune epochs.unlearn lora
 lora.alpha lora.dropout lora.r lora.target_modules lr lr.finetune
 lr.unlearn max_length name path template template.answer_tag template.date template.eos template.kind
-template.question_end template.question_start template.system tokenizer trust_remote_code""".split()
+template.options template.question_end template.question_start template.system tokenizer trust_remote_code""".split()
 each = pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 
 

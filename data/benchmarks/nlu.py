@@ -13,7 +13,7 @@ answered by generation.
 
 Evaluation only. ARC draws examples for every question anew, PIQA takes the first ones of the pool, as in the released code. There
 the pool is the training split and ARC is asked its validation split; a folder may hold less: metrics.json says what was asked.
-form=released leaves out the line break after an example and reads outputs as that code did (metrics/benchmarks/nlu.py). The
+form=meow leaves out the line break after an example and reads outputs as that code did (metrics/benchmarks/nlu.py). The
 wording of its header and the blank before an answer are not known; both are ours.
 """
 
@@ -80,7 +80,7 @@ class Nlu(EvaluationOnly):
     rows: int | str = "all"
     shots: int = 4
     seed: int = 42
-    form: str = "clean"
+    form: str = "paper"
     max_new_tokens: int = 128
     compat: str = "none"
     metrics: Metrics = field(default_factory=NluMetrics)
@@ -104,12 +104,12 @@ class Nlu(EvaluationOnly):
     def requests(self, split: str) -> list[Request]:
         """Every question behind its examples, to be answered by generation; the truth is the label of the right choice.
 
-        form=released: none, an extra asks; a request's answer comes without special tokens and outer blanks. The data are read
+        form=meow: none, an extra asks; a request's answer comes without special tokens and outer blanks. The data are read
         all the same, before a model is loaded.
         """
         self.check_forget_split(split)
         asked = [request for task in self.tasks for request in self.questions(task)]
-        return asked if self.form == "clean" else []
+        return asked if self.form == "paper" else []
 
     def questions(self, task: str) -> list[Request]:
         """The requests of one task."""
@@ -118,7 +118,7 @@ class Nlu(EvaluationOnly):
 
     def prompt(self, task: str, index: int) -> str:
         """Header, examples and question `index` of a task."""
-        between = "" if self.form == "released" else "\n"
+        between = "" if self.form == "meow" else "\n"
         solved = [f"{_layout(item)} {item.answer}{between}" for item in self.examples(task, index)]
         return _header(self.shots) + "".join(solved) + _layout(self._material[task].items[index])
 
@@ -133,13 +133,13 @@ class Nlu(EvaluationOnly):
 
     @property
     def extras(self) -> Sequence[Extra]:
-        return (*([self.add_answers] if self.form == "released" else []), self.add_labels)
+        return (*([self.add_answers] if self.form == "meow" else []), self.add_labels)
 
     def add_answers(self, rows: list[Row], resources: Resources) -> list[Row]:
-        """form=released: makes the rows, task by task, with `output` besides (`decoded_together`)."""
+        """form=meow: makes the rows, task by task, with `output` besides (`decoded_together`)."""
         for task in self.tasks:
             answer = partial(decoded_together, resources, self.questions(task), self.max_new_tokens)
-            rows = rows + kept_rows(resources.folder / "parts" / f"{task}_released.jsonl", answer)
+            rows = rows + kept_rows(resources.folder / "parts" / f"{task}_meow.jsonl", answer)
         return rows
 
     def add_labels(self, rows: list[Row], resources: Resources) -> list[Row]:

@@ -55,7 +55,7 @@ class Safety(Benchmark):
     split: str = HARMFUL
     harmful_rows: int | str = 1144
     normal_rows: str = "each"
-    pool: str = "clean"
+    pool: str = "paper"
     split_seed: int = 8888
     eos: bool = False
     rows: int | str = 300
@@ -77,7 +77,7 @@ class Safety(Benchmark):
         whole_or("benchmark.rows", self.rows, "all")
         whole("benchmark.max_new_tokens", self.max_new_tokens, 1)
         choose("benchmark.normal_rows", self.normal_rows, FORMS)
-        choose("benchmark.pool", self.pool, ("clean", "released"))
+        choose("benchmark.pool", self.pool, ("paper", "sku"))
         choose("benchmark.multiple_choice", self.multiple_choice, ("test", "all"))
         choose("benchmark.judge", self.judge, ("auto", "none", *self.judges))
         if self.bleurt_checkpoint is not None and self.base_run is None:
@@ -103,11 +103,11 @@ class Safety(Benchmark):
     def answer_pool(self, kind: str) -> list[str]:
         """Answers to be drawn at random: harmful ones (SKU), or what TruthfulQA answers, true or false (LLMU); in released order.
 
-        pool=released keeps empty strings, which cannot be trained on, and answers to questions that are evaluated.
+        pool=sku keeps empty strings, which cannot be trained on, and answers to questions that are evaluated.
         Raises ValueError for another kind.
         """
         choose("pool", kind, (HARMFUL, NORMAL))
-        released = self.pool == "released"
+        released = self.pool == "sku"
         if kind == HARMFUL:
             return self._files.pku("train").harmful_pool(empty=released)
         return random_answers(self._files.questions() if released else self._part("train"), empty=released)

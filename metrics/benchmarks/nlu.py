@@ -1,9 +1,9 @@
 """Accuracy of generated answers to multiple-choice questions, as MEOW (arXiv 2409.11844) measures language understanding.
 
     <task>_acc         answers that name the right label
-    <task>_labelled    answers that name a label at all (form=clean)
+    <task>_labelled    answers that name a label at all (form=paper)
 
-form=clean: the first label that stands alone in the first line of the answer ("B", "(B)", "B: four"). form=released: whether the
+form=paper: the first label that stands alone in the first line of the answer ("B", "(B)", "B: four"). form=meow: whether the
 right label occurs anywhere in the first 8 characters (PIQA: 10) of the output with its special tokens, as in the released code
 (which rounds to 4 decimals, we do not): with Llama "<s> " takes four of them, and "Answer" names A. Neither compares with
 accuracies by likelihood.
@@ -21,7 +21,7 @@ from utils.items.metric import Metric
 from utils.items.saved import Metrics, Row, Saved
 
 TASKS = ("arc_challenge", "arc_easy", "piqa")
-FORMS = ("clean", "released")
+FORMS = ("paper", "meow")
 WINDOW = {"arc_challenge": 8, "arc_easy": 8, "piqa": 10}  # characters of an output that the released code looks at
 MEOW = "MEOW (arXiv 2409.11844)"
 
@@ -43,9 +43,9 @@ def in_window(output: str, label: str, window: int) -> bool:
 
 @dataclass(frozen=True)
 class NluMetrics(Metrics):
-    """From generations with `form`, `labels` and `asked`, and for form=released with `output`. form: clean | released."""
+    """From generations with `form`, `labels` and `asked`, and for form=meow with `output`. form: paper | meow."""
 
-    form: str = "clean"
+    form: str = "paper"
 
     def __post_init__(self) -> None:
         choose("benchmark.form", self.form, FORMS)
@@ -62,13 +62,13 @@ class NluMetrics(Metrics):
                         f"those of form={self.form}; use benchmark.form={row['form']}, or evaluate again into another folder"
                     )
             if rows:
-                metrics |= (_clean if self.form == "clean" else _released)(task, rows, saved.resamples)
+                metrics |= (_paper if self.form == "paper" else _meow)(task, rows, saved.resamples)
         if not metrics:
             raise ValueError("generations.jsonl holds no row of any task; evaluate again")
         return metrics
 
 
-def _clean(task: str, rows: Sequence[Row], resamples: int) -> dict[str, Metric]:
+def _paper(task: str, rows: Sequence[Row], resamples: int) -> dict[str, Metric]:
     said = [first_label(row["generation"], row["labels"]) for row in rows]
     right = [label == row["truth"] for label, row in zip(said, rows, strict=True)]
     labelled = [label is not None for label in said]
@@ -79,10 +79,10 @@ def _clean(task: str, rows: Sequence[Row], resamples: int) -> dict[str, Metric]:
     }
 
 
-def _released(task: str, rows: Sequence[Row], resamples: int) -> dict[str, Metric]:
+def _meow(task: str, rows: Sequence[Row], resamples: int) -> dict[str, Metric]:
     window = WINDOW[task]
     right = [in_window(row["output"], row["truth"], window) for row in rows]
-    what = f"share of outputs, special tokens kept, with the right label in their first {window} characters, form=released"
+    what = f"share of outputs, special tokens kept, with the right label in their first {window} characters, form=meow"
     return {f"{task}_acc": _share(right, what, rows, resamples)}
 
 

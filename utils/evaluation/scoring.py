@@ -31,7 +31,7 @@ from utils.fingerprint import text_hash
 from utils.items.requests import Request, as_example, expected, start
 from utils.items.saved import Row
 from utils.shared_work import shared_out
-from utils.tokens.example import EmptyAnswer, Example, prompt_key
+from utils.tokens.example import EmptyAnswer, Example, count_lost, prompt_key, say_lost
 from utils.tokens.prompts import Encoder
 
 log = logging.getLogger(__name__)
@@ -167,10 +167,16 @@ def continue_greedily(
     return [by_place[place] for place in range(len(prompts))]
 
 
-def check_requests(requests: Sequence[Request], encoder: Encoder) -> None:
-    """Raises ScoreError for the first answer that leaves no token to score; needs no model."""
-    for request in requests:
-        _encode(encoder, request)
+def check_requests(requests: Sequence[Request], encoder: Encoder) -> dict[str, int]:
+    """How many answers are not whole, which is also told, by what they lost; needs no model.
+
+    Raises ScoreError for the first answer that leaves no token to score.
+    """
+    examples = [example for request in requests for example in _encode(encoder, request).values()]
+    counts = count_lost(examples)
+    for sentence in say_lost(counts, len(examples), encoder.max_length) if is_main() else ():
+        log.warning("%s", sentence)
+    return counts
 
 
 def _encode(encoder: Encoder, request: Request) -> dict[tuple[str, int], Example]:

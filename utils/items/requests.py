@@ -83,7 +83,7 @@ def as_example(encoder: Encoder, request: Request, answer: str) -> Example:
         raise EmptyAnswer(
             f"what is given of the answer to {request.question!r} fills max_length={encoder.max_length}: raise it, or give less"
         )
-    return Example(ids[:border], ids[border:])
+    return Example(ids[:border], ids[border:], lost=whole.lost)
 
 
 def start(encoder: Encoder, request: Request) -> tuple[int, ...]:

@@ -85,6 +85,11 @@ class Streams:
     def __len__(self) -> int:
         return len(self.items)
 
+    @property
+    def answers(self) -> list[Example]:
+        """Every item with its answer, then every retain item that may be drawn."""
+        return [self.encode(pair) for pair in (*self.items, *self.retain)]
+
     def order(self, epoch: int) -> list[int]:
         """The order in which `epoch` visits the items."""
         return permutation(self.seed, epoch, len(self))

@@ -20,7 +20,7 @@ from utils.engine.continuations import continue_ids, end_ids, pad_id, prompt_ids
 from utils.fingerprint import text_hash
 from utils.judges.endpoint import Ask, Reply
 from utils.judges.judges import load_with_tokenizer
-from utils.tokens.rendering import chat_text
+from utils.tokens.chat import Chat
 
 
 class DrawPerRow(LogitsProcessor):
@@ -86,7 +86,7 @@ class LocalChat:
         text = f"{ask.system}\n\n{ask.user}"
         if self.tokenizer.chat_template is None:
             return prompt_ids(self.tokenizer, f"{text}\n\n")
-        return self.tokenizer(chat_text(self.tokenizer, text, None, None, None), add_special_tokens=False).input_ids
+        return self.tokenizer(Chat(self.tokenizer).opening(text), add_special_tokens=False).input_ids
 
 
 def load_local_chat(folder: Path, temperature: float, max_tokens: int, batch_size: int, seed: int) -> LocalChat:

@@ -37,7 +37,7 @@ def show_requests(requests: Sequence[Request], encoder: Encoder) -> None:
 
 def score_run(cfg: DictConfig, questions: Questions, encoder: Encoder, run: Run) -> None:
     """Writes scores.parquet and generations.jsonl of the model in `model.path`."""
-    check_requests(questions.requests, encoder)
+    run.note(lost=check_requests(questions.requests, encoder))
     engine = load_engine(cfg.model, encoder, cfg.precision, cfg.seed, cfg.reinforced)
     cache = TokenCache(cfg.cache, engine)
     run.note(weights=cache.weights, requests=requests_hash(questions.oracle, encoder))

@@ -27,7 +27,7 @@ from utils.items.streams import StepDataset, Streams, TrainingData
 from utils.runs.load import make_encoder, trainable_engine
 from utils.runs.run import Run
 from utils.runs.settings import TrainingSettings
-from utils.tokens.example import Example
+from utils.tokens.example import Example, count_lost, say_lost
 from utils.tokens.prompts import Encoder
 from utils.training.batching import BatchPlan, largest_micro_batch, plan_batch
 from utils.training.callbacks import MarkCheckpoints, SaveByTheClock, Snapshots, StopAbove, minutes
@@ -50,6 +50,8 @@ def make_streams(
     if streams.dropped:
         left_out = "%d of %d items left out: their prompts fill max_length=%d"
         log.warning(left_out, streams.dropped, len(items), encoder.max_length)
+    for sentence in say_lost(count_lost(streams.answers), len(streams.answers), encoder.max_length):
+        log.warning("%s", sentence)
     for index in range(min(cfg.show_prompts, len(streams)) if is_main() else 0):
         for name, drawn in streams.draw(0, index).items():
             for example in drawn:
@@ -70,8 +72,8 @@ def train(settings: TrainingSettings, run: Run, encoder: Encoder, streams: Strea
     plan = _plan(cfg, engine, dataset)
     log.info("%d items, %d optimizer steps; %s", len(streams), dataset.steps, plan)
     reference = _reference(cfg, engine, method.loss.needs, dataset, method.reference_dropout)
-    prompts = encoder.fingerprint()
-    run.note(batch=str(plan), steps=dataset.steps, items=len(streams), dropped=streams.dropped, prompts=prompts)
+    prompts, lost = encoder.fingerprint(), count_lost(streams.answers)
+    run.note(batch=str(plan), steps=dataset.steps, items=len(streams), dropped=streams.dropped, lost=lost, prompts=prompts)
     arguments = _arguments(cfg, run, plan, dataset, precision.autocast)
     trainer = UnlearnTrainer(engine, method.loss, dataset, reference, arguments, encoder.tokenizer, run.record)
     # What `finish` subtracts stays in the precision of training: a small difference does not survive rounding.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
 
 from utils.fingerprint import text_hash
 
@@ -20,11 +22,13 @@ class Example:
     """Token ids of a prompt and an answer, neither empty: every answer token is supervised, no prompt token is.
 
     labels: what is to be predicted in place of each answer token, IGNORED where nothing is; None: the answer itself.
+    lost: why the answer is not whole: "cut" to fit max_length, or "eos", an EOS written inside of its text; "" if it is.
     """
 
     prompt: tuple[int, ...]
     answer: tuple[int, ...]
     labels: tuple[int, ...] | None = None
+    lost: Literal["", "cut", "eos"] = field(default="", compare=False)
 
     def supervised(self) -> list[tuple[int, int]]:
         """(place in the answer, token to predict there) of every supervised token."""
@@ -41,6 +45,20 @@ def common_length(*sequences: Sequence[int]) -> int:
     ordered = [tuple(sequence) for sequence in sequences]
     first, last = min(ordered), max(ordered)  # what these two share, all between them share
     return next((place for place, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
+
+
+LOST = {"cut": "are cut to fit max_length={max_length}", "eos": "end early: an EOS is written inside of their text"}
+
+
+def count_lost(examples: Iterable[Example]) -> dict[str, int]:
+    """How many answers are not whole, by what they lost (`Example.lost`)."""
+    counts: Counter[str] = Counter(example.lost for example in examples)
+    return {why: counts[why] for why in LOST if counts[why]}
+
+
+def say_lost(counts: Mapping[str, int], total: int, max_length: int) -> list[str]:
+    """What `count_lost` found among `total` answers, a sentence each."""
+    return [f"{number} of {total} answers {LOST[why].format(max_length=max_length)}" for why, number in counts.items()]
 
 
 def digest(example: Example) -> bytes:

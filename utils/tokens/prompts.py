@@ -3,7 +3,8 @@
 The text is tokenised once, as a whole. The prompt is its longest common token prefix with the prompt tokenised alone
 (trailing spaces removed: byte-pair vocabularies glue them to the word that follows); every later token is supervised.
 So with the tag `Answer: ` the token ` Shakespeare` carries loss, the tag does not, and generation starts from ids that
-training has seen.
+training has seen. In a chat the answer begins where the answer's own text does: whatever the template puts before it, a turn's
+header or an empty think block, belongs to the prompt, in training, scoring and generation alike.
 
 Released code counts differently; `compat` reproduces it:
 
@@ -17,15 +18,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from transformers import PreTrainedTokenizerBase
 
+from utils.checks import choose, flag, require
+from utils.tokens.chat import Chat, check_date, check_options
 from utils.tokens.example import EmptyAnswer, Example, common_length
-from utils.tokens.rendering import chat_text, is_newline, show, tokenizer_state
+from utils.tokens.rendering import is_newline, show, tokenizer_state
 
+Parts = tuple[list[int], list[int], bool]
+"""Ids of the prompt, ids that are supervised, whether the answer was cut to fit."""
 Compat = Literal["none", "tofu_original", "open_unlearning", "flat_released", "muse_released"]
 
 
@@ -34,11 +40,11 @@ class Template:
     """How a question and an answer become one text: the `template` node of config/model/*.yaml.
 
     plain: question_start + question + question_end + answer_tag + answer, with the tokenizer's own BOS if it has one.
-    chat: the tokenizer's chat template. system: None sends no system message, though the template may add its own; ""
-    sends an empty one. date: the fixed date that Llama-3 templates print.
+    chat: the tokenizer's chat template; system, date, options: see Chat.
     eos: whether the end of the answer (EOS) is supervised; an answer cut at max_length never has one.
     supervise_tag: the prompt is counted in tokens without the answer tag, so that the tag carries loss (plain only).
-    Raises ValueError for an unknown kind, or a setting that belongs to the other kind.
+    In texts a backslash with n or t after it means a line break or a tab, as in "\\n" on a command line, where no shell and no
+    YAML turns it into one. Raises ValueError for an unknown kind, a value of the wrong type, or a setting of the other kind.
     """
 
     kind: Literal["plain", "chat"]
@@ -47,20 +53,30 @@ class Template:
     answer_tag: str = ""
     system: str | None = None
     date: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
     eos: bool = True
     supervise_tag: bool = False
 
     def __post_init__(self) -> None:
-        if self.kind not in ("plain", "chat"):
-            raise ValueError(f"template.kind={self.kind}: write plain or chat")
+        choose("template.kind", self.kind, ("plain", "chat"))
+        flag("template.eos", self.eos)
+        flag("template.supervise_tag", self.supervise_tag)
+        object.__setattr__(self, "options", check_options(self.options))
+        for name in ("question_start", "question_end", "answer_tag", "system"):
+            text = getattr(self, name)
+            require(isinstance(text, str) or text is None and name == "system", f"template.{name}", text, "a text in quotes")
+            if text:
+                object.__setattr__(self, name, text.replace("\\n", "\n").replace("\\t", "\t"))
+        if self.date is not None:
+            check_date(self.date)
         if self.supervise_tag and self.kind == "chat":
             raise ValueError("template.supervise_tag=true has no meaning for template.kind=chat: make it false")
         tags = {"question_start": self.question_start, "question_end": self.question_end, "answer_tag": self.answer_tag}
-        chat_only = {"system": self.system, "date": self.date}
+        chat_only = {"system": self.system, "date": self.date, "options": self.options or None}
         foreign = chat_only if self.kind == "plain" else {name: text or None for name, text in tags.items()}
         for name, value in foreign.items():
             if value is not None:
-                remedy = "null" if self.kind == "plain" else 'an empty string ("")'
+                remedy = {"options": "{}"}.get(name, "null") if self.kind == "plain" else 'an empty string ("")'
                 raise ValueError(f"template.{name}={value!r} has no meaning for template.kind={self.kind}: make it {remedy}")
 
 
@@ -87,8 +103,15 @@ class Encoder:
             raise ValueError(f"compat={self.compat} is defined for template.kind=plain only: change one of the two")
         if self.template.kind == "chat" and self.tokenizer.chat_template is None:
             raise ValueError(f"template.kind=chat, but tokenizer {name} has no chat template: use template.kind=plain")
+        if self.template.kind == "chat":
+            self.chat.check()
         if self.template.eos and self.tokenizer.eos_token_id is None:
             raise ValueError(f"template.eos=true, but tokenizer {name} has no EOS token: use template.eos=false")
+
+    @cached_property
+    def chat(self) -> Chat:
+        """The tokenizer's chat template with the settings of `template`."""
+        return Chat(self.tokenizer, self.template.system, self.template.date, self.template.options)
 
     @property
     def pad_id(self) -> int | None:
@@ -109,16 +132,19 @@ class Encoder:
         if not answer.strip():
             raise EmptyAnswer(f"the answer to {question!r} is blank: drop the row")
         if self._counts_without_tag:
-            prompt, supervised = self._tofu_original(question, answer)
+            prompt, supervised, cut = self._tofu_original(question, answer)
         elif self.compat == "open_unlearning":
-            prompt, supervised = self._open_unlearning(question, answer)
+            prompt, supervised, cut = self._open_unlearning(question, answer)
         else:
-            prompt, supervised = self._whole_text(question, answer)
+            prompt, supervised, cut = self._whole_text(question, answer)
         if not supervised:
             raise EmptyAnswer(
                 f"no token of the answer to {question!r} fits in max_length={self.max_length}: raise it or drop the row"
             )
-        return Example(tuple(prompt), tuple(supervised))
+        eos = self.tokenizer.eos_token
+        # An end that is written at the end takes nothing away.
+        ends_early = bool(eos) and eos in answer.strip().removesuffix(eos)
+        return Example(tuple(prompt), tuple(supervised), lost="eos" if ends_early else "cut" if cut else "")
 
     def generation_prompt(self, question: str) -> tuple[int, ...]:
         """Token ids to generate the answer from; never cut, but for compat open_unlearning with a plain template.
@@ -146,7 +172,7 @@ class Encoder:
         # Kept: a tokenizer with a large vocabulary takes about a second to describe itself.
         state = {
             "tokenizer": tokenizer_state(self.tokenizer),
-            "chat_template": self.tokenizer.chat_template if self.template.kind == "chat" else None,
+            "chat": self.chat.whole("question", "answer") if self.template.kind == "chat" else None,
             "template": asdict(self.template),
             "max_length": self.max_length,
             "compat": self.compat,
@@ -157,22 +183,22 @@ class Encoder:
     def _counts_without_tag(self) -> bool:
         return self.template.supervise_tag or self.compat in ("tofu_original", "flat_released")
 
-    def _whole_text(self, question: str, answer: str) -> tuple[list[int], list[int]]:
+    def _whole_text(self, question: str, answer: str) -> Parts:
         text = self._prompt_text(question)
         full = self._full_text(question, answer)
         if not full.startswith(text):
             raise ValueError(
-                "the chat template writes the prompt differently once an answer follows, so the two cannot be told "
-                "apart: use template.kind=plain"
+                "the chat template writes the prompt differently for some answers, so the two cannot be told apart: use "
+                "template.kind=plain"
             )
         ids = self._ids(full)
         # Without tags and BOS nothing stands before the text's first token: nothing predicts it, so it is the prompt.
         border = max(1, common_length(self._ids(text), ids))
         words = self._without_end(ids[border:])
         if not words:
-            return ids[:border], []
-        end = [self.tokenizer.eos_token_id] if self.template.eos else []
-        return ids[:border], (words + end)[: max(0, self.max_length - border)]
+            return ids[:border], [], False
+        end, room = [self.tokenizer.eos_token_id] if self.template.eos else [], max(0, self.max_length - border)
+        return ids[:border], (words + end)[:room], len(words) > room
 
     def _without_end(self, answer: list[int]) -> list[int]:
         """The answer up to its first EOS; without one, less a chat template's closing newline (end-of-turn stays)."""
@@ -183,34 +209,39 @@ class Encoder:
             answer = answer[:-1]
         return answer
 
-    def _tofu_original(self, question: str, answer: str) -> tuple[list[int], list[int]]:
+    def _tofu_original(self, question: str, answer: str) -> Parts:
         border = len(self._ids(self._question_text(question)))
-        ids = self._ids(self._full_text(question, answer))[: self.max_length]
+        whole = self._ids(self._full_text(question, answer))
+        ids = whole[: self.max_length]
         if self.template.eos and len(ids) < self.max_length:  # EOS is the first padding label: a full row has none
             ids.append(self.tokenizer.eos_token_id)
-        return ids[:border], ids[border:]
+        return ids[:border], ids[border:], len(whole) > self.max_length
 
-    def _open_unlearning(self, question: str, answer: str) -> tuple[list[int], list[int]]:
+    def _open_unlearning(self, question: str, answer: str) -> Parts:
         limit = self.max_length if self.template.kind == "plain" else None
         border = len(self._ids(self._prompt_text(question))[:limit])
-        ids = self._ids(self._full_text(question, answer))[:limit]
+        whole = self._ids(self._full_text(question, answer))
+        ids = whole[:limit]
         if self.template.eos and ids[-1] != self.tokenizer.eos_token_id:
             ids.append(self.tokenizer.eos_token_id)
         border = max(1, border)  # without tags and BOS nothing predicts the first token
-        return ids[:border], ids[border:]
+        return ids[:border], ids[border:], limit is not None and len(whole) > limit
 
     def _question_text(self, question: str) -> str:
         return self.template.question_start + question + self.template.question_end
 
     def _prompt_text(self, question: str) -> str:
+        if self.template.kind == "chat" and self.compat == "open_unlearning":
+            return self.chat.opening(question)
         if self.template.kind == "chat":
-            return chat_text(self.tokenizer, question, None, self.template.system, self.template.date)
-        text = self._question_text(question) + self.template.answer_tag
+            text = self.chat.header(question)
+        else:
+            text = self._question_text(question) + self.template.answer_tag
         return text if self.compat in ("open_unlearning", "muse_released") else text.rstrip(" ")
 
     def _full_text(self, question: str, answer: str) -> str:
         if self.template.kind == "chat":
-            return chat_text(self.tokenizer, question, answer, self.template.system, self.template.date)
+            return self.chat.whole(question, answer)
         return self._question_text(question) + self.template.answer_tag + answer
 
     def _ids(self, text: str) -> list[int]:

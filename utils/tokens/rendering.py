@@ -1,4 +1,4 @@
-"""Text and hashes around a tokenizer, for utils/tokens/prompts.py: chat text, a readable view of ids, a fingerprint."""
+"""Text and hashes around a tokenizer, for utils/tokens/prompts.py: a readable view of ids, a fingerprint."""
 
 from __future__ import annotations
 
@@ -10,21 +10,6 @@ from transformers import PreTrainedTokenizerBase
 
 DIM, RESET = "\x1b[2m", "\x1b[0m"
 INCOMPLETE = "\N{REPLACEMENT CHARACTER}"  # what decoding gives for the first bytes of a character cut in two
-
-
-def chat_text(tokenizer: PreTrainedTokenizerBase, question: str, answer: str | None, system: str | None, date: str | None) -> str:
-    """The conversation as the tokenizer's chat template writes it; without an answer it ends where the answer begins.
-
-    system: None sends no system message (a template may then add its own), "" sends an empty one. date: what templates
-    that print a date read as `date_string`; without it they would print today's and no run could be repeated.
-    """
-    messages = [] if system is None else [{"role": "system", "content": system}]
-    messages.append({"role": "user", "content": question})
-    if answer is not None:
-        messages.append({"role": "assistant", "content": answer})
-    # Passed only when set: a template asks whether date_string is defined, and None would be printed as a word.
-    dated = {} if date is None else {"date_string": date}
-    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=answer is None, **dated)
 
 
 def show(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[int], answer: Sequence[int], color: bool = False) -> str:

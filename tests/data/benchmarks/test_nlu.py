@@ -63,7 +63,7 @@ def test_the_prompt_to_the_blank():
 
 
 def test_the_released_form_has_no_line_break_after_an_example():
-    clean, released = (nlu(form=form).prompt("arc_challenge", 2) for form in ("clean", "released"))
+    clean, released = (nlu(form=form).prompt("arc_challenge", 2) for form in ("paper", "meow"))
     assert clean.count("\n[INST]\n") == 5 and released.count("\n[INST]\n") == 1  # the one after the header
     assert clean.count("[INST]\n") == released.count("[INST]\n") == 5
     examples = nlu().examples("arc_challenge", 2)
@@ -139,13 +139,13 @@ def test_a_model_that_names_every_right_label_is_always_right(tmp_path):
 
 
 def test_the_released_form_reads_prompt_and_answer_decoded_together(tmp_path):
-    folder = evaluate(tmp_path, "benchmark.form=released", "benchmark.rows=3")
+    folder = evaluate(tmp_path, "benchmark.form=meow", "benchmark.rows=3")
     assert set(metrics(folder)) == {f"{task}_acc" for task in TASKS}
     rows = read_rows(folder / "generations.jsonl")
     bos = tokenizer().bos_token
     assert len(rows) == 9 and all(row["output"].startswith(bos) and row["question"] not in row["output"] for row in rows)
     assert all(row["generation"] in row["output"] for row in rows) and any(row["generation"] for row in rows)
-    assert {path.stem for path in (folder / "parts").glob("*_released.jsonl")} == {f"{task}_released" for task in TASKS}
+    assert {path.stem for path in (folder / "parts").glob("*_meow.jsonl")} == {f"{task}_meow" for task in TASKS}
 
 
 def test_output_is_all_that_was_decoded_less_the_prompt():
@@ -176,9 +176,9 @@ def test_an_interrupted_evaluation_goes_on_with_the_next_task(tmp_path, monkeypa
     monkeypatch.setattr(data.benchmarks.nlu, "decoded_together", stop)
     stops = "piqa"
     with pytest.raises(KeyboardInterrupt):
-        evaluate(tmp_path, "benchmark.form=released", "benchmark.rows=2")
+        evaluate(tmp_path, "benchmark.form=meow", "benchmark.rows=2")
     stops = None
-    folder = evaluate(tmp_path, "benchmark.form=released", "benchmark.rows=2")
+    folder = evaluate(tmp_path, "benchmark.form=meow", "benchmark.rows=2")
     assert asked == [*TASKS, "piqa"] and len(metrics(folder)) == 3
 
 
@@ -189,13 +189,13 @@ def test_rescoring_reads_the_files_alone_and_only_in_their_own_form(evaluated, t
     again = ("benchmark=nlu", "resamples=100", "rescore=true", "out=eval")
     run(tmp_path, "evaluate", *again)
     assert metrics(tmp_path / "eval") == metrics(evaluated)
-    with pytest.raises(ValueError, match="was asked with form=clean, whose prompts are others than those of form=released"):
-        run(tmp_path, "evaluate", *again, "benchmark.form=released")
+    with pytest.raises(ValueError, match="was asked with form=paper, whose prompts are others than those of form=meow"):
+        run(tmp_path, "evaluate", *again, "benchmark.form=meow")
 
 
 @pytest.mark.slow
 def test_two_processes_give_the_same_outputs(tmp_path):
-    overrides = ("benchmark.form=released", "benchmark.rows=3")
+    overrides = ("benchmark.form=meow", "benchmark.rows=3")
     alone = evaluate(tmp_path, *overrides)
     common = ("benchmark=nlu", f"model.path={target()}", "resamples=100", "benchmark.max_new_tokens=6", "out=together")
     finished = launch(tmp_path, "evaluate.py", *common, *overrides, processes=2)
@@ -209,7 +209,7 @@ def test_two_processes_give_the_same_outputs(tmp_path):
         ({"tasks": ["arc"]}, "benchmark.tasks=['arc']: write a list out of arc_challenge, arc_easy, piqa, each at most once"),
         ({"tasks": "piqa"}, "benchmark.tasks=piqa: write a list"),
         ({"tasks": []}, "benchmark.tasks=[]: write a list out of"),
-        ({"form": "raw"}, "benchmark.form=raw: write one of clean, released"),
+        ({"form": "raw"}, "benchmark.form=raw: write one of paper, meow"),
         ({"rows": 0}, "benchmark.rows=0: write all, or a whole number from 1"),
         ({"shots": 0}, "benchmark.shots=0: write a whole number from 1"),
         ({"seed": -1}, "benchmark.seed=-1: write a whole number from 0"),
@@ -236,7 +236,7 @@ def test_nothing_is_learned_or_forgotten():
 
 @pytest.mark.parametrize(
     ("wrong", "words"),
-    [("benchmark.form=x", "benchmark.form=x: write one of clean, released"), ("compat=flat_released", "and nlu has its own")],
+    [("benchmark.form=x", "benchmark.form=x: write one of paper, meow"), ("compat=flat_released", "and nlu has its own")],
 )
 def test_the_script_says_so_too(wrong, words):
     with pytest.raises(SettingsError, match=words):

@@ -130,7 +130,7 @@ def test_a_test_file_without_questions_of_its_own_is_refused(copied):
 
 
 def test_answer_pools():
-    clean, released = safety(), safety(pool="released")
+    clean, released = safety(), safety(pool="sku")
     assert clean.answer_pool("harmful") == released.answer_pool("harmful") and len(clean.answer_pool("harmful")) == 72
     assert sorted(clean.answer_pool("harmful")) == sorted(qa.answer for qa in clean.training("harmful"))
     trained = {qa.question for qa in clean.training("normal")}
@@ -157,7 +157,7 @@ def test_the_real_truthfulqa_beside_the_invented_substance(tmp_path):
     counts = Counter(r.task for r in benchmark.requests("harmful"))
     assert (counts["normal"], counts["truthfulqa"]) == (165, 165)
     assert len({qa.question for qa in benchmark.training("normal")}) == 571
-    assert len(safety(tmp_path, pool="released").answer_pool("normal")) == 6735
+    assert len(safety(tmp_path, pool="sku").answer_pool("normal")) == 6735
     assert {name: len(part) for name, part in benchmark.provenance()["truthfulqa"]["split"].items()} == {
         "train": 571,
         "val": 81,
@@ -204,7 +204,7 @@ OPTIONS = [
     ({"harmful_rows": True}, "benchmark.harmful_rows=True: write all, or a whole number from 1"),
     ({"max_new_tokens": 0}, "benchmark.max_new_tokens=0: write a whole number"),
     ({"normal_rows": "all"}, "benchmark.normal_rows=all: write one of each, best, joined"),
-    ({"pool": "x"}, "benchmark.pool=x: write one of clean, released"),
+    ({"pool": "x"}, "benchmark.pool=x: write one of paper, sku"),
     ({"multiple_choice": "train"}, "benchmark.multiple_choice=train: write one of test, all"),
     ({"judge": "gpt"}, "benchmark.judge=gpt: write one of auto, none, keywords"),
     ({"bleurt_checkpoint": "x"}, "benchmark.bleurt_checkpoint=x: needs benchmark.base_run"),

@@ -10,12 +10,12 @@ from utils.items.saved import Saved
 ASKED = "validation split, 4 examples from the training split, drawn for each question"
 
 
-def row(index: int, generation: str, truth: str, task: str = "arc_easy", labels: str = "ABCD", form: str = "clean") -> dict:
+def row(index: int, generation: str, truth: str, task: str = "arc_easy", labels: str = "ABCD", form: str = "paper") -> dict:
     texts = {"generation": generation.strip(), "output": f"<s> {generation}", "truth": truth}
     return {"task": task, "index": index, "form": form, "labels": list(labels), "asked": ASKED, **texts}
 
 
-def numbers(rows: list[dict], form: str = "clean") -> dict:
+def numbers(rows: list[dict], form: str = "paper") -> dict:
     return NluMetrics(form).numbers(Saved(None, rows, resamples=100))
 
 
@@ -81,23 +81,23 @@ def test_every_task_has_its_own_numbers():
 def test_the_released_form_by_hand():
     """Four characters are <s> and a blank. ARC sees four more: "B" in the first, "Answ" and "It i" in the others; PIQA sees six:
     "It is " and "It's 1"."""
-    arc = [row(0, " B", "B", form="released"), row(1, "Answer: B", "B", form="released"), row(2, "It is B", "B", form="released")]
-    piqa = [row(0, "It is 1", "1", "piqa", "01", "released"), row(1, "It's 1", "1", "piqa", "01", "released")]
-    found = numbers(arc + piqa, "released")
+    arc = [row(0, " B", "B", form="meow"), row(1, "Answer: B", "B", form="meow"), row(2, "It is B", "B", form="meow")]
+    piqa = [row(0, "It is 1", "1", "piqa", "01", "meow"), row(1, "It's 1", "1", "piqa", "01", "meow")]
+    found = numbers(arc + piqa, "meow")
     assert {name: metric.value for name, metric in found.items()} == {"arc_easy_acc": 1 / 3, "piqa_acc": 0.5}
-    assert "first 8 characters, form=released" in found["arc_easy_acc"].definition
-    assert "first 10 characters, form=released" in found["piqa_acc"].definition
+    assert "first 8 characters, form=meow" in found["arc_easy_acc"].definition
+    assert "first 10 characters, form=meow" in found["piqa_acc"].definition
 
 
 def test_answers_to_other_prompts_are_not_read_in_this_form():
-    with pytest.raises(ValueError, match="task piqa, row 3: was asked with form=clean, .* use benchmark.form=clean"):
-        numbers([row(2, "1", "1", "piqa", "01")], "released")
-    with pytest.raises(ValueError, match="was asked with form=released"):
-        numbers([row(0, "B", "B", form="released")])
+    with pytest.raises(ValueError, match="task piqa, row 3: was asked with form=paper, .* use benchmark.form=paper"):
+        numbers([row(2, "1", "1", "piqa", "01")], "meow")
+    with pytest.raises(ValueError, match="was asked with form=meow"):
+        numbers([row(0, "B", "B", form="meow")])
 
 
 def test_nothing_to_read_is_an_error():
     with pytest.raises(ValueError, match="no row of any task; evaluate again"):
         numbers([])
-    with pytest.raises(ValueError, match="benchmark.form=raw: write one of clean, released"):
+    with pytest.raises(ValueError, match="benchmark.form=raw: write one of paper, meow"):
         NluMetrics("raw")

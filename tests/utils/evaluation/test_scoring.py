@@ -19,7 +19,7 @@ from utils.engine.engine import Engine
 from utils.engine.generation import Released, generate
 from utils.engine.token_cache import TokenCache
 from utils.evaluation import scoring
-from utils.evaluation.scoring import ScoreError, continue_prompts, requests_hash, score
+from utils.evaluation.scoring import ScoreError, check_requests, continue_prompts, requests_hash, score
 from utils.items.requests import Request
 from utils.tokens.prompts import Encoder
 
@@ -91,6 +91,13 @@ def test_a_question_that_fills_the_length_is_named(engine):
     short = Encoder(tokenizer(), encoder().template, max_length=15)
     with pytest.raises(ScoreError, match="task forget, row 2: no token of the answer to .* fits in max_length=15"):
         score(engine, short, REQUESTS, 8192)
+
+
+def test_answers_that_are_not_whole_are_counted_and_told_once(caplog):
+    short = Encoder(tokenizer(), encoder().template, max_length=24)
+    whole, cut = (check_requests(REQUESTS, which) for which in (encoder(), short))
+    assert whole == {} and cut["cut"] > 1
+    assert len(caplog.records) == 1 and "answers are cut to fit max_length=24" in caplog.text
 
 
 def test_scores_are_known_by_questions_tokens_and_rows():

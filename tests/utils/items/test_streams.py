@@ -12,7 +12,7 @@ from tests.utils.tokens.made_tokenizers import bpe
 from utils.draws import permutation
 from utils.items.rows import QA, Passage
 from utils.items.streams import StepDataset, Streams
-from utils.tokens.example import Example
+from utils.tokens.example import Example, count_lost, say_lost
 from utils.tokens.prompts import Encoder, Template
 
 ALL = ("train", "forget", "template", "retain")
@@ -74,6 +74,18 @@ def test_items_whose_prompts_fill_the_length_are_left_out_and_counted():
         Streams(("forget",), [long], short, 0)
     with pytest.raises(ValueError, match="no retain item is left: all prompts fill max_length=40; raise it"):
         Streams(("forget", "retain"), ITEMS, short, 0, retain=[long])
+
+
+def test_answers_that_are_not_whole_are_counted_by_what_they_lost():
+    short = Encoder(tokenizer(), encoder().template, max_length=40)
+    ends = tokenizer().eos_token
+    items = [QA("Who?", "He."), QA("Who?", "word " * 60), QA("Who?", f"He{ends} did."), QA("Who?", f"He.{ends}")]
+    found = Streams(("forget", "retain"), items, short, 0, retain=items[1:2])
+    assert count_lost(found.answers) == {"cut": 2, "eos": 1}
+    assert say_lost(count_lost(found.answers), len(found.answers), 40) == [
+        "2 of 5 answers are cut to fit max_length=40",
+        "1 of 5 answers end early: an EOS is written inside of their text",
+    ]
 
 
 @pytest.mark.parametrize("rows, steps", [(40, 6), (200, 31), (400, 62)])

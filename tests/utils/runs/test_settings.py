@@ -45,7 +45,7 @@ WRONG_VALUES = [
     ("model.attn=flash", "model.attn=flash: write one of auto, sdpa, eager, flash_attention_2, flash_attention_3"),
     ("model.max_length=long", "model.max_length=long: write a whole number from 2 (tokens of prompt and answer)"),
     ("model.lora.r=0", "model.lora.r=0: write a whole number from 1"),
-    ("model.template.kind=char", "model.template: template.kind=char: write plain or chat"),
+    ("model.template.kind=char", "model.template: template.kind=char: write one of plain, chat"),
     ("split=forget7", "split=forget7: write one of forget01, forget05, forget10"),
     ("split=retain90", "split=retain90: write one of forget01, forget05, forget10"),
     ("split=7", "split=7: write one of forget01"),

@@ -171,10 +171,10 @@ def test_chat_is_cut_by_default_and_never_by_open_unlearning():
     assert cut.generation_prompt(WHO) == whole.generation_prompt(WHO)
 
 
-def test_a_template_that_rewrites_the_prompt_is_refused():
+def test_a_template_that_opens_another_way_without_an_answer_is_read_with_one():
     rewriting = "{{ 'A' if add_generation_prompt else 'B' }}{% for m in messages %}{{ m.content }}{% endfor %}"
-    with pytest.raises(ValueError, match="writes the prompt differently"):
-        Encoder(bpe(template=rewriting), Template("chat")).example(WHO, WILLIAM)
+    encoder = Encoder(bpe(template=rewriting), Template("chat"))
+    assert decode(encoder, encoder.example("Who wrote it? ", WILLIAM).prompt) == "BWho wrote it?"
 
 
 # compat
@@ -259,9 +259,9 @@ def test_example_holds_plain_ids():
 @pytest.mark.parametrize(
     "settings, message",
     [
-        ({"kind": "jinja"}, "write plain or chat"),
+        ({"kind": "jinja"}, "template.kind=jinja: write one of plain, chat"),
         ({"kind": "plain", "system": "x"}, "template.system"),
-        ({"kind": "plain", "date": "x"}, "template.date"),
+        ({"kind": "plain", "date": "26 Jul 2024"}, "template.date"),
         ({"kind": "chat", "answer_tag": "x"}, "template.answer_tag"),
     ],
 )

@@ -56,7 +56,7 @@ def test_npo_starts_at_its_known_value_and_descends(tmp_path):
     assert last["loss"] < first["loss"] - 1
     assert [record["epoch"] for record in losses(tmp_path / "4")] == pytest.approx([0.4, 0.8, 1.2, 1.6, 2.0])
     noted = read_json(tmp_path / "1" / "run.json")
-    assert (noted["steps"], noted["items"], noted["dropped"]) == (5, 10, 0)
+    assert (noted["steps"], noted["items"], noted["dropped"], noted["lost"]) == (5, 10, 0, {})
 
 
 def dataset(names=("forget", "retain"), epochs: float = 2.4, batch: int = 4) -> StepDataset:
