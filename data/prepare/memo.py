@@ -25,7 +25,7 @@ from utils.checks import choose, whole
 from utils.distributed import gathered, is_main, rank, world_size
 from utils.engine.batches import by_length, in_halves
 from utils.engine.continuations import continue_ids, end_ids, pad_id, prompt_ids
-from utils.engine.engine import output_head
+from utils.engine.head import output_head
 
 log = logging.getLogger(__name__)
 

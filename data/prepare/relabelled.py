@@ -153,7 +153,7 @@ def likeliest(engine: Engine, asked: Sequence[Example], but_last: bool = False) 
     with evaluating(engine.model), torch.autocast(engine.device.type, torch.bfloat16, enabled=engine.autocast):
         packed = engine.pack({"asked": asked}).to(engine.device)
         for states, labels in zip(engine.hidden(packed).split(size), packed.labels.split(size), strict=True):
-            logits = engine.head(states).float()
+            logits = engine.logits(states)
             logits.scatter_(1, labels[:, None], float("-inf"))
             if but_last:
                 logits[:, -1] = float("-inf")

@@ -54,17 +54,21 @@ def batches_of(examples: Sequence[Example], budget: int) -> list[list[Example]]:
     return [[example for place in batch for example in rows[place]] for batch in by_length(sizes, budget, padded=False)]
 
 
-def by_length(sizes: Sequence[int], budget: float = inf, most: float = inf, padded: bool = True) -> list[list[int]]:
+def by_length(
+    sizes: Sequence[int], budget: float = inf, most: float = inf, padded: bool = True, equal: bool = False
+) -> list[list[int]]:
     """Places of texts of so many tokens, in batches, longest first: a lack of memory shows at once. Equals keep their order.
 
     budget: tokens that a batch may hold, every text padded to its longest; padded=False counts them without padding, where lines
-    are packed. most: texts that it may hold. A text that is over the budget by itself is a batch of its own.
+    are packed. most: texts that it may hold. equal: only texts of one length share a batch. A text that is over the budget by
+    itself is a batch of its own.
     """
     batches: list[list[int]] = []
     room, space = 0.0, 0.0  # tokens and texts for which the last batch still has room
     for place in sorted(range(len(sizes)), key=lambda place: -sizes[place]):
         size = sizes[batches[-1][0]] if batches and padded else sizes[place]
-        if not batches or size > room or space < 1:
+        other = equal and batches and sizes[place] != sizes[batches[-1][0]]
+        if not batches or size > room or space < 1 or other:
             batches.append([])
             size, room, space = sizes[place], budget, most
         batches[-1].append(place)

@@ -3,24 +3,41 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from math import inf
+from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import (
     Cache,
     DynamicCache,
     GenerationConfig,
-    LogitsProcessor,
     LogitsProcessorList,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
-from utils.engine.engine import evaluating
+from utils.engine.batches import by_length
+from utils.engine.engine import evaluating, known_id
+from utils.engine.packing import check_length
+from utils.engine.trials import NEW, BatchLimits, batch_limits
+
+log = logging.getLogger(__name__)
+
+
+class RowSampler(Protocol):
+    """Changes the logits of a step: (B, ids so far), (B, V) -> (B, V)."""
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor: ...
+
+    def rows(self, places: Sequence[int]) -> RowSampler:
+        """What does the same for some of the rows, as a batch of their own."""
+        ...
 
 
 @torch.no_grad()
@@ -30,7 +47,7 @@ def continue_ids(
     pad: int,
     ends: Sequence[int],
     max_new_tokens: int,
-    sampler: LogitsProcessor | None = None,
+    sampler: RowSampler | None = None,
     hide: int | None = None,
     beginning: Beginning | None = None,
     see_padding: bool = False,
@@ -38,13 +55,58 @@ def continue_ids(
     """The new ids of each prompt, up to and with its first end id; the most likely token each time, unless `sampler` says else.
 
     pad: id to fill up with on the left, and behind what has ended. ends: ids that end a continuation; without any, all continue
-    for max_new_tokens. sampler: changes the logits of a step, (B, ids so far), (B, V) -> (B, V); the largest is taken.
+    for max_new_tokens. sampler: changes the logits of a step; the largest is taken.
     hide: token id that no position attends to. beginning: what all prompts begin with, already read. Prompts must not be empty.
     see_padding: padding is attended to, as where no mask is passed. The model's dropout and its own generation settings are off
     meanwhile.
+
+    What stands beside a prompt changes nothing: where the architecture would let it, prompts of one length are continued
+    together, or each alone, and the beginning is read again (`BatchLimits` in utils/engine/trials.py). hide and see_padding are
+    what released code does, right or wrong. Raises ValueError for a prompt that is longer than the model takes.
     """
+    limits = how_together(model)
+    check_length(max(map(len, prompts)), limits.alone)
+    longest = max(map(len, prompts)) + max_new_tokens
+    if not limits.may_begin(longest):
+        beginning = None
+    unequal = len({len(prompt) for prompt in prompts}) > 1
+    apart = not limits.equal or unequal and not (limits.padded and longest <= limits.alone)
+    parts = by_length([len(prompt) for prompt in prompts], most=inf if limits.equal else 1, equal=True)
+    if see_padding or not apart:
+        parts = [list(range(len(prompts)))]
+    elif len(prompts) > 1:
+        _say_once(model, limits.equal)
+    found: dict[int, list[int]] = {}
+    for places in parts:
+        config = GenerationConfig(
+            do_sample=False,
+            max_new_tokens=max_new_tokens,
+            pad_token_id=known_id(pad, model),
+            eos_token_id=list(ends) or None,
+        )
+        if not limits.cached:
+            config.use_cache = False
+        own = sampler if sampler is None or len(parts) == 1 else sampler.rows(places)
+        width, output = _generated(
+            model, [prompts[place] for place in places], config, own, hide, beginning, see_padding=see_padding
+        )
+        rows = (_until_end(row, ends) for row in output[:, width:].tolist())
+        found |= dict(zip(places, rows, strict=True))
+    return [found[place] for place in range(len(prompts))]
+
+
+def _generated(
+    model: nn.Module,
+    prompts: Sequence[Sequence[int]],
+    config: GenerationConfig,
+    sampler: RowSampler | None = None,
+    hide: int | None = None,
+    beginning: Beginning | None = None,
+    see_padding: bool = False,
+) -> tuple[int, Any]:
+    """The width of the prompts in one batch, padded on the left, and what `generate` returns for them."""
     width, first = max(len(prompt) for prompt in prompts), 0 if beginning is None else len(beginning.ids)
-    ids = torch.full((len(prompts), width), pad)
+    ids = torch.full((len(prompts), width), config.pad_token_id)
     mask = torch.zeros_like(ids)
     for row, prompt in enumerate(prompts):
         start = first + width - len(prompt)  # what is left empty lies behind the beginning
@@ -55,13 +117,33 @@ def continue_ids(
     if see_padding:
         mask.fill_(1)
     device = next(model.parameters()).device
-    config = GenerationConfig(do_sample=False, max_new_tokens=max_new_tokens, pad_token_id=pad, eos_token_id=list(ends) or None)
     extra: dict[str, Any] = {} if sampler is None else {"logits_processor": LogitsProcessorList([sampler])}
     if beginning is not None:
         extra["past_key_values"] = beginning.for_rows(len(prompts))
     with evaluating(model), _no_habits(model):
-        output = model.generate(ids.to(device), attention_mask=mask.to(device), generation_config=config, **extra)
-    return [_until_end(row, ends) for row in output[:, width:].tolist()]
+        return width, model.generate(ids.to(device), attention_mask=mask.to(device), generation_config=config, **extra)
+
+
+def how_together(model: nn.Module) -> BatchLimits:
+    """Which prompts the model may continue in one batch; tried once for each architecture."""
+    return batch_limits(model, _trial)
+
+
+def _trial(model: nn.Module, prompts: Sequence[Sequence[int]], common: int, cached: bool) -> Tensor:
+    """(B, NEW, V) logits of continued prompts, their first `common` ids read before."""
+    config = GenerationConfig(do_sample=False, max_new_tokens=NEW, pad_token_id=0, use_cache=cached)
+    config.output_logits = config.return_dict_in_generate = True
+    beginning = Beginning.of(model, prompts[0][:common]) if common else None
+    return torch.stack(_generated(model, prompts, config, beginning=beginning)[1].logits, dim=1)
+
+
+@cache
+def _say(name: str, how: str) -> None:
+    log.warning("%s may say something else beside other prompts: it continues %s (same texts, more time)", name, how)
+
+
+def _say_once(model: nn.Module, equal: bool) -> None:
+    _say(type(model).__name__, "prompts of one length together" if equal else "one prompt at a time")
 
 
 @dataclass(frozen=True)

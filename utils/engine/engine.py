@@ -10,17 +10,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from utils.engine.head import LogitChange, head_returns, known_changes, output_head, owner
 from utils.engine.loss import Needs
-from utils.engine.packing import Packed, pack
+from utils.engine.miniature import pretrained_models
+from utils.engine.packing import Layout, Packed, check_length, pack
 from utils.engine.table import TokenTable
 from utils.engine.token_statistics import REFERENCE_LOGP, Asked, Logits, compute, name_of, need_reference_logits
+from utils.engine.trials import line_limits
 from utils.tokens.example import Example
 
 log = logging.getLogger(__name__)
@@ -48,9 +51,11 @@ class ReferenceValues:
 class Engine:
     """Token statistics of one causal language model.
 
-    autocast: matrix products run in bfloat16 over float32 weights, in training and for the reference alike.
-    Raises ValueError if the model has no linear output head, or changes logits after it (soft-capping, scaling):
-    statistics would then silently differ from the model's own.
+    pad: id that padding is written with; where the embeddings lack it, another one. longest: tokens of the longest text that will
+    be asked about, if that is known. shared: None tries whether pairs may share lines. autocast: matrix products run in bfloat16
+    over float32 weights, in training and for the reference alike.
+    Raises ValueError if the model has no linear output head, does to logits what is not known how to do (utils/engine/head.py),
+    so that statistics would silently differ from the model's own, or cannot take texts of `longest` tokens.
     """
 
     def __init__(
@@ -61,18 +66,38 @@ class Engine:
         shared: bool | None = None,
         hide: int | None = None,
         autocast: bool = False,
+        longest: int = 0,
     ):
-        self.model, self.pad, self.chunk_bytes, self.hide, self.autocast = model, pad, chunk_bytes, hide, autocast
+        self.model, self.chunk_bytes, self.hide, self.autocast = model, chunk_bytes, hide, autocast
+        self.pad = known_id(pad, model)
         self.head = output_head(model)
         self.dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
         self.device = next(model.parameters()).device
         self.vocabulary = self.head.weight.shape[0]
+        self.limits = line_limits(model)
+        if not self.limits.beside:
+            raise ValueError(
+                f"model {type(owner(model)).__name__}: what it says of a text depends on the texts that stand beside it in a "
+                "batch, so token statistics would be wrong; this architecture is not supported"
+            )
+        check_length(longest, self.limits.alone)
+        self.change: LogitChange | None = None
         self._check_head()
         self.shared = self._can_share() if shared is None else shared
 
+    @property
+    def layout(self) -> Layout:
+        """How pairs are written into lines: with shared prompts, or one pair per line."""
+        return Layout(self.pad, self.shared, self.hide, self.limits.window, self.limits.alone)
+
     def pack(self, streams: Mapping[str, Sequence[Example]]) -> Packed:
-        """Packs the way this model supports: shared prompts, or one pair per line."""
-        return pack(streams, self.pad, self.shared, self.hide)
+        """Packs the way this model supports. Raises ValueError for a text that is longer than it takes."""
+        return self.layout.pack(streams)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(..., V) float32 logits of (..., H) last hidden states: all of them at once."""
+        with self._precision():
+            return self._changed(self.head(hidden)).float()
 
     def tables(
         self,
@@ -143,12 +168,12 @@ class Engine:
             return self._chunked(self.head, hidden, labels, ("logp",), None, 0)[:, 0]
 
     def _forward(self, packed: Packed, at_answers: AtAnswers, model: nn.Module | None) -> Tensor:
-        mask = packed.attention_mask(self.dtype)
-        inputs = {"input_ids": packed.input_ids, "attention_mask": mask, "use_cache": False}
-        if packed.shared:
-            inputs["position_ids"] = packed.position_ids
-        with _head_returns(self.head, at_answers), self._precision():
-            return (model or self.model)(**inputs).logits
+        unchanged = nullcontext() if self.change is None else self.change.off()
+        with head_returns(self.head, at_answers), unchanged, self._precision():
+            return (model or self.model)(**packed.model_inputs(self.dtype)).logits
+
+    def _changed(self, logits: Tensor) -> Tensor:
+        return logits if self.change is None else self.change(logits)
 
     def _precision(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast)
@@ -168,8 +193,8 @@ class Engine:
             theirs = None
             if with_reference:
                 with torch.no_grad():
-                    theirs = their_project(reference.hidden[first + start : first + stop]).float()
-            return compute(asked, Logits(project(states).float(), labels[start:stop], theirs))
+                    theirs = self._changed(their_project(reference.hidden[first + start : first + stop])).float()
+            return compute(asked, Logits(self._changed(project(states)).float(), labels[start:stop], theirs))
 
         parts = []
         for start in range(0, hidden.shape[0], size):
@@ -182,25 +207,43 @@ class Engine:
 
     @torch.no_grad()
     def _check_head(self) -> None:
-        """Lets the head return made-up logits: whatever the model hands on must be these."""
+        """Lets the head return made-up logits: whatever the model hands on must be these, or else what is known of its changes
+        must explain its own logits."""
+        if self._hands_on():
+            return
+        example = Example((3, 4), (5, 6, 7))
+        packed = pack({"check": [example]}, self.pad, shared=False).to(self.device)
+        with evaluating(self.model):
+            with self._precision():
+                own = self.model(**packed.model_inputs(self.dtype)).logits.flatten(0, 1)[packed.source].float()
+            for change in known_changes(self.model):
+                self.change = change
+                if self._hands_on():
+                    gap = (self.logits(self.hidden(packed)) - own).abs().max()
+                    if gap <= (1e-4 if self.dtype == torch.float32 and not self.autocast else 2e-2) * own.abs().max():
+                        return
+        raise ValueError(
+            f"model {type(owner(self.model)).__name__}: its logits are not those of its output head, and what changes them is "
+            "not known, so token statistics would be wrong; this architecture is not supported"
+        )
+
+    def _hands_on(self) -> bool:
+        """Whether the model hands on what its head returns."""
         packed = pack({"check": [Example((3, 4), (5, 6, 7))]}, self.pad, shared=False).to(self.device)
         made_up = torch.tensor([-40.0, 0.5, 40.0], device=self.device)[:, None]
         with evaluating(self.model):
             returned = self._forward(packed, lambda project, hidden: made_up, None)
-        if returned.shape != made_up.shape or not torch.equal(returned.float(), made_up):
-            raise ValueError(
-                f"model {type(self.model).__name__}: its logits are not those of its output head (soft-capping or "
-                "scaling after the head), so token statistics would be wrong; this architecture is not supported"
-            )
+        return returned.shape == made_up.shape and torch.equal(returned.float(), made_up)
 
     @torch.no_grad()
     def _can_share(self) -> bool:
-        """Tries both layouts on a few tokens: whether the model heeds the mask of shared lines."""
-        span = min(self.vocabulary, 60)
+        """Whether pairs may share lines: by the limits of the architecture, and by a few tokens in both layouts, which show
+        whether the kernel and what wraps the model heed the mask."""
+        span = int(min(self.vocabulary, 60, self.limits.window, self.limits.alone))
         prompt, long, short = tuple(range(3, span // 3)), tuple(range(span // 3, span - 3)), (5, 4, 3)
         streams = {"check": [Example(prompt, long), Example(prompt, short)]}
         tolerance = 1e-3 if self.dtype == torch.float32 else 0.5
-        fits = self.model.config._attn_implementation not in KERNELS_WITHOUT_MASK
+        fits = self.limits.shares and self.model.config._attn_implementation not in KERNELS_WITHOUT_MASK
         if fits:
             try:
                 with evaluating(self.model):
@@ -220,13 +263,10 @@ class Engine:
         return fits
 
 
-def output_head(model: nn.Module) -> nn.Linear:
-    """The linear layer that maps hidden states to logits. Raises ValueError if there is none."""
-    head = model.get_output_embeddings()
-    if head is None or head.weight.dim() != 2:
-        name = type(model).__name__
-        raise ValueError(f"model {name} has no linear output head; only causal language models can be unlearned")
-    return head
+def known_id(pad: int, model: nn.Module) -> int:
+    """The id to pad with: `pad`, or one that the embeddings hold where they lack it. Masks go by length, any id will do."""
+    rows = [whole.get_input_embeddings().weight.shape[0] for whole in pretrained_models(model)]
+    return pad if 0 <= pad < min(rows, default=pad + 1) else 0
 
 
 @contextmanager
@@ -238,19 +278,6 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         model.train(was_training)
-
-
-@contextmanager
-def _head_returns(head: nn.Module, at_answers: AtAnswers) -> Iterator[None]:
-    """Within the block, calling the head returns `at_answers(projection, hidden)` instead of logits."""
-    project, wrapped = head.forward, head.__dict__.get("forward")
-    head.forward = lambda hidden: at_answers(project, hidden)
-    try:
-        yield
-    finally:
-        del head.forward
-        if wrapped is not None:  # an instance-level forward of a library (quantisation, offloading) goes back in place
-            head.forward = wrapped
 
 
 def _indices(columns: Sequence[str], asked: Sequence[Asked], device: torch.device) -> Tensor:

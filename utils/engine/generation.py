@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from peft import PeftModel
 from torch import nn
 from tqdm import tqdm
-from transformers import LogitsProcessor, PreTrainedModel
+from transformers import PreTrainedModel
 
 from utils.distributed import is_main
 from utils.engine.batches import by_length
-from utils.engine.continuations import Beginning, continue_ids, end_ids
+from utils.engine.continuations import Beginning, RowSampler, continue_ids, end_ids, how_together
 from utils.tokens.example import common_length
 from utils.tokens.prompts import Encoder
 
@@ -38,7 +38,7 @@ def generate(
     prompts: Sequence[Sequence[int]],
     batch_size: int,
     max_new_tokens: int,
-    sampler_of: Callable[[list[int]], LogitsProcessor] | None = None,
+    sampler_of: Callable[[list[int]], RowSampler] | None = None,
     released: Released | None = None,
 ) -> Iterator[tuple[list[int], list[str]]]:
     """Continuations of token-id prompts as text, batch by batch: (places in `prompts`, their texts), longest first.
@@ -55,8 +55,9 @@ def generate(
     tokenizer, original = encoder.tokenizer, encoder.limits_both
     ends = end_ids(model, tokenizer)
     hide = encoder.pad_id if encoder.masks_inner_eos else None
-    beginning = _beginning(model, prompts) if hide is None else None
-    batches = by_length([len(prompt) for prompt in prompts], most=batch_size)
+    beginning = _beginning(model, prompts, max_new_tokens) if hide is None else None
+    lengths = [len(prompt) for prompt in prompts]
+    batches = by_length(lengths, most=batch_size, equal=bool(prompts) and not how_together(model).padded)
     for batch in tqdm(batches, desc="generating", unit="batch", disable=not is_main() or not prompts):
         asked = [prompts[n] for n in batch]
         length = max(1, TOFU_TOTAL - max(map(len, asked))) if original else max_new_tokens
@@ -65,12 +66,14 @@ def generate(
         yield batch, tokenizer.batch_decode(found, skip_special_tokens=True)
 
 
-def _beginning(model: nn.Module, prompts: Sequence[Sequence[int]]) -> Beginning | None:
-    """What all prompts begin with, if it is long enough to matter and the model is one that keeps keys and values."""
+def _beginning(model: nn.Module, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> Beginning | None:
+    """What all prompts begin with, if it is long enough to matter and the model is one that may go on from it."""
     if len(prompts) < 2 or not isinstance(model, PreTrainedModel | PeftModel):
         return None
     length = min(common_length(*prompts), *(len(prompt) - 1 for prompt in prompts))  # each goes on from a token of its own
-    return Beginning.of(model, prompts[0][:length]) if length >= LONG else None
+    if length < LONG or not how_together(model).may_begin(max(map(len, prompts)) + max_new_tokens):
+        return None
+    return Beginning.of(model, prompts[0][:length])
 
 
 def _as_released(

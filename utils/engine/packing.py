@@ -73,6 +73,11 @@ class Packed:
         blocked = torch.zeros(visible.shape, dtype=dtype, device=self.reach.device)
         return blocked.masked_fill_(~visible, torch.finfo(dtype).min)[:, None]
 
+    def model_inputs(self, dtype: torch.dtype) -> dict[str, Tensor | bool]:
+        """What the model is called with. dtype: of its weights."""
+        inputs = {"input_ids": self.input_ids, "attention_mask": self.attention_mask(dtype), "use_cache": False}
+        return {**inputs, "position_ids": self.position_ids} if self.shared else inputs
+
     def tabulate(self, stream: str, values: Tensor) -> tuple[Tensor, Tensor]:
         """(n,) values of all answer tokens -> (B, T) values of one stream, zero on padding, and their (B, T) mask."""
         first, lengths = self.streams[stream]
@@ -81,6 +86,36 @@ class Packed:
         table = values.new_zeros(mask.shape)
         table[mask] = values[first : first + sum(lengths)]
         return table, mask
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How one model's pairs are written into lines; the arguments of `pack`, and two limits.
+
+    window: tokens of the deepest pair that may share a line; with a deeper one in the batch, every pair gets its own. alone:
+    tokens of the longest text that the model takes. See `LineLimits` in utils/engine/trials.py.
+    """
+
+    pad: int
+    shared: bool
+    hide: int | None = None
+    window: float = inf
+    alone: float = inf
+
+    def pack(self, streams: Mapping[str, Sequence[Example]]) -> Packed:
+        """As `pack` does. Raises ValueError for a text that is too long."""
+        longest = max((len(e.prompt) + len(e.answer) - 1 for examples in streams.values() for e in examples), default=0)
+        check_length(longest, self.alone)
+        return pack(streams, self.pad, self.shared and longest <= self.window, self.hide)
+
+
+def check_length(tokens: int, limit: float) -> None:
+    """Raises ValueError for a text that is longer than the model takes."""
+    if tokens > limit:
+        raise ValueError(
+            f"model.max_length: a text may have {tokens} tokens, but beyond {limit} this model has no positions, or turns those "
+            f"of all texts of a batch (dynamic or long rope); set model.max_length={limit}"
+        )
 
 
 def pack(streams: Mapping[str, Sequence[Example]], pad: int, shared: bool = True, hide: int | None = None) -> Packed:

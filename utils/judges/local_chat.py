@@ -34,6 +34,12 @@ class DrawPerRow(LogitsProcessor):
         self.temperature = temperature
         self._dice = [torch_generator(seed) for seed in seeds]
 
+    def rows(self, places: Sequence[int]) -> DrawPerRow:
+        """What draws for some of the rows; their randomness goes on where it is."""
+        part = DrawPerRow([], self.temperature)
+        part._dice = [self._dice[place] for place in places]
+        return part
+
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         if self.temperature == 0:
             return scores

@@ -79,4 +79,5 @@ def _check_weights(*paths: str | None) -> None:
 
 
 def _engine(model: nn.Module, encoder: Encoder, autocast: bool = False) -> Engine:
-    return Engine(model, encoder.pad_id, hide=encoder.pad_id if encoder.masks_inner_eos else None, autocast=autocast)
+    hide = encoder.pad_id if encoder.masks_inner_eos else None
+    return Engine(model, encoder.pad_id, hide=hide, autocast=autocast, longest=encoder.max_length)

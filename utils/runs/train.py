@@ -34,7 +34,7 @@ from utils.training.callbacks import MarkCheckpoints, SaveByTheClock, Snapshots,
 from utils.training.method import Finish, Stop
 from utils.training.spans import check_rows, fit_engine, micro_batch
 from utils.training.trainer import UnlearnTrainer
-from utils.weights.models import DTYPES, is_adapter, model_folder, resolve_precision, save_model
+from utils.weights.models import DTYPES, is_adapter, merge, model_folder, resolve_precision, save_model
 
 log = logging.getLogger(__name__)
 
@@ -130,7 +130,7 @@ def _callbacks(
 def _plan(cfg: DictConfig, engine: Engine, dataset: StepDataset) -> BatchPlan:
     sample = [dataset[k] for k in range(min(len(dataset), 64))]
     tokens = max(sum(len(e.prompt) + len(e.answer) for drawn in item.values() for e in drawn) for item in sample)
-    largest = largest_micro_batch(engine.model.config, tokens, cfg.gradient_checkpointing)
+    largest = largest_micro_batch(engine.model.config.get_text_config(), tokens, cfg.gradient_checkpointing)
     return plan_batch(cfg.batch_size, world_size(), cfg.per_device_batch_size, largest)
 
 
@@ -235,5 +235,5 @@ def write_model(trainer: UnlearnTrainer, folder: Path, dtype: torch.dtype, merge
         return
     if merged and isinstance(model, PeftModel):
         # Merging takes the adapter off for good, so a model that trains on is copied.
-        model = (copy.deepcopy(model) if trains_on else model).merge_and_unload()
+        model = merge(copy.deepcopy(model) if trains_on else model)
     save_model(model, trainer.processing_class, folder, dtype)

@@ -226,7 +226,7 @@ def mean_gradients(engine: Engine, examples: Sequence[Example], title: str = "gr
     trained = {name: parameter for name, parameter in engine.model.named_parameters() if parameter.requires_grad}
     sums = {name: torch.zeros_like(parameter, dtype=torch.float32) for name, parameter in trained.items()}
     sizes = [len(example.prompt) + len(example.answer) for example in examples]
-    largest = largest_micro_batch(engine.model.config, max(sizes), recompute=False)
+    largest = largest_micro_batch(engine.model.config.get_text_config(), max(sizes), recompute=False)
     own = range(len(examples))[rank() :: world_size()]
     engine.model.zero_grad()
     hooks = [p.register_post_accumulate_grad_hook(functools.partial(_move_gradient, sums[name])) for name, p in trained.items()]

@@ -6,7 +6,6 @@ import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +15,7 @@ from transformers import PreTrainedTokenizerBase, ProgressCallback, Trainer, Tra
 from utils.distributed import total, world_size
 from utils.engine.engine import Engine
 from utils.engine.loss import Loss, engine_needs, loss_tables
-from utils.engine.packing import Packed, pack
+from utils.engine.packing import Layout, Packed
 from utils.engine.reference import Reference, needs_reference
 from utils.engine.table import TokenTable
 from utils.items.streams import Drawn, StepDataset
@@ -55,8 +54,7 @@ class UnlearnTrainer(Trainer):
         self.step_dataset, self.needs = dataset, engine_needs(loss)
         self._parts: dict[str, Tensor] = {}
         self._logged: dict[str, float] = {}
-        layout = {"pad": engine.pad, "shared": engine.shared, "hide": engine.hide}
-        collate = functools.partial(_collate, loss=loss, encoder=dataset.streams.encoder, layout=layout)
+        collate = functools.partial(_collate, loss=loss, encoder=dataset.streams.encoder, layout=engine.layout)
         super().__init__(
             model=engine.model, args=arguments, data_collator=collate, train_dataset=dataset, processing_class=tokenizer
         )
@@ -138,5 +136,5 @@ class UnlearnTrainer(Trainer):
         return 0
 
 
-def _collate(items: list[Drawn], loss: Loss, encoder: Encoder, layout: dict[str, Any]) -> dict[str, Packed]:
-    return {"packed": pack(micro_batch(items, loss, encoder), **layout)}
+def _collate(items: list[Drawn], loss: Loss, encoder: Encoder, layout: Layout) -> dict[str, Packed]:
+    return {"packed": layout.pack(micro_batch(items, loss, encoder))}

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
@@ -20,6 +25,8 @@ from utils.files import whole_folder
 from utils.weights.claims import LOADING, check_expected, check_whole, why
 
 ADAPTER_FILE = "adapter_config.json"
+CHECKED = 12  # tokens that a merged model is checked on
+MERGED = {True: 1e-5, False: 0.02}  # nats that merging may cost in float32, and in types that round to three digits
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}  # of weights, as settings name them
 
 
@@ -102,7 +109,7 @@ def load_model(
     try:
         with main_first():
             if is_adapter(path):
-                merged = load_adapter(path, model, precision).merge_and_unload()
+                merged = merge(load_adapter(path, model, precision))
                 return merged.requires_grad_(True)  # the adapter had frozen what lies under it
             return _pretrained(path, model, precision, quantise)
     except ModelError:
@@ -141,8 +148,58 @@ def add_adapter(model: nn.Module, adapter: DictConfig, lora: DictConfig, quantis
             lora_alpha=settings["alpha"],
             lora_dropout=settings["dropout"],
             target_modules=targets if isinstance(targets, str) else list(targets),
+            exclude_modules=_routers(model) if targets == "all-linear" else None,
         ),
     )
+
+
+@torch.no_grad()
+def _routers(model: nn.Module) -> list[str] | None:
+    """Linear layers that return more than a tensor, as some mixtures of experts choose theirs: an adapter cannot add to that."""
+    own = sys.modules[type(model).__module__].__dict__.values()
+    odd = [
+        (name, layer)
+        for name, layer in model.named_modules()
+        if isinstance(layer, nn.Linear) and type(layer) in own and type(layer).forward is not nn.Linear.forward
+    ]
+    return [
+        name for name, layer in odd if not isinstance(layer(layer.weight.new_zeros(1, layer.in_features)), torch.Tensor)
+    ] or None
+
+
+@torch.no_grad()
+def merge(model: PeftModel) -> nn.Module:
+    """The model with its adapter merged into its weights, which takes the adapter off for good.
+
+    A head that is tied to the embeddings is untied first if the adapter changes one of them: merged, it would change both.
+    Raises ModelError if the result does not say what the model with its adapter said.
+    """
+    device = next(model.parameters()).device
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    some = torch.arange(3, 3 + CHECKED, device=device)[None] % vocabulary
+    model.eval()
+    attached = model(input_ids=some, use_cache=False).logits.float().log_softmax(-1)
+    _untie(model)
+    merged = model.merge_and_unload()
+    now = merged(input_ids=some, use_cache=False).logits.float().log_softmax(-1)
+    gap = (attached.exp() * (attached - now)).sum(-1).abs().max().item()
+    if not gap <= MERGED[merged.dtype == torch.float32]:
+        raise ModelError(
+            f"the adapter cannot be merged: without it the model is {gap:.2g} nats per token off; train one on other layers "
+            "(model.lora.target_modules=all-linear)"
+        )
+    return merged
+
+
+def _untie(model: PeftModel) -> None:
+    base = model.get_base_model()
+    ends = [base.get_input_embeddings(), base.get_output_embeddings()]
+    if None in ends or not any(isinstance(end, BaseTunerLayer) for end in ends):
+        return
+    embeddings, head = (end.get_base_layer() if isinstance(end, BaseTunerLayer) else end for end in ends)
+    if head.weight is embeddings.weight:
+        head.weight = nn.Parameter(head.weight.detach().clone(), requires_grad=False)
+        base.config.tie_word_embeddings = base.config.get_text_config().tie_word_embeddings = False
 
 
 def save_model(model: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: Path, dtype: torch.dtype) -> None:
@@ -164,21 +221,26 @@ def _random_model(model: DictConfig, tokenizer: PreTrainedTokenizerBase, precisi
         **OmegaConf.to_container(model.architecture), vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, **special
     )
     torch.manual_seed(seed)
-    return AutoModelForCausalLM.from_config(config, dtype=precision.weights, attn_implementation=_attention(model.attn))
+    with _about_kernel(model.attn):
+        return AutoModelForCausalLM.from_config(config, dtype=precision.weights, attn_implementation=_attention(model.attn))
 
 
 def _pretrained(path: str, model: DictConfig, precision: Precision, quantise: bool) -> nn.Module:
-    found, report = AutoModelForCausalLM.from_pretrained(
-        path,
-        output_loading_info=True,
-        dtype=precision.weights,
-        attn_implementation=_attention(model.attn),
-        trust_remote_code=model.trust_remote_code,
-        use_safetensors=True,
-        quantization_config=_nf4() if quantise else None,
-    )
+    with _about_kernel(model.attn):
+        found, report = AutoModelForCausalLM.from_pretrained(
+            path,
+            output_loading_info=True,
+            dtype=precision.weights,
+            attn_implementation=_attention(model.attn),
+            trust_remote_code=model.trust_remote_code,
+            use_safetensors=True,
+            quantization_config=_nf4() if quantise else None,
+        )
     check_whole(report)
-    check_expected(model.name, model.expects, path, found.config.to_dict())
+    try:
+        check_expected(model.name, model.expects, path, found.config.to_dict())
+    except ValueError as error:
+        raise ModelError(str(error)) from error
     return found
 
 
@@ -195,11 +257,23 @@ def _nf4() -> BitsAndBytesConfig:
     )
 
 
-def _attention(choice: str) -> str:
-    if choice != "auto":
-        return choice
-    flash = torch.cuda.is_available() and importlib.util.find_spec("flash_attn") is not None
-    return "flash_attention_2" if flash else "sdpa"
+def _attention(choice: str) -> str | None:
+    """auto: None, by which transformers takes sdpa where the architecture has it, else eager. Never flash attention, which shares
+    no prompt among its answers and knows no float32."""
+    return None if choice == "auto" else choice
+
+
+@contextmanager
+def _about_kernel(choice: str) -> Iterator[None]:
+    """Within the block, an attention kernel that cannot be had is an error about model.attn."""
+    try:
+        yield
+    except (ValueError, ImportError) as error:
+        if choice == "auto" or not re.search("attention|attn", str(error), re.IGNORECASE):
+            raise
+        raise ModelError(
+            f"model.attn={choice}: this model cannot be loaded with it ({first_line(error)}); use model.attn=auto"
+        ) from error
 
 
 def _how_to_get(model: DictConfig) -> str:

@@ -12,7 +12,7 @@ values of both models instead of reading the whole text again for every token.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,7 +23,8 @@ from transformers import DynamicCache, GenerationConfig, LogitsProcessorList, Pr
 from transformers.modeling_outputs import CausalLMOutput
 
 from utils.checks import positive
-from utils.engine.engine import Engine, output_head
+from utils.engine.engine import Engine
+from utils.engine.head import LogitChange, output_head
 from utils.weights.models import ModelError, Precision, load_model, load_tokenizer, model_folder
 
 
@@ -35,10 +36,14 @@ def combined_logits(target: Tensor, reinforced: Tensor, alpha: float | Tensor) -
 class CombinedHead(nn.Module):
     """The output heads of both models as one: (..., H_target + H_reinforced) hidden states -> (..., V) float32 logits.
 
+    changes: what each model does to its logits behind its head.
+
     Raises ValueError if alpha is not a finite number above 0, ModelError if the heads have vocabularies of different size.
     """
 
-    def __init__(self, target: nn.Linear, reinforced: nn.Linear, alpha: float):
+    def __init__(
+        self, target: nn.Linear, reinforced: nn.Linear, alpha: float, changes: Sequence[LogitChange | None] = (None, None)
+    ):
         super().__init__()
         positive("reinforced.alpha", alpha)  # at 0 the combination is the target model
         if target.weight.shape[0] != reinforced.weight.shape[0]:
@@ -48,8 +53,12 @@ class CombinedHead(nn.Module):
             )
         self.target, self.reinforced = target, reinforced
         self.widths = (target.weight.shape[1], reinforced.weight.shape[1])
-        # A buffer, so that the hash of the weights knows it.
+        self.changes = tuple(changes)
+        # Buffers, so that the hash of the weights knows them.
         self.register_buffer("alpha", torch.tensor(alpha, dtype=torch.float64))
+        if any(changes):
+            values = [0.0 if change is None else change.value for change in changes]
+            self.register_buffer("changed_by", torch.tensor(values, dtype=torch.float64))
 
     @property
     def weight(self) -> Tensor:
@@ -57,8 +66,11 @@ class CombinedHead(nn.Module):
         return self.target.weight
 
     def forward(self, hidden: Tensor) -> Tensor:
-        of_target, of_reinforced = hidden.split(self.widths, dim=-1)
-        return combined_logits(self.target(of_target).float(), self.reinforced(of_reinforced).float(), self.alpha)
+        pairs = zip((self.target, self.reinforced), hidden.split(self.widths, dim=-1), self.changes, strict=True)
+        of_target, of_reinforced = (
+            (head(states) if change is None else change(head(states))).float() for head, states, change in pairs
+        )
+        return combined_logits(of_target, of_reinforced, self.alpha)
 
 
 class CombinedModel(nn.Module):
@@ -71,9 +83,12 @@ class CombinedModel(nn.Module):
 
     def __init__(self, target: nn.Module, reinforced: nn.Module, alpha: float):
         super().__init__()
-        for model in (target, reinforced):
-            Engine(model, pad=0, shared=False)  # refuses logits that change after the head, which nobody would notice later
-        self.head = CombinedHead(output_head(target), output_head(reinforced), alpha)
+        # Made for what they refuse: logits that change in unknown ways, which nobody would notice later.
+        changes = [Engine(model, pad=0, shared=False).change for model in (target, reinforced)]
+        for change in changes:
+            if change is not None:
+                change.switch_off()
+        self.head = CombinedHead(output_head(target), output_head(reinforced), alpha, changes)
         self.target, self.reinforced = _without_head(target), _without_head(reinforced)
         self.config = target.config
         self.requires_grad_(False).eval()

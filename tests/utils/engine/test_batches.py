@@ -46,3 +46,7 @@ def test_answers_to_one_prompt_stay_together_and_the_prompt_counts_once():
     assert batches_of(examples, 9) == [[examples[0], examples[2], examples[3]], [examples[1]]]
     assert batches_of(examples, 16) == [[examples[0], examples[2], examples[3], examples[1]]]
     assert batches_of(examples, 1) == batches_of(examples, 9)
+
+
+def test_only_texts_of_one_length_where_that_is_asked_for():
+    assert by_length([3, 5, 3, 5, 5, 1], most=2, equal=True) == [[1, 3], [4], [0, 2], [5]]

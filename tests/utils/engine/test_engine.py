@@ -9,9 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.architectures import tiny
 from tests.models import SUPPORTED, moved, random_examples, tiny_model, with_lora
 from tests.naive import naive_tables
-from utils.engine.engine import Engine, ReferenceValues, output_head
+from utils.engine.engine import Engine, ReferenceValues
+from utils.engine.head import output_head
 from utils.tokens.example import Example
 
 V = 101
@@ -162,9 +164,63 @@ def test_kernels_without_masks_are_not_tried(monkeypatch):
 
 @pytest.mark.parametrize("shared", [None, True], ids=["tried", "told to share"])
 def test_model_that_changes_logits_after_its_head_is_refused(shared):
-    model = small("gemma2", "eager", final_logit_softcapping=30.0)
-    with pytest.raises(ValueError, match="Gemma2ForCausalLM: its logits are not those of its output head"):
+    model = tiny("recurrent_gemma")
+    with pytest.raises(ValueError, match="RecurrentGemmaForCausalLM: its logits are not those of its output head"):
         Engine(model, PAD, shared=shared)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("gemma2", {"final_logit_softcapping": 2.0}),
+        ("gemma3n_text", {"final_logit_softcapping": 2.0}),
+        ("cohere", {"logit_scale": 0.3}),
+        ("granite", {"logits_scaling": 5.0}),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_a_model_does_to_its_logits_is_done(name, settings, dtype):
+    """Values and gradients of the model's own forward, which is itself again afterwards; a reference does the same."""
+    model = tiny(name, **settings).to(dtype)
+    before = model(input_ids=torch.tensor([[5, 6, 7]])).logits
+    engine = Engine(model, PAD, chunk_bytes=4 * V * 3, shared=False)
+    assert engine.change is not None and list(settings)[0] == engine.change.name
+    found, wanted = engine_values(engine), slow_values(model)
+    exact = dtype == torch.float32
+    assert_equal(found, wanted, atol=1e-5 if exact else 0.1)
+    if exact:
+        assert_equal(gradients(model, found), gradients(model, wanted), atol=2e-4, rtol=1e-3)
+    assert torch.equal(before, model(input_ids=torch.tensor([[5, 6, 7]])).logits)
+    packed = engine.pack({"scores": STREAMS["scores"]})
+    hidden = engine.hidden(packed)
+    kl = engine.statistics(packed, {"scores": ("kl",)}, ("kl",), ReferenceValues(engine.logp_of(hidden, packed.labels), hidden))
+    assert kl.abs().max() < 1e-5
+    own = model(input_ids=torch.tensor([[5, 6, 7]]), use_cache=False).logits
+    one = engine.hidden(engine.pack({"one": [Example((5, 6), (7,))]}))
+    torch.testing.assert_close(engine.logits(one)[0], own[0, 1].float(), atol=1e-5 if exact else 0.05, rtol=0)
+
+
+def test_a_model_that_caps_its_logits_trains_in_mixed_precision():
+    engine = Engine(tiny("gemma2"), PAD, autocast=True)
+    assert engine.change is not None
+    packed = engine.pack({"scores": STREAMS["scores"]})
+    assert engine.logits(engine.hidden(packed)).dtype == torch.float32
+    engine.statistics(packed, {"scores": ("logp",)}, ("logp",)).sum().backward()
+
+
+def test_a_change_that_is_known_by_name_but_works_otherwise_is_refused():
+    """A scale of the configuration that the model puts on its hidden states explains nothing about its logits."""
+    model = tiny("granite", logits_scaling=5.0)
+    forward = model.forward
+
+    def scaled(*args, **inputs):
+        output = forward(*args, **inputs)
+        output.logits = output.logits * 1.1
+        return output
+
+    model.forward = scaled
+    with pytest.raises(ValueError, match="not those of its output head"):
+        Engine(model, PAD)
 
 
 def test_bfloat16_model_that_scales_its_logits_is_refused():

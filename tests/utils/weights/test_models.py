@@ -13,6 +13,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from tests.architectures import tiny
 from tests.models import moved, tiny_model, tokenizer, with_lora
 from tests.runs import (
     QUICK_EVALUATION,
@@ -245,3 +246,35 @@ def test_an_adapter_whose_model_is_gone_says_so(tmp_path, base):
     path.write_text(json.dumps({**json.loads(path.read_text()), "base_model_name_or_path": base}))
     with pytest.raises(ModelError, match=f"the base model {base} that its adapter belongs to does not exist; bring it back"):
         load_model(settings(f"model.path={tmp_path}/lora"), tokenizer(), FLOAT32, 0)
+
+
+def test_attention_is_sdpa_where_the_architecture_has_it_and_else_eager(tmp_path):
+    for family, kernel in (("llama", "sdpa"), ("gemma2", "eager"), ("gptj", "eager")):
+        save_model(tiny(family), tokenizer(), tmp_path / family, torch.float32)
+        assert (
+            load_model(settings(f"model.path={tmp_path / family}"), tokenizer(), FLOAT32, 0).config._attn_implementation == kernel
+        )
+
+
+def test_an_attention_kernel_that_cannot_be_had_is_an_error_about_it(tmp_path):
+    save_model(tiny("gptj"), tokenizer(), tmp_path / "gptj", torch.float32)
+    cfg = settings(f"model.path={tmp_path / 'gptj'}", "model.attn=sdpa")
+    with pytest.raises(ModelError, match="model.attn=sdpa: this model cannot be loaded with it .*; use model.attn=auto"):
+        load_model(cfg, tokenizer(), FLOAT32, 0)
+    cfg = settings("model=tiny", "model.attn=flash_attention_2")
+    with pytest.raises(
+        ModelError, match="model.attn=flash_attention_2: this model cannot be loaded with it .*; use model.attn=auto"
+    ):
+        load_model(cfg, tokenizer(), FLOAT32, 0)
+
+
+def test_layers_that_choose_experts_get_no_adapter():
+    """Some return two tensors, to which an adapter cannot add; experts and attention get one."""
+    adapted = with_lora_of_settings(tiny("phimoe"))
+    names = [name for name, _ in adapted.named_parameters() if "lora_A" in name]
+    assert names and not [name for name in names if "router" in name]
+
+
+def with_lora_of_settings(model: nn.Module) -> PeftModel:
+    cfg = compose_settings("unlearn", "adapter=lora", "model=tiny")
+    return add_adapter(model, cfg.adapter, cfg.model.lora, quantised=False)
