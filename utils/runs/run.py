@@ -27,9 +27,10 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from utils import ROOT
-from utils.distributed import barrier, is_main, world_size
+from utils.distributed import barrier, from_main, is_main, world_size
 from utils.files import flat_settings, read_json, read_rows, write_json, write_rows, write_text
 from utils.fingerprint import settings_hash
+from utils.runs.inputs import in_the_way
 from utils.training.callbacks import last_checkpoint
 
 log = logging.getLogger(__name__)
@@ -71,11 +72,13 @@ class Run:
         """Starts, resumes or skips the run in `cfg.out`. data: name -> hash of the files that it goes by (utils/reading.py).
 
         Raises RunError if the folder holds a run with other settings or from other weights, or something that is no run, or a
-        half-written run while resume=false. Without overwrite=true only the folder of a run that failed before its first
+        half-written run while resume=false, and if what the settings name as input lies where the run would write. Without overwrite=true only the folder of a run that failed before its first
         result is deleted.
         """
         settings = OmegaConf.to_container(cfg, resolve=True)
         run = cls(Path(str(cfg.out)), settings)
+        if problem := from_main(in_the_way(run.folder, settings) if is_main() else None):
+            raise RunError(problem)
         state = run._look(script, data)
         if state == "finished" and not cfg.overwrite:
             log.info("%s is finished with these settings; skipped (overwrite=true runs it again)", run.folder)
