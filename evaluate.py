@@ -42,15 +42,15 @@ def main(cfg: DictConfig) -> None:
             check_oracle(cfg, questions, encoder)
             show_requests(questions.requests[: cfg.show_prompts], encoder)
 
-    run = Run.open(cfg, "evaluate", data)
-    if run.skip:
-        return
-    if cfg.from_logs is None:
-        score_run(cfg, questions, encoder, run)
-        bring_oracle(cfg, questions, encoder, run)
-        metrics = metrics_from_files(out, questions, cfg.compat, cfg.resamples)
-    write_metrics(metrics, out)
-    run.finish()
+    with Run.open(cfg, "evaluate", data) as run:
+        if run.skip:
+            return
+        if cfg.from_logs is None:
+            score_run(cfg, questions, encoder, run)
+            bring_oracle(cfg, questions, encoder, run)
+            metrics = metrics_from_files(out, questions, cfg.compat, cfg.resamples)
+        write_metrics(metrics, out)
+        run.finish()
 
 
 if __name__ == "__main__":

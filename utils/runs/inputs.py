@@ -20,7 +20,7 @@ OWNED = ("checkpoints", "model", "trained", "snapshots")
 
 
 def inputs(settings: Mapping[str, Any]) -> Iterator[tuple[str, Path]]:
-    """Setting and path of every existing file or folder that `settings` name, and of the base that an adapter among them needs."""
+    """Setting and path of every existing file or folder that `settings` name, and of the base of an adapter among them."""
     for key, value in flat_settings(settings).items():
         if key in WRITTEN_THERE:
             continue
@@ -45,7 +45,7 @@ def resolve_safely(text: str) -> Path:
 
 
 def in_the_way(out: Path, settings: Mapping[str, Any]) -> str | None:
-    """Why a run must not write to `out`, in one sentence: it would replace or delete what it reads. None if nothing speaks against it.
+    """Why a run must not write to `out`, in one sentence: it would replace or delete what it reads. None if it may.
 
     Links are followed on both sides. Reads nothing but small JSON files, and changes nothing.
     """
@@ -62,5 +62,8 @@ def in_the_way(out: Path, settings: Mapping[str, Any]) -> str | None:
             where = "is" if target == read else "holds"
             return f"out={out} {where} {key}={path}, which this run reads and would replace; choose another out="
         if any(target == read / owned or read / owned in target.parents for owned in OWNED):
-            return f"out={out} lies within the model of {key}={path}, which this run reads; choose another out=, such as {path / 'eval'}"
+            return (
+                f"out={out} lies within the model of {key}={path}, which this run reads; choose another out=, "
+                f"such as {path / 'eval'}"
+            )
     return None

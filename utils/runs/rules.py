@@ -73,6 +73,7 @@ DIALS: dict[str, Check] = {
         lambda v: v in ("epoch", "none") or is_whole(v, 1) or minutes(v) is not None,
         "minutes such as 10m, epoch, none, or a number of steps",
     ),
+    "checkpoints_kept": count("checkpoints"),
     "snapshots": described(lambda v: v == "none" or is_whole(v, 1), "none, or a whole number of steps from 1"),
     "report_to": one_of("none", "tensorboard", "wandb", "trackio"),
     "workers": whole,

@@ -30,8 +30,9 @@ from utils.runs.settings import TrainingSettings
 from utils.tokens.example import Example, count_lost, say_lost
 from utils.tokens.prompts import Encoder
 from utils.training.batching import BatchPlan, largest_micro_batch, plan_batch
-from utils.training.callbacks import MarkCheckpoints, SaveByTheClock, Snapshots, StopAbove, minutes
+from utils.training.callbacks import SaveByTheClock, SealCheckpoints, Snapshots, StopAbove, minutes
 from utils.training.method import Finish, Stop
+from utils.training.resumable import step_of
 from utils.training.trainer import UnlearnTrainer
 from utils.weights.models import DTYPES, is_adapter, model_folder, resolve_precision, save_model
 
@@ -82,6 +83,8 @@ def train(settings: TrainingSettings, run: Run, encoder: Encoder, streams: Strea
     write = partial(write_model, trainer, dtype=dtype, merged=_starts_merged(cfg.model.path, cfg.adapter.name))
     for callback in _callbacks(cfg, method.stop, trainer, run, write):
         trainer.add_callback(callback)
+    if run.checkpoint is not None:
+        log.info("resuming at step %d of %d", step_of(run.checkpoint), dataset.steps)
     trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
     _save(run, write, method.finish, cfg.model.path)
     run.finish()
@@ -106,7 +109,7 @@ def _starts_merged(start: str | None, adapter: str) -> bool:
 def _callbacks(
     cfg: DictConfig, stop: Stop | None, trainer: UnlearnTrainer, run: Run, write: Callable[..., None]
 ) -> list[TrainerCallback]:
-    callbacks: list[TrainerCallback] = [MarkCheckpoints()]
+    callbacks: list[TrainerCallback] = [SealCheckpoints(cfg.checkpoints_kept)]
     if (every := minutes(cfg.checkpoint)) is not None:
         callbacks.append(SaveByTheClock(every))
     if cfg.snapshots != "none":

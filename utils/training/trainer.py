@@ -19,7 +19,8 @@ from utils.engine.packing import Packed, pack
 from utils.engine.reference import Reference, needs_reference
 from utils.engine.table import TokenTable
 from utils.items.streams import Drawn, StepDataset, merged
-from utils.training.callbacks import Progress, last_checkpoint
+from utils.training.callbacks import Progress
+from utils.training.resumable import last_checkpoint
 
 Counts = dict[str, tuple[Tensor, Tensor]]
 
@@ -133,6 +134,17 @@ class UnlearnTrainer(Trainer):
         logs["epoch"] = self.step_dataset.epoch_of(self.state.global_step)
         self.record({"step": self.state.global_step, **logs})
         super().log(logs, start_time)
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Raises ValueError for a checkpoint of another model; a weight that is tied to one that was loaded is not missing."""
+        names: dict[int, set[str]] = {}
+        for name, weight in self.model.state_dict(keep_vars=True).items():
+            names.setdefault(id(weight), set()).add(name)
+        missing = set(load_result.missing_keys)
+        left = [name for group in names.values() if group <= missing for name in sorted(group)]
+        if left or load_result.unexpected_keys:
+            what = f"lacks {left[0]}" if left else f"holds {load_result.unexpected_keys[0]}, which the model lacks"
+            raise ValueError(f"{self.args.output_dir}: the checkpoint {what}; start again with overwrite=true")
 
     def floating_point_ops(self, inputs: dict[str, Packed]) -> int:
         # The Trainer's estimate assumes plain (batch, length) inputs; scripts/bench.py measures instead.

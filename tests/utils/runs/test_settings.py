@@ -172,6 +172,7 @@ def test_default_folders_differ_exactly_where_results_do():
         "per_device_batch_size": "2",
         "log_every": "7",
         "checkpoint": "none",
+        "checkpoints_kept": "1",
         "show_prompts": "3",
         "workers": "2",
     }
