@@ -17,7 +17,7 @@ import torch
 
 from utils import ROOT
 from utils.distributed import world_size
-from utils.files import read_json
+from utils.files import flat_settings, read_json
 from utils.fingerprint import settings_hash
 
 # Where a run lies and how it is executed does not change what it computes.
@@ -45,6 +45,13 @@ def sources(settings: Mapping[str, Any]) -> dict[str, str | None]:
     paths["reinforced.path"] = settings.get("reinforced", {}).get("path")
     made = {key: read_json(Path(path).expanduser() / "run.json") if path else None for key, path in paths.items()}
     return {key: run.get("weights") if isinstance(run, dict) else None for key, run in made.items()}
+
+
+def changed_settings(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted key -> new value, or None, of the settings that are not as they were and decide what is computed."""
+    before, after = flat_settings(old), flat_settings(new)
+    keys = [key for key in {**before, **after} if key.split(".")[0] not in NOT_PART_OF_THE_RESULT]
+    return {key: after.get(key) for key in keys if before.get(key) != after.get(key)}
 
 
 def capsule(settings: Mapping[str, Any]) -> dict[str, Any]:

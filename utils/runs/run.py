@@ -24,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from utils import alive
 from utils.distributed import barrier, from_main, is_main
 from utils.files import flat_settings, read_json, read_rows, write_json, write_rows, write_text
-from utils.runs.capsule import NOT_PART_OF_THE_RESULT, capsule, sources
+from utils.runs.capsule import capsule, changed_settings, sources
 from utils.runs.inputs import in_the_way
 from utils.training.resumable import last_checkpoint, step_of, whole_checkpoint
 
@@ -73,6 +73,16 @@ class Run:
         run._on_main(lambda: run._begin(script, cfg, data))
         return run
 
+    @classmethod
+    def reopen(cls, cfg: DictConfig, script: str) -> Run:
+        """The finished run in `cfg.out`, to add to what it found (`note_again`); it is this process's until `close`.
+
+        Raises RunError if there is none, or if somebody else works there.
+        """
+        run = cls(Path(str(cfg.out)), OmegaConf.to_container(cfg, resolve=True))
+        run.capsule = run._on_main(lambda: run._reclaim(script)) or {}
+        return run
+
     def __enter__(self) -> Run:
         return self
 
@@ -102,6 +112,13 @@ class Run:
         if is_main():
             self._check_ours()
             write_json(self.folder / "run.json", self.capsule)
+
+    def note_again(self) -> None:
+        """Adds to `rescored` of run.json that its numbers are computed anew: when, with which code, which settings differ."""
+        now = capsule(self.settings)
+        changed = changed_settings(self.capsule["settings"], self.settings)
+        entry = {"date": now["started"], **{key: now[key] for key in ("code", "command", "libraries")}, "settings": changed}
+        self.note(rescored=[*self.capsule.get("rescored", []), entry])
 
     def finish(self) -> None:
         """Marks the run finished, drops its checkpoints and gives the folder free. Call it when everything else is on disk."""
@@ -151,6 +168,16 @@ class Run:
         if state != "running" or overwrite:
             self._clear()
         return False
+
+    def _reclaim(self, script: str) -> dict[str, Any]:
+        """run.json of a finished run, whose folder is this process's now."""
+        known = read_json(self.folder / "run.json")
+        if not isinstance(known, dict) or known.get("script") != script or known.get("status") != "finished":
+            raise RunError(
+                f"rescore=true: out={self.folder} holds no finished evaluation; run the evaluation first, without rescore"
+            )
+        self._lock = alive.seize(self.folder / LOCK)
+        return known
 
     def _held_by(self, owner: alive.Owner | None) -> str:
         who = owner or "other processes that begin at this moment"
@@ -275,10 +302,8 @@ def _is_passing(path: Path) -> bool:
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Settings that changed, as `key: old -> new`, the dials of the first level before those inside groups."""
-    before, after = flat_settings(old), flat_settings(new)
-    keys = [key for key in {**before, **after} if key.split(".")[0] not in NOT_PART_OF_THE_RESULT]
-    keys.sort(key=lambda key: key.count("."))
-    return [f"{k}: {before.get(k)} -> {after.get(k)}" for k in keys if before.get(k) != after.get(k)]
+    before, changed = flat_settings(old), changed_settings(old, new)
+    return [f"{key}: {before.get(key)} -> {changed[key]}" for key in sorted(changed, key=lambda key: key.count("."))]
 
 
 def _peak_resident_bytes() -> int:

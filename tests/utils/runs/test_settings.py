@@ -9,7 +9,7 @@ import pytest
 import utils.runs.load
 from tests.runs import compose_settings, run, target
 from utils.files import resolve
-from utils.runs.run import NOT_PART_OF_THE_RESULT
+from utils.runs.capsule import NOT_PART_OF_THE_RESULT
 from utils.runs.settings import SettingsError, check_evaluation, check_training, default_folder
 
 TRAINED = "model.path=runs/target"
