@@ -67,6 +67,15 @@ def agree(yes: bool, device: torch.device) -> bool:
     return bool(said.item())
 
 
+def highest(number: int, device: torch.device) -> int:
+    """The highest number that any process says, on every process: what one of them was told, all must do."""
+    if not dist.is_initialized():
+        return number
+    said = torch.tensor([number], device=device)
+    dist.all_reduce(said, dist.ReduceOp.MAX)
+    return int(said.item())
+
+
 def from_main(value: T) -> T:
     """The main process's object, on every process: what to do must not depend on which files a process sees."""
     if not dist.is_initialized():

@@ -22,6 +22,7 @@ from utils.engine.engine import Engine
 from utils.engine.loss import Needs
 from utils.engine.reference import Reference, make_reference, needs_reference
 from utils.fingerprint import folder_hash
+from utils.interruption import Interrupted, deferred
 from utils.items.rows import QA
 from utils.items.streams import StepDataset, Streams, TrainingData
 from utils.runs.load import make_encoder, trainable_engine
@@ -30,7 +31,7 @@ from utils.runs.settings import TrainingSettings
 from utils.tokens.example import Example, count_lost, say_lost
 from utils.tokens.prompts import Encoder
 from utils.training.batching import BatchPlan, largest_micro_batch, plan_batch
-from utils.training.callbacks import SaveByTheClock, SealCheckpoints, Snapshots, StopAbove, minutes
+from utils.training.callbacks import SaveByTheClock, SealCheckpoints, Snapshots, StopAbove, StopWhenAsked, minutes
 from utils.training.method import Finish, Stop
 from utils.training.resumable import step_of
 from utils.training.trainer import UnlearnTrainer
@@ -81,13 +82,22 @@ def train(settings: TrainingSettings, run: Run, encoder: Encoder, streams: Strea
     as_trained = method.finish is not None or not precision.autocast
     dtype = precision.weights if as_trained else DTYPES[cfg.model.dtype]
     write = partial(write_model, trainer, dtype=dtype, merged=_starts_merged(cfg.model.path, cfg.adapter.name))
-    for callback in _callbacks(cfg, method.stop, trainer, run, write):
+    stopped = StopWhenAsked(saves=cfg.checkpoint != "none")
+    for callback in [*_callbacks(cfg, method.stop, trainer, run, write), stopped]:
         trainer.add_callback(callback)
     if run.checkpoint is not None:
         log.info("resuming at step %d of %d", step_of(run.checkpoint), dataset.steps)
-    trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
-    _save(run, write, method.finish, cfg.model.path)
-    run.finish()
+    with deferred():
+        trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
+        if stopped.number:
+            raise Interrupted(stopped.number, _how_to_go_on(trainer.state.global_step, dataset.steps, stopped.saves))
+        _save(run, write, method.finish, cfg.model.path)
+        run.finish()
+
+
+def _how_to_go_on(step: int, steps: int, saved: bool) -> str:
+    how = "goes on from there" if saved else "begins again (checkpoint=none: nothing of it was kept)"
+    return f"interrupted after step {step} of {steps}; the same command {how}"
 
 
 def _restrict(model: nn.Module, names: Collection[str]) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 
 from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from utils.distributed import agree
+from utils.distributed import agree, highest
+from utils.interruption import asked
 from utils.training.resumable import keep_last, seal
 
 
@@ -65,6 +66,24 @@ class StopAbove(TrainerCallback):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if self.parts()[self.part] >= self.above:
             control.should_training_stop = True
+            control.should_save = False  # who resumed from here would not know that it was the last step
+
+
+class StopWhenAsked(TrainerCallback):
+    """Ends training after the step in which any process was told to stop, all processes after the same one, with a checkpoint.
+
+    Comes after the other callbacks. saves: whether checkpoints are written at all. `number`: the signal that ended training.
+    """
+
+    def __init__(self, saves: bool):
+        self.saves, self.number = saves, 0
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        ends_anyway = control.should_training_stop and state.global_step < state.max_steps
+        if not ends_anyway and (number := highest(asked(), args.device)):
+            self.number = number
+            control.should_training_stop = True
+            control.should_save = self.saves
 
 
 class Progress(ProgressCallback):
