@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from utils import ROOT, interruption
 from utils.checks import did_you_mean, did_you_mean_or_all
+from utils.files import told
 
 CONFIG = ROOT / "config"
 BAD_INPUT = (ValueError, ArithmeticError, OmegaConfBaseException)
@@ -109,8 +110,8 @@ def compose_settings(script: str | None, overrides: Iterable[str] = ()) -> DictC
 
 
 def one_sentence(main: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
-    """Errors that mean bad input (ValueError and its kin), and an interruption, end the program with their message instead of a
-    traceback. LETHE_TRACEBACK=1 shows the traceback of an error all the same.
+    """Errors that mean bad input (ValueError and its kin) or a disk that fails, and an interruption, end the program with their
+    message instead of a traceback. LETHE_TRACEBACK=1 shows the traceback of an error all the same.
 
     A sweep goes on with its other jobs after an error and fails at its end; interrupted, it says which of its runs are done.
     """
@@ -131,6 +132,10 @@ def one_sentence(main: Callable[[DictConfig], None]) -> Callable[[DictConfig], N
             if os.environ.get("LETHE_TRACEBACK") == "1":
                 raise
             problem = str(error)
+        except OSError as error:
+            if os.environ.get("LETHE_TRACEBACK") == "1":
+                raise
+            problem = told(error)
         # Out here the failed calls are gone, and with them progress bars that would print after the message.
         if code != 1:
             if os.environ.get("RANK", "0") == "0":
@@ -165,7 +170,7 @@ def errors_in_one_sentence() -> Iterator[None]:
     except (*BAD_INPUT, OSError, HydraException) as error:
         if os.environ.get("LETHE_TRACEBACK") == "1":
             raise
-        sys.exit(_first_line(error))
+        sys.exit(told(error) if isinstance(error, OSError) else _first_line(error))
 
 
 def _overrides(arguments: Sequence[str]) -> list[str]:

@@ -21,6 +21,7 @@ from utils.distributed import barrier, is_main, world_size
 from utils.engine.engine import Engine
 from utils.engine.loss import Needs
 from utils.engine.reference import Reference, make_reference, needs_reference
+from utils.files import storing
 from utils.fingerprint import folder_hash
 from utils.interruption import Interrupted, deferred
 from utils.items.rows import QA
@@ -224,7 +225,8 @@ def write_model(trainer: UnlearnTrainer, folder: Path, dtype: torch.dtype, merge
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         # Sharded weights are gathered by the Trainer's own saving, in which every process takes part.
         partial = folder.with_name(folder.name + ".partial")
-        trainer.save_model(str(partial))
+        with storing(folder):
+            trainer.save_model(str(partial))
         barrier()
         if is_main():
             (partial / "training_args.bin").unlink(missing_ok=True)  # a pickle that no loader of models needs

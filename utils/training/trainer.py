@@ -18,6 +18,7 @@ from utils.engine.loss import Loss
 from utils.engine.packing import Packed, pack
 from utils.engine.reference import Reference, needs_reference
 from utils.engine.table import TokenTable
+from utils.files import storing
 from utils.items.streams import Drawn, StepDataset, merged
 from utils.training.callbacks import Progress
 from utils.training.resumable import last_checkpoint
@@ -134,6 +135,11 @@ class UnlearnTrainer(Trainer):
         logs["epoch"] = self.step_dataset.epoch_of(self.state.global_step)
         self.record({"step": self.state.global_step, **logs})
         super().log(logs, start_time)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Raises StorageError, which names the folder, where the disk fails; the checkpoint before stays."""
+        with storing(Path(self.args.output_dir)):
+            super()._save_checkpoint(model, trial)
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         """Raises ValueError for a checkpoint of another model; a weight that is tied to one that was loaded is not missing."""
