@@ -106,12 +106,18 @@ def seize(path: Path) -> Sign:
 
 def holder(path: Path) -> Owner | None:
     """Who lives and holds the sign at `path`; None if there is none, its owner is dead, or it is this process."""
+    owner = held(path)
+    return None if owner is None or (owner.pid == os.getpid() and owner.place == _place()) else owner
+
+
+def held(path: Path) -> Owner | None:
+    """Who lives and holds the sign at `path`, be it this process; None if there is none, or its owner is dead."""
     if not path.exists():
         return None
     # It was written whole: if it cannot be read, its disk failed, and only its age is left to go by.
     owner = _read(path) or Owner("an unknown host", 0, "an unknown time")
     if owner.place and owner.place == _place():
-        return owner if owner.pid != os.getpid() and owner.born == _born(owner.pid) else None
+        return owner if owner.born == _born(owner.pid) else None
     return owner if age(path) < STALE else None
 
 

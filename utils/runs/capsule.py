@@ -26,6 +26,7 @@ NOT_PART_OF_THE_RESULT = (
     "resume",
     "overwrite",
     "cache",
+    "cache_gib",
     "report_to",
     "per_device_batch_size",
     "log_every",

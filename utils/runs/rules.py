@@ -50,6 +50,7 @@ DIALS: dict[str, Check] = {
     "resume": flag,
     "overwrite": flag,
     "show_prompts": whole,
+    "cache_gib": or_null(described(lambda v: is_number(v) and v >= 0, "a number from 0, or null for no limit")),
     "model.dtype": one_of("float32", "bfloat16"),
     "model.attn": one_of("auto", "sdpa", "eager", "flash_attention_2", "flash_attention_3"),
     "model.max_length": count("tokens of prompt and answer", 2),

@@ -23,6 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from utils import alive
 from utils.distributed import barrier, from_main, is_main
+from utils.engine.cache_limit import make_room
 from utils.files import flat_settings, read_json, read_rows, write_json, write_rows, write_text
 from utils.runs.capsule import capsule, changed_settings, sources
 from utils.runs.inputs import in_the_way
@@ -127,6 +128,7 @@ class Run:
         self.note(status="finished", seconds=round(time.time() - self._started, 1), peak_memory_bytes=peak)
         if is_main():
             self._tidy()
+            self._tidy_cache()
         self.close()
         barrier()
 
@@ -205,6 +207,9 @@ class Run:
             if _is_passing(path) and path.name != LOCK:
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
+    def _tidy_cache(self) -> None:
+        make_room(self.settings.get("cache"), self.settings.get("cache_gib"))
+
     def _tidy_if_free(self) -> None:
         """The same where a run was killed while it did that; touches nothing else, and lets others work."""
         if self.checkpoints.exists() or any(map(_is_passing, self.folder.iterdir())):
@@ -276,6 +281,7 @@ class Run:
         self.capsule |= {"sources": sources(self.settings), "data": dict(sorted(data.items()))}
         write_json(self.folder / "run.json", self.capsule)  # first: whoever is killed after it is known to be a run
         write_text(self.folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+        self._tidy_cache()
 
     def _clear(self) -> None:
         """Deletes all but run.json, which says so first: nothing that is left, if this is cut short, is taken for a result."""

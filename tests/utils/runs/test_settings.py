@@ -168,6 +168,7 @@ def test_default_folders_differ_exactly_where_results_do():
         "resume": "false",
         "overwrite": "true",
         "cache": "elsewhere",
+        "cache_gib": "3",
         "report_to": "wandb",
         "per_device_batch_size": "2",
         "log_every": "7",
