@@ -293,12 +293,14 @@ class Run:
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
 
     def _trim_log(self) -> None:
-        """Drops records of steps after the checkpoint that the run resumes from, and a half-written last line."""
+        """Drops records of steps after the checkpoint that the run resumes from, sums of what is not at its end after all, and a
+        half-written last line."""
         path = self.folder / "log.jsonl"
         if not path.exists():
             return
         reached = step_of(self.checkpoint) if self.checkpoint else 0
-        write_rows(path, [record for record in read_rows(path, appended=True) if record.get("step", 0) <= reached])
+        records = [record for record in read_rows(path, appended=True) if record.get("step", 0) <= reached]
+        write_rows(path, [record for record in records if "train_runtime" not in record])
 
 
 def _is_passing(path: Path) -> bool:

@@ -112,6 +112,18 @@ def test_the_log_is_cut_back_to_the_checkpoint(cut_off):
     assert steps == [1, 2, 3, 4, 5, 6, 6]  # the last line sums up
 
 
+def test_a_run_that_is_resumed_at_its_end_sums_up_once(tmp_path, monkeypatch):
+    def save(*_):
+        raise PowerCut
+
+    with monkeypatch.context() as patch, pytest.raises(PowerCut):
+        patch.setattr(training, "save_model", save)
+        unlearn(tmp_path / "run")
+    unlearn(tmp_path / "run")
+    records = read_rows(tmp_path / "run" / "log.jsonl")
+    assert [record["step"] for record in records] == [1, 2, 3, 4, 5, 6, 6] and "train_runtime" in records[-1]
+
+
 def test_checkpoints_go_by_the_clock_unless_told_otherwise(monkeypatch, tmp_path):
     saved, now = [], [0.0]
 
