@@ -41,11 +41,7 @@ def score_run(cfg: DictConfig, questions: Questions, encoder: Encoder, run: Run)
     engine = load_engine(cfg.model, encoder, cfg.precision, cfg.seed, cfg.reinforced)
     cache = TokenCache(cfg.cache, engine)
     run.note(weights=cache.weights, requests=requests_hash(questions.oracle, encoder))
-    try:
-        table, rows = put(questions.requests, questions, cfg, engine, encoder, cache)
-    except Interrupted:
-        cache.write()  # up to a minute of work that the same command need not do again
-        raise
+    table, rows = put(questions.requests, questions, cfg, engine, encoder, cache)
     path = run.folder / GENERATIONS
     if is_main():
         write_parquet(table, run.folder / SCORES)
@@ -75,8 +71,12 @@ def put(
     """The score table and the rows of generations of some of the requests, on the main process."""
     benchmark = questions.benchmark
     limit, released = benchmark.max_new_tokens, benchmark.released(encoder.compat)
-    table = score(engine, encoder, requests, cfg.tokens_per_batch, questions.statistics, cache)
-    return table, continue_prompts(engine, encoder, requests, cfg.generation_batch_size, limit, cache, released)
+    try:
+        table = score(engine, encoder, requests, cfg.tokens_per_batch, questions.statistics, cache)
+        return table, continue_prompts(engine, encoder, requests, cfg.generation_batch_size, limit, cache, released)
+    except Interrupted:
+        cache.write()  # up to a minute of work that the same command need not do again
+        raise
 
 
 def add_extras(rows: Sequence[Row], questions: Questions, resources: Resources) -> list[Row]:
