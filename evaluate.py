@@ -23,6 +23,7 @@ def main(cfg: DictConfig) -> None:
     from utils.reading import files_read
     from utils.runs.load import make_encoder
     from utils.runs.oracles import bring_oracle, check_oracle
+    from utils.runs.results import describe
     from utils.runs.run import Run
     from utils.runs.score import metrics_from_files, score_run, show_requests, write_metrics
     from utils.runs.settings import check_evaluation
@@ -32,7 +33,10 @@ def main(cfg: DictConfig) -> None:
         out = Path(cfg.out)
 
         if cfg.rescore:
-            write_metrics(metrics_from_files(out, questions, cfg.compat, cfg.resamples), out)
+            with Run.reopen(cfg, "evaluate") as run:
+                metrics = metrics_from_files(out, questions, cfg.compat, cfg.resamples)
+                run.note_again()
+                write_metrics(metrics, out)
             return
 
         if cfg.from_logs is not None:
@@ -44,15 +48,16 @@ def main(cfg: DictConfig) -> None:
             check_oracle(cfg, questions, encoder)
             show_requests(questions.requests[: cfg.show_prompts], encoder)
 
-    run = Run.open(cfg, "evaluate", data)
-    if run.skip:
-        return
-    if cfg.from_logs is None:
-        score_run(cfg, questions, encoder, run)
-        bring_oracle(cfg, questions, encoder, run)
-        metrics = metrics_from_files(out, questions, cfg.compat, cfg.resamples)
-    write_metrics(metrics, out)
-    run.finish()
+    with Run.open(cfg, "evaluate", data) as run:
+        if run.skip:
+            return
+        if cfg.from_logs is None:
+            score_run(cfg, questions, encoder, run)
+            bring_oracle(cfg, questions, encoder, run)
+            run.note(results=describe(out))
+            metrics = metrics_from_files(out, questions, cfg.compat, cfg.resamples)
+        write_metrics(metrics, out)
+        run.finish()
 
 
 if __name__ == "__main__":

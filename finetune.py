@@ -34,9 +34,9 @@ def main(cfg: DictConfig) -> None:
         encoder = make_encoder(cfg.model, benchmark, "finetune", cfg.compat)
         streams = make_streams(settings, encoder, pairs)
 
-    run = Run.open(cfg, "finetune", data, settings.counts)
-    if not run.skip:
-        train(settings, run, encoder, streams)
+    with Run.open(cfg, "finetune", data, settings.counts) as run:
+        if not run.skip:
+            train(settings, run, encoder, streams)
 
 
 if __name__ == "__main__":

@@ -35,9 +35,9 @@ def main(cfg: DictConfig) -> None:
         encoder = make_encoder(cfg.model, benchmark, "unlearn", cfg.compat)
         streams = make_streams(settings, encoder, forget, retain, templates)
 
-    run = Run.open(cfg, "unlearn", data, settings.counts)
-    if not run.skip:
-        train(settings, run, encoder, streams)
+    with Run.open(cfg, "unlearn", data, settings.counts) as run:
+        if not run.skip:
+            train(settings, run, encoder, streams)
 
 
 if __name__ == "__main__":

@@ -58,6 +58,15 @@ def barrier() -> None:
         dist.barrier()
 
 
+def highest(number: int, device: torch.device) -> int:
+    """The highest number that any process says, on every process: what one of them was told, all must do."""
+    if not dist.is_initialized():
+        return number
+    said = torch.tensor([number], device=device)
+    dist.all_reduce(said, dist.ReduceOp.MAX)
+    return int(said.item())
+
+
 def from_main(value: T) -> T:
     """The main process's object, on every process: what to do must not depend on a clock or on the files that a process sees."""
     if not dist.is_initialized():

@@ -8,7 +8,8 @@
 
 The folder's name changes with all that changes a value (`cache_key`). A file's name holds the hash of its content: one that was
 cut off or changed is noticed, deleted, and what it held is computed again. Each file is hashed once per process start, or in one
-of the processes that share the folder; its numbers stay on disk, mapped into memory, and only what is asked for is read.
+of the processes that share the folder; its numbers stay on disk, mapped into memory, and only what is asked for is read. How
+large all folders may be together: utils/cache_limit.py.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from __future__ import annotations
 import json
 import logging
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,7 +34,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from utils.distributed import barrier, from_main, gathered, rank, world_size
+from utils.distributed import barrier, from_main, gathered, is_main, rank, world_size
+from utils.cache_limit import touch, use
 from utils.engine.engine import Engine
 from utils.fingerprint import code_hash, file_hash, settings_hash, weights_hash
 from utils.tokens.example import Example, digest
@@ -68,6 +72,9 @@ class TokenCache:
         self._new_texts: dict[str, str] = {}
         self._read: set[str] = set()
         self._waiting, self._written = 0, time.monotonic()
+        if self.folder is not None and is_main():
+            with suppress(OSError):  # somebody else's folder: what is in it can be read all the same
+                weakref.finalize(self, use(self.folder).remove)
         self.read()
 
     def knows(self, example: Example, names: Sequence[str]) -> bool:
@@ -173,6 +180,7 @@ class TokenCache:
                 for name, column in columns.items():
                     self._columns[key.tobytes(), name] = (column, offsets[number], offsets[number + 1])
         self._read.add(path.name)
+        touch(path)
         _whole.add(_stamp(path))
 
 

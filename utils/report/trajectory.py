@@ -23,8 +23,9 @@ from utils.distributed import is_main
 from utils.files import read_json, read_rows
 from utils.fingerprint import settings_hash
 from utils.report.read import Estimate, ReportError, label_of, read_metrics, told_apart
+from utils.runs.capsule import NOT_PART_OF_THE_RESULT
 from utils.runs.inherited_settings import evaluation_settings
-from utils.runs.run import NOT_PART_OF_THE_RESULT, RunError
+from utils.runs.run import RunError
 from utils.runs.series import finished_run, snapshots
 from utils.runs.settings import SettingsError
 from utils.weights.models import model_in

@@ -19,8 +19,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from utils import ROOT
+from utils import ROOT, interruption
 from utils.checks import did_you_mean, did_you_mean_or_all
+from utils.files import told
 
 CONFIG = ROOT / "config"
 BAD_INPUT = (ValueError, ArithmeticError, OmegaConfBaseException)
@@ -121,22 +122,38 @@ def compose_settings(script: str | None, overrides: Iterable[str] = ()) -> DictC
 
 
 def one_sentence(main: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
-    """Errors that mean bad input (ValueError and its kin) end the program with their message instead of a traceback.
+    """Errors that mean bad input (ValueError and its kin) or a disk that fails, and an interruption, end the program with their
+    message instead of a traceback. LETHE_TRACEBACK=1 shows the traceback of an error all the same.
 
-    A sweep goes on with its other jobs and fails at its end. LETHE_TRACEBACK=1 shows the traceback all the same.
+    A sweep goes on with its other jobs after an error and fails at its end; interrupted, it says which of its runs are done.
     """
 
     @functools.wraps(main)
     def wrapped(cfg: DictConfig) -> None:
+        sweeps, code = HydraConfig.get().mode == RunMode.MULTIRUN, 1
+        if not sweeps or HydraConfig.get().job.num == 0:
+            _done.clear()
         try:
-            main(cfg)
+            with interruption.heard():
+                main(cfg)
+            _done.append(str(cfg.out))
             return
+        except interruption.Interrupted as stop:
+            problem, code = str(stop), stop.code
         except BAD_INPUT as error:
             if os.environ.get("LETHE_TRACEBACK") == "1":
                 raise
             problem = str(error)
+        except OSError as error:
+            if os.environ.get("LETHE_TRACEBACK") == "1":
+                raise
+            problem = told(error)
         # Out here the failed calls are gone, and with them progress bars that would print after the message.
-        if HydraConfig.get().mode == RunMode.MULTIRUN:
+        if code != 1:
+            if os.environ.get("RANK", "0") == "0":
+                print(problem, *([_what_is_done(cfg)] if sweeps else []), sep="\n", file=sys.stderr)
+            sys.exit(code)
+        if sweeps:
             print(problem, file=sys.stderr)
             raise CompactHydraException(problem)
         sys.exit(problem)
@@ -144,15 +161,28 @@ def one_sentence(main: Callable[[DictConfig], None]) -> Callable[[DictConfig], N
     return wrapped
 
 
+_done: list[str] = []  # folders of the finished runs of a sweep
+
+
+def _what_is_done(cfg: DictConfig) -> str:
+    done = f"{', '.join(_done)} done" if _done else "none of them done"
+    return f"sweep: {done}; it was at {cfg.out}. The same command skips what is finished"
+
+
 @contextmanager
 def errors_in_one_sentence() -> Iterator[None]:
-    """Within the block, errors that mean bad input end the program with their first line. LETHE_TRACEBACK=1 shows all."""
+    """Within the block, errors that mean bad input end the program with their first line, and so does an interruption.
+    LETHE_TRACEBACK=1 shows all of an error."""
     try:
-        yield
+        with interruption.heard():
+            yield
+    except interruption.Interrupted as stop:
+        print(stop, file=sys.stderr)
+        sys.exit(stop.code)
     except (*BAD_INPUT, OSError, HydraException) as error:
         if os.environ.get("LETHE_TRACEBACK") == "1":
             raise
-        sys.exit(_first_line(error))
+        sys.exit(told(error) if isinstance(error, OSError) else _first_line(error))
 
 
 def _overrides(arguments: Sequence[str]) -> list[str]:

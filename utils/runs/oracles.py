@@ -26,9 +26,10 @@ from utils.items.benchmark import Benchmark
 from utils.items.saved import Row, seen_by
 from utils.runs.lineage import Origin
 from utils.runs.load import load_engine
+from utils.runs.results import GENERATIONS, NULLS, ORACLE, SCORES, check, read_table
 from utils.runs.rows_read import check_never_saw, saw_nothing
 from utils.runs.run import Run
-from utils.runs.score import GENERATIONS, NULLS, ORACLE, SCORES, put
+from utils.runs.score import put
 from utils.runs.settings import SettingsError
 from utils.tokens.prompts import Encoder
 from utils.weights.models import model_in
@@ -61,15 +62,20 @@ def check_oracle(cfg: DictConfig, questions: Questions, encoder: Encoder) -> Non
 
 
 def bring_oracle(cfg: DictConfig, questions: Questions, encoder: Encoder, run: Run) -> None:
-    """Copies the oracles' scores into the run folder, scoring an oracle's model if nobody did yet."""
+    """Copies the oracles' scores into the run folder, scoring an oracle's model if nobody did yet.
+
+    Raises ResultsError, on every process, if an oracle's scores are damaged.
+    """
     if cfg.oracle in (None, "none") or not questions.oracle:
         return
     targets = {run.folder / ORACLE: cfg.oracle}
     targets |= {run.folder / NULLS / f"{number:03d}.parquet": path for number, path in enumerate(cfg.null_runs)}
     sources = {target: _find_or_score(cfg, questions, encoder, Path(path)) for target, path in targets.items()}
+    for source in sources.values():
+        check(source.parent, source.name, GENERATIONS)
     tasks = {request.task for request in questions.oracle}
     for target, source in sources.items() if is_main() else ():
-        table = pd.read_parquet(source)
+        table = read_table(source)
         table = table[table["task"].isin(tasks) & (table["asked_by"] == "")]
         if "generation" not in table:
             table = with_generations(table, read_rows(source.with_name(GENERATIONS)))

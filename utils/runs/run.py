@@ -6,41 +6,35 @@ name and renamed, so what exists is whole.
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import logging
 import os
-import platform
 import resource
 import shutil
-import subprocess
-import sys
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from utils import ROOT
-from utils.distributed import barrier, is_main, world_size
+from utils import alive
+from utils.distributed import barrier, from_main, is_main
+from utils.cache_limit import make_room
 from utils.files import flat_settings, read_json, read_rows, write_json, write_rows, write_text
-from utils.fingerprint import settings_hash
-from utils.training.callbacks import last_checkpoint
+from utils.runs.capsule import PER_DEVICE, capsule, changed_settings, sources
+from utils.runs.inputs import in_the_way
+from utils.training.resumable import last_checkpoint, step_of, whole_checkpoint
 
 log = logging.getLogger(__name__)
 
-# Where a run lies and how it is executed does not change what it computes.
-NOT_PART_OF_THE_RESULT = tuple(
-    "out resume overwrite override_model trust_oracle cache report_to per_device_batch_size log_every checkpoint show_prompts "
-    "workers tokens_per_batch rescore".split()
-)
-PER_DEVICE = "per_device_batch_size"
-LIBRARIES = ("torch", "transformers", "accelerate", "peft", "datasets", "hydra-core", "rouge_score", "scipy", "numpy")
+T = TypeVar("T")
+
+LOCK = "lock.json"  # who works in the folder (utils/alive.py)
+CLEARED = "cleared"  # status of a run whose results were given up
 
 
 class RunError(ValueError):
@@ -51,57 +45,71 @@ class RunError(ValueError):
 class Run:
     """One run folder. `skip` is True if it is already finished with the same settings.
 
-    counts: dials that change the result of this run, although they stand in NOT_PART_OF_THE_RESULT. earlier: run.json of the
-    half-written run that goes on.
+    checkpoint: where to resume from, if an earlier attempt got that far. counts: dials that change the result of this run,
+    although they stand in NOT_PART_OF_THE_RESULT. earlier: run.json of the half-written run that goes on.
     """
 
     folder: Path
     settings: dict[str, Any]
     skip: bool = False
+    checkpoint: Path | None = None
     counts: frozenset[str] = frozenset()
     earlier: dict[str, Any] = field(default_factory=dict)
     capsule: dict[str, Any] = field(default_factory=dict)
     _started: float = field(default_factory=time.time)
+    _lock: alive.Sign | None = None
 
     @classmethod
     def open(cls, cfg: DictConfig, script: str, data: Mapping[str, str], counts: Iterable[str] = ()) -> Run:
-        """Starts, resumes or skips the run in `cfg.out`. data: name -> hash of the files that it goes by (utils/reading.py).
-
+        """Starts, resumes or skips the run in `cfg.out`, which belongs to this process, or to all of one launch, until `close`.
+        data: name -> hash of the files that it goes by (utils/reading.py).
         counts: dials that count as settings all the same.
 
-        Raises RunError if the folder holds a run with other settings or from other weights, or something that is no run, or a
-        half-written run while resume=false. Without overwrite=true only the folder of a run that failed before its first
-        result is deleted.
+        Raises RunError, on all processes alike, if the folder holds a run with other settings or from other weights, something
+        that is no run, or a half-written run while resume=false; if another run works in it; if an input lies where the run
+        would write. Without overwrite=true only the folder of a run that failed before its first result is deleted.
         """
-        settings = OmegaConf.to_container(cfg, resolve=True)
-        run = cls(Path(str(cfg.out)), settings, counts=frozenset(counts))
-        state = run._look(script, data)
-        if state == "finished" and not cfg.overwrite:
+        run = cls(Path(str(cfg.out)), OmegaConf.to_container(cfg, resolve=True), counts=frozenset(counts))
+        run.skip = run._on_main(lambda: run._claim(script, data))
+        if run.skip:
             log.info("%s is finished with these settings; skipped (overwrite=true runs it again)", run.folder)
-            run.skip = True
             return run
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()  # a sweep runs many jobs in one process
-        barrier()
-        if is_main():
-            if run.folder.exists() and (state != "running" or cfg.overwrite):
-                shutil.rmtree(run.folder)
-            run._begin(script, cfg, data)
-        barrier()
+        run.checkpoint = whole_checkpoint(run.checkpoints)
+        run._on_main(lambda: run._begin(script, cfg, data))
         return run
+
+    @classmethod
+    def reopen(cls, cfg: DictConfig, script: str) -> Run:
+        """The finished run in `cfg.out`, to add to what it found (`note_again`); it is this process's until `close`.
+
+        Raises RunError if there is none, or if somebody else works there.
+        """
+        run = cls(Path(str(cfg.out)), OmegaConf.to_container(cfg, resolve=True))
+        run.capsule = run._on_main(lambda: run._reclaim(script)) or {}
+        return run
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Gives the folder free. What is not finished by now is gone on with by the next run in it."""
+        if self._lock is not None:
+            self._lock.remove()
+            self._lock = None
 
     @property
     def checkpoints(self) -> Path:
         return self.folder / "checkpoints"
 
-    @property
-    def checkpoint(self) -> Path | None:
-        """Where to resume from, if an earlier attempt got that far."""
-        return last_checkpoint(self.checkpoints)
-
     def record(self, entry: Mapping[str, Any]) -> None:
         """Appends one line to log.jsonl (main process only)."""
         if is_main():
+            self._check_ours()
             with open(self.folder / "log.jsonl", "a", encoding="utf-8") as file:
                 file.write(json.dumps(entry) + "\n")
 
@@ -109,6 +117,7 @@ class Run:
         """Adds facts (data and model hashes, batch plan, ...) to run.json."""
         self.capsule.update(facts)
         if is_main():
+            self._check_ours()
             write_json(self.folder / "run.json", self.capsule)
 
     def check_micro_batch(self, size: int) -> None:
@@ -120,26 +129,127 @@ class Run:
                 f"{PER_DEVICE}={self.settings[PER_DEVICE]} gives {size} here; use {PER_DEVICE}={before}, or overwrite=true"
             )
 
+    def note_again(self) -> None:
+        """Adds to `rescored` of run.json that its numbers are computed anew: when, with which code, which settings differ."""
+        now = capsule(self.settings)
+        changed = changed_settings(self.capsule["settings"], self.settings)
+        entry = {"date": now["started"], **{key: now[key] for key in ("code", "command", "libraries")}, "settings": changed}
+        self.note(rescored=[*self.capsule.get("rescored", []), entry])
+
     def finish(self) -> None:
-        """Marks the run finished and drops its checkpoints. Call it when everything else is on disk."""
+        """Marks the run finished, drops its checkpoints and gives the folder free. Call it when everything else is on disk."""
         barrier()
         resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else resident
         self.note(status="finished", seconds=round(time.time() - self._started, 1), peak_memory_bytes=peak)
         if is_main():
-            shutil.rmtree(self.checkpoints, ignore_errors=True)
+            self._tidy()
+            self._tidy_cache()
+        self.close()
         barrier()
+
+    def _on_main(self, do: Callable[[], T]) -> T:
+        """What the main process makes of it, on every process. Raises RunError on all of them if it cannot be done."""
+        problem, made = None, None
+        try:
+            made = do() if is_main() else None
+        except alive.Taken as taken:
+            problem = self._held_by(taken.owner)
+        except RunError as error:
+            problem = str(error)
+        except OSError as error:
+            why = f"{error.strerror or error}: {error.filename or self.folder}"
+            problem = f"out={self.folder}: cannot be written to ({why}); make room, or choose another out="
+        problem, made = from_main((problem, made))
+        if problem is not None:
+            self._leave()
+            raise RunError(problem)
+        return made
+
+    def _claim(self, script: str, data: Mapping[str, str]) -> bool:
+        """Whether the run is finished already; if not, the folder is this process's now, and empty unless there is a run to go on
+        with. Raises RunError or alive.Taken for what speaks against it."""
+        overwrite = self.settings["overwrite"]
+        if problem := in_the_way(self.folder, self.settings):
+            raise RunError(problem)
+        if owner := alive.holder(self.folder / LOCK):
+            raise alive.Taken(owner)
+        if self._look(script, data) == "finished" and not overwrite:
+            self._tidy_if_free()
+            return True
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = alive.seize(self.folder / LOCK)
+        state = self._look(script, data)  # what it found before may have gone on meanwhile
+        if state == "finished" and not overwrite:
+            self.close()
+            return True
+        if state != "running" or overwrite:
+            self._clear()
+        return False
+
+    def _reclaim(self, script: str) -> dict[str, Any]:
+        """run.json of a finished run, whose folder is this process's now."""
+        known = read_json(self.folder / "run.json")
+        if not isinstance(known, dict) or known.get("script") != script or known.get("status") != "finished":
+            raise RunError(
+                f"rescore=true: out={self.folder} holds no finished evaluation; run the evaluation first, without rescore"
+            )
+        self._lock = alive.seize(self.folder / LOCK)
+        return known
+
+    def _held_by(self, owner: alive.Owner | None) -> str:
+        who = owner or "other processes that begin at this moment"
+        return f"out={self.folder} is in use by another run ({who}); wait until it ends, or choose another out="
+
+    def _leave(self) -> None:
+        """As if this run had not come: a folder that it only began to make is gone again."""
+        if self._lock is not None:
+            self.close()
+            with suppress(OSError):
+                self.folder.rmdir()
+
+    def _check_ours(self) -> None:
+        """Raises RunError once another run took the folder over; two that write to it would mix."""
+        if self._lock is not None and not self._lock.is_mine():
+            raise RunError(
+                f"out={self.folder} was taken over by another run, since this one gave no sign of life for {alive.STALE:.0f} "
+                "seconds (was it suspended?); let the other go on, or choose another out="
+            )
+
+    def _tidy(self) -> None:
+        """Deletes what a finished run needs no more."""
+        shutil.rmtree(self.checkpoints, ignore_errors=True)
+        for path in self.folder.iterdir():
+            if _is_passing(path) and path.name != LOCK:
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+    def _tidy_cache(self) -> None:
+        make_room(self.settings.get("cache"), self.settings.get("cache_gib"))
+
+    def _tidy_if_free(self) -> None:
+        """The same where a run was killed while it did that; touches nothing else, and lets others work."""
+        if self.checkpoints.exists() or any(map(_is_passing, self.folder.iterdir())):
+            with suppress(OSError, alive.Taken):
+                self._lock = alive.seize(self.folder / LOCK)
+                self._tidy()
+            self.close()
 
     def _look(self, script: str, data: Mapping[str, str]) -> str:
         """new | running | finished. Raises RunError for what is in the way."""
         overwrite, resume = self.settings["overwrite"], self.settings["resume"]
         if self.folder.exists() and not self.folder.is_dir():
             raise RunError(f"out={self.folder}: there is a file of that name; choose another out=")
-        if not self.folder.exists() or not any(self.folder.iterdir()):
-            return "new"
+        if self.folder.is_symlink() and not self.folder.exists():
+            raise RunError(
+                f"out={self.folder}: is a link to {os.readlink(self.folder)}, which does not exist; choose another out="
+            )
+        if not self.folder.exists() or all(map(_is_passing, self.folder.iterdir())):
+            return "new"  # or killed before it wrote run.json
         known = self._known()
         if known["script"] != script:
             raise RunError(f"out={self.folder} holds a run of {known['script']}, not of {script}; choose another out=")
+        if known["status"] == CLEARED:
+            return "new"
         if overwrite:
             return known["status"]
         if known["status"] == "running" and not self._has_results():
@@ -179,58 +289,42 @@ class Run:
     def _has_results(self) -> bool:
         """Whether an earlier attempt got anywhere: a run that failed while loading has nothing to lose."""
         begun = ("config.yaml", "run.json", self.checkpoints.name)
-        return self.checkpoint is not None or any(path.name not in begun for path in self.folder.iterdir())
+        there = [path for path in self.folder.iterdir() if path.name not in begun and not _is_passing(path)]
+        return last_checkpoint(self.checkpoints) is not None or bool(there)
 
     def _begin(self, script: str, cfg: DictConfig, data: Mapping[str, str]) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
         self._trim_log()
-        write_text(self.folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
         self.capsule = {"script": script, "status": "running", "settings": self.settings, **capsule(self.settings, self.counts)}
         self.capsule |= {"sources": sources(self.settings), "data": dict(sorted(data.items()))}
         # Kept until the plan is made anew: what is refused now must be refused again.
         self.capsule |= {key: value for key, value in self.earlier.items() if key == "micro_batch"}
-        write_json(self.folder / "run.json", self.capsule)
+        write_json(self.folder / "run.json", self.capsule)  # first: whoever is killed after it is known to be a run
+        write_text(self.folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+        self._tidy_cache()
+
+    def _clear(self) -> None:
+        """Deletes all but run.json, which says so first: nothing that is left, if this is cut short, is taken for a result."""
+        known = read_json(self.folder / "run.json")
+        if known is not None:
+            write_json(self.folder / "run.json", {**known, "status": CLEARED})
+        for path in self.folder.iterdir():
+            if path.name not in ("run.json", LOCK):
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
 
     def _trim_log(self) -> None:
-        """Drops records of steps after the checkpoint that the run resumes from, and a half-written last line."""
+        """Drops records of steps after the checkpoint that the run resumes from, sums of what is not at its end after all, and a
+        half-written last line."""
         path = self.folder / "log.jsonl"
         if not path.exists():
             return
-        reached = int(self.checkpoint.name.split("-")[1]) if self.checkpoint else 0
-        write_rows(path, [record for record in read_rows(path, appended=True) if record.get("step", 0) <= reached])
+        reached = step_of(self.checkpoint) if self.checkpoint else 0
+        records = [record for record in read_rows(path, appended=True) if record.get("step", 0) <= reached]
+        write_rows(path, [record for record in records if "train_runtime" not in record])
 
 
-def sources(settings: Mapping[str, Any]) -> dict[str, str | None]:
-    """Hash of the weights in the run folders that `settings` name, by key; None for what is no run folder."""
-    paths = {"model.path": settings["model"]["path"], "oracle": settings.get("oracle")}
-    paths["reinforced.path"] = settings.get("reinforced", {}).get("path")
-    made = {key: read_json(Path(path).expanduser() / "run.json") if path else None for key, path in paths.items()}
-    return {key: run.get("weights") if isinstance(run, dict) else None for key, run in made.items()}
-
-
-def capsule(settings: Mapping[str, Any], counts: Collection[str] = ()) -> dict[str, Any]:
-    """What one needs to know to repeat a run: code, libraries, hardware, settings hash. counts: as of `Run`."""
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return {
-        "settings_hash": settings_hash(settings, set(NOT_PART_OF_THE_RESULT) - set(counts)),
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "code": git_commit(),
-        "python": platform.python_version(),
-        "libraries": _versions(),
-        "hardware": {"gpus": gpus, "cpus": os.cpu_count(), "machine": platform.machine(), "processes": world_size()},
-    }
-
-
-def git_commit() -> str:
-    """Commit of this code, with -dirty if files differ from it; `unknown` outside a checkout."""
-    try:
-        ask = ["git", "-C", str(ROOT)]
-        commit = subprocess.run([*ask, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        changed = subprocess.run([*ask, "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
-        return commit + ("-dirty" if changed.strip() else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+def _is_passing(path: Path) -> bool:
+    """Whether a file or folder means nothing once its writer is gone: a lock, what was still without its name."""
+    return path.name == LOCK or path.name.startswith(f"{LOCK}.") or path.name.endswith(".partial")
 
 
 def _as_run(known: Mapping[str, Any]) -> dict[str, Any]:
@@ -240,16 +334,5 @@ def _as_run(known: Mapping[str, Any]) -> dict[str, Any]:
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any], counts: Collection[str] = ()) -> list[str]:
     """Settings that changed, as `key: old -> new`, the dials of the first level before those inside groups."""
-    before, after = flat_settings(old), flat_settings(new)
-    outside = set(NOT_PART_OF_THE_RESULT) - set(counts)
-    keys = [key for key in {**before, **after} if key.split(".")[0] not in outside]
-    keys.sort(key=lambda key: key.count("."))
-    return [f"{k}: {before.get(k)} -> {after.get(k)}" for k in keys if before.get(k) != after.get(k)]
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in LIBRARIES:
-        with suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
+    before, changed = flat_settings(old), changed_settings(old, new, counts)
+    return [f"{key}: {before.get(key)} -> {changed[key]}" for key in sorted(changed, key=lambda key: key.count("."))]

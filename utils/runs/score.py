@@ -15,16 +15,16 @@ from utils.engine.token_cache import TokenCache
 from utils.evaluation.questions import Questions
 from utils.evaluation.scoring import check_requests, continue_prompts, requests_hash, score
 from utils.files import read_rows, write_json, write_parquet, write_rows
+from utils.interruption import Interrupted
 from utils.items.benchmark import Extra, Resources
 from utils.items.metric import Metric
 from utils.items.requests import Request, as_example
 from utils.items.saved import Row, Saved, seen_by
 from utils.runs.load import load_adapter_engine, load_engine
+from utils.runs.results import GENERATIONS, NULLS, ORACLE, SCORES, check, read_table
 from utils.runs.run import Run
 from utils.runs.settings import SettingsError
 from utils.tokens.prompts import Encoder
-
-SCORES, GENERATIONS, ORACLE, NULLS = "scores.parquet", "generations.jsonl", "oracle.parquet", "null"
 
 
 def show_requests(requests: Sequence[Request], encoder: Encoder) -> None:
@@ -71,8 +71,12 @@ def put(
     """The score table and the rows of generations of some of the requests, on the main process."""
     benchmark = questions.benchmark
     limit, released = benchmark.max_new_tokens, benchmark.released(encoder.compat)
-    table = score(engine, encoder, requests, cfg.tokens_per_batch, questions.statistics, cache)
-    return table, continue_prompts(engine, encoder, requests, cfg.generation_batch_size, limit, cache, released)
+    try:
+        table = score(engine, encoder, requests, cfg.tokens_per_batch, questions.statistics, cache)
+        return table, continue_prompts(engine, encoder, requests, cfg.generation_batch_size, limit, cache, released)
+    except Interrupted:
+        cache.write()  # up to a minute of work that the same command need not do again
+        raise
 
 
 def add_extras(rows: Sequence[Row], questions: Questions, resources: Resources) -> list[Row]:
@@ -88,7 +92,10 @@ def add_extras(rows: Sequence[Row], questions: Questions, resources: Resources) 
 
 
 def metrics_from_files(folder: Path, questions: Questions, compat: str, resamples: int) -> dict[str, Metric]:
-    """Every metric that the files in `folder` allow, the benchmark's first. Raises SettingsError if there are no scores."""
+    """Every metric that the files in `folder` allow, the benchmark's first.
+
+    Raises SettingsError if there are no scores, ResultsError for a file that is not what run.json says.
+    """
     saved = _read(folder, questions, compat, resamples)
     metrics = questions.benchmark.metrics.numbers(saved.seen_by(""))
     for measure in questions.measures:
@@ -97,16 +104,17 @@ def metrics_from_files(folder: Path, questions: Questions, compat: str, resample
 
 
 def _read(folder: Path, questions: Questions, compat: str, resamples: int) -> Saved:
+    check(folder)
     if not (folder / SCORES).is_file():
         raise SettingsError(f"rescore=true: out={folder} holds no {SCORES}; run the evaluation first, without rescore")
-    scores, oracle = pd.read_parquet(folder / SCORES), folder / ORACLE
+    scores, oracle = read_table(folder / SCORES), folder / ORACLE
     if "asked_by" not in scores:
         raise SettingsError(f"rescore=true: {SCORES} of out={folder} does not say who asked; run the evaluation again")
     return Saved(
         scores,
         read_rows(folder / GENERATIONS),
-        pd.read_parquet(oracle) if oracle.is_file() else None,
-        [pd.read_parquet(path) for path in sorted((folder / NULLS).glob("*.parquet"))],
+        read_table(oracle) if oracle.is_file() else None,
+        [read_table(path) for path in sorted((folder / NULLS).glob("*.parquet"))],
         compat,
         resamples,
         questions.benchmark.forgotten,

@@ -15,8 +15,8 @@ from utils.distributed import world_size
 from utils.evaluation.questions import Questions
 from utils.fingerprint import settings_hash
 from utils.items.benchmark import Benchmark
+from utils.runs.capsule import NOT_PART_OF_THE_RESULT, PER_DEVICE
 from utils.runs.rules import DIALS
-from utils.runs.run import NOT_PART_OF_THE_RESULT, PER_DEVICE
 from utils.tokens.prompts import Template
 from utils.training.batching import plan_batch
 from utils.training.method import Method, Stop, Templates

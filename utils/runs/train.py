@@ -21,7 +21,9 @@ from utils.distributed import barrier, is_main, world_size
 from utils.engine.engine import Engine
 from utils.engine.loss import Loss, engine_needs
 from utils.engine.reference import Reference, make_reference, needs_reference
+from utils.files import storing
 from utils.fingerprint import folder_hash
+from utils.interruption import Interrupted, deferred
 from utils.items.rows import QA
 from utils.items.streams import StepDataset, Streams, TrainingData
 from utils.runs.load import make_encoder, trainable_engine
@@ -30,8 +32,9 @@ from utils.runs.settings import TrainingSettings
 from utils.tokens.example import Example, count_lost, say_lost
 from utils.tokens.prompts import Encoder
 from utils.training.batching import BatchPlan, largest_micro_batch, plan_batch
-from utils.training.callbacks import MarkCheckpoints, SaveByTheClock, Snapshots, StopAbove, minutes
+from utils.training.callbacks import SaveByTheClock, SealCheckpoints, Snapshots, StopAbove, StopWhenAsked, minutes
 from utils.training.method import Finish, Stop
+from utils.training.resumable import step_of
 from utils.training.spans import check_rows, fit_engine, micro_batch
 from utils.training.trainer import UnlearnTrainer
 from utils.weights.models import DTYPES, is_adapter, merge, model_folder, resolve_precision, save_model
@@ -90,11 +93,22 @@ def train(settings: TrainingSettings, run: Run, encoder: Encoder, streams: Strea
     as_trained = method.finish is not None or not precision.autocast
     dtype = precision.weights if as_trained else DTYPES[cfg.model.dtype]
     write = partial(write_model, trainer, dtype=dtype, merged=_starts_merged(cfg.model.path, cfg.adapter.name))
-    for callback in _callbacks(cfg, method.stop, trainer, run, write):
+    stopped = StopWhenAsked(saves=cfg.checkpoint != "none")
+    for callback in [*_callbacks(cfg, method.stop, trainer, run, write), stopped]:
         trainer.add_callback(callback)
-    trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
-    _save(run, write, method.finish, cfg.model.path)
-    run.finish()
+    if run.checkpoint is not None:
+        log.info("resuming at step %d of %d", step_of(run.checkpoint), dataset.steps)
+    with deferred():
+        trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
+        if stopped.number:
+            raise Interrupted(stopped.number, _how_to_go_on(trainer.state.global_step, dataset.steps, stopped.saves))
+        _save(run, write, method.finish, cfg.model.path)
+        run.finish()
+
+
+def _how_to_go_on(step: int, steps: int, saved: bool) -> str:
+    how = "goes on from there" if saved else "begins again (checkpoint=none: nothing of it was kept)"
+    return f"interrupted after step {step} of {steps}; the same command {how}"
 
 
 def _restrict(model: nn.Module, names: Collection[str]) -> None:
@@ -116,7 +130,7 @@ def _starts_merged(start: str | None, adapter: str) -> bool:
 def _callbacks(
     cfg: DictConfig, stop: Stop | None, trainer: UnlearnTrainer, run: Run, write: Callable[..., None]
 ) -> list[TrainerCallback]:
-    callbacks: list[TrainerCallback] = [MarkCheckpoints()]
+    callbacks: list[TrainerCallback] = [SealCheckpoints(cfg.checkpoints_kept)]
     if (every := minutes(cfg.checkpoint)) is not None:
         callbacks.append(SaveByTheClock(every))
     if cfg.snapshots != "none":
@@ -225,7 +239,8 @@ def write_model(trainer: UnlearnTrainer, folder: Path, dtype: torch.dtype, merge
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         # Sharded weights are gathered by the Trainer's own saving, in which every process takes part.
         partial = folder.with_name(folder.name + ".partial")
-        trainer.save_model(str(partial))
+        with storing(folder):
+            trainer.save_model(str(partial))
         barrier()
         if is_main():
             (partial / "training_args.bin").unlink(missing_ok=True)  # a pickle that no loader of models needs

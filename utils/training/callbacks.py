@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,26 +10,22 @@ from typing import Any
 
 from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from utils.distributed import barrier, from_main
+from utils.distributed import from_main, highest
+from utils.interruption import asked
+from utils.training.resumable import keep_last, seal
 
 
-class MarkCheckpoints(TrainerCallback):
-    """Marks a checkpoint as whole once everything of it is on disk, and only then deletes the older ones.
+class SealCheckpoints(TrainerCallback):
+    """Seals a checkpoint once everything of it is on disk, and only then deletes those before the last `kept`."""
 
-    `last_checkpoint` reads only marked ones, so at every moment there is one to go on from.
-    """
+    def __init__(self, kept: int):
+        self.kept = kept
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        barrier()  # other processes write their part too
-        if not state.is_world_process_zero:
-            return
         folder = Path(args.output_dir)
-        newest = folder / f"checkpoint-{state.global_step}"
-        (newest / WHOLE).touch()
-        for older in folder.glob("checkpoint-*"):
-            if older != newest:
-                (older / WHOLE).unlink(missing_ok=True)
-                shutil.rmtree(older)
+        seal(folder / f"checkpoint-{state.global_step}")
+        if state.is_world_process_zero:
+            keep_last(folder, self.kept)
 
 
 class SaveByTheClock(TrainerCallback):
@@ -71,6 +66,24 @@ class StopAbove(TrainerCallback):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if self.parts()[self.part] >= self.above:
             control.should_training_stop = True
+            control.should_save = False  # who resumed from here would not know that it was the last step
+
+
+class StopWhenAsked(TrainerCallback):
+    """Ends training after the step in which any process was told to stop, all processes after the same one, with a checkpoint.
+
+    Comes after the other callbacks. saves: whether checkpoints are written at all. `number`: the signal that ended training.
+    """
+
+    def __init__(self, saves: bool):
+        self.saves, self.number = saves, 0
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        ends_anyway = control.should_training_stop and state.global_step < state.max_steps
+        if not ends_anyway and (number := highest(asked(), args.device)):
+            self.number = number
+            control.should_training_stop = True
+            control.should_save = self.saves
 
 
 class Progress(ProgressCallback):
@@ -88,16 +101,7 @@ class Progress(ProgressCallback):
             self.training_bar.set_postfix(loss=f"{float(logs['loss']):.4g}")
 
 
-WHOLE = "whole"
-
-
 def minutes(every: object) -> float | None:
     """10m -> 10.0; None for what is no time."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)m", str(every))
     return float(found[1]) if found else None
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint folder that was written to its end, or None."""
-    whole = [path for path in folder.glob("checkpoint-*") if (path / WHOLE).exists()]
-    return max(whole, key=lambda path: int(path.name.split("-")[1]), default=None)

@@ -6,6 +6,7 @@ import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,9 +19,11 @@ from utils.engine.loss import Loss, engine_needs, loss_tables
 from utils.engine.packing import Layout, Packed
 from utils.engine.reference import Reference, needs_reference
 from utils.engine.table import TokenTable
+from utils.files import storing
 from utils.items.streams import Drawn, StepDataset
 from utils.tokens.prompts import Encoder
-from utils.training.callbacks import Progress, last_checkpoint
+from utils.training.callbacks import Progress
+from utils.training.resumable import last_checkpoint
 from utils.training.spans import micro_batch
 
 Counts = dict[str, tuple[Tensor, Tensor]]
@@ -130,6 +133,22 @@ class UnlearnTrainer(Trainer):
         logs["epoch"] = self.step_dataset.epoch_of(self.state.global_step)
         self.record({"step": self.state.global_step, **logs})
         super().log(logs, start_time)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Raises StorageError, which names the folder, where the disk fails; the checkpoint before stays."""
+        with storing(Path(self.args.output_dir)):
+            super()._save_checkpoint(model, trial)
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Raises ValueError for a checkpoint of another model; a weight that is tied to one that was loaded is not missing."""
+        names: dict[int, set[str]] = {}
+        for name, weight in self.model.state_dict(keep_vars=True).items():
+            names.setdefault(id(weight), set()).add(name)
+        missing = set(load_result.missing_keys)
+        left = [name for group in names.values() if group <= missing for name in sorted(group)]
+        if left or load_result.unexpected_keys:
+            what = f"lacks {left[0]}" if left else f"holds {load_result.unexpected_keys[0]}, which the model lacks"
+            raise ValueError(f"{self.args.output_dir}: the checkpoint {what}; start again with overwrite=true")
 
     def floating_point_ops(self, inputs: dict[str, Packed]) -> int:
         # The Trainer's estimate assumes plain (batch, length) inputs; scripts/bench.py measures instead.

@@ -11,7 +11,8 @@ from tests.runs import assert_same_curve, assert_same_weights, compose_settings,
 from utils.files import read_json, read_rows, write_json
 from utils.runs import train as training
 from utils.runs.run import Run, RunError
-from utils.training.callbacks import MarkCheckpoints, SaveByTheClock, last_checkpoint
+from utils.training.callbacks import SaveByTheClock, SealCheckpoints
+from utils.training.resumable import last_checkpoint
 
 # 10 items in batches of 4: 6 steps, checkpoints after steps 2, 4 and 6.
 STEPS = ("split=forget05", "batch_size=4", "epochs=2.4", "lr=1e-3", "warmup=1", "method=npo_rt", "checkpoint=2")
@@ -93,9 +94,9 @@ def test_a_run_that_died_while_writing_a_checkpoint_goes_on_from_the_one_before(
             raise PowerCut
         original(self, args, state, control)
 
-    original = MarkCheckpoints.on_save
+    original = SealCheckpoints.on_save
     with monkeypatch.context() as patch, pytest.raises(PowerCut):
-        patch.setattr(MarkCheckpoints, "on_save", on_save)
+        patch.setattr(SealCheckpoints, "on_save", on_save)
         unlearn(tmp_path / "run")
     assert last_checkpoint(tmp_path / "run" / "checkpoints").name == "checkpoint-2"
     unlearn(tmp_path / "run")
@@ -111,6 +112,18 @@ def test_the_log_is_cut_back_to_the_checkpoint(cut_off):
     assert steps == [1, 2, 3, 4, 5, 6, 6]  # the last line sums up
 
 
+def test_a_run_that_is_resumed_at_its_end_sums_up_once(tmp_path, monkeypatch):
+    def save(*_):
+        raise PowerCut
+
+    with monkeypatch.context() as patch, pytest.raises(PowerCut):
+        patch.setattr(training, "save_model", save)
+        unlearn(tmp_path / "run")
+    unlearn(tmp_path / "run")
+    records = read_rows(tmp_path / "run" / "log.jsonl")
+    assert [record["step"] for record in records] == [1, 2, 3, 4, 5, 6, 6] and "train_runtime" in records[-1]
+
+
 def test_checkpoints_go_by_the_clock_unless_told_otherwise(monkeypatch, tmp_path):
     saved, now = [], [0.0]
 
@@ -121,8 +134,8 @@ def test_checkpoints_go_by_the_clock_unless_told_otherwise(monkeypatch, tmp_path
     def record(self, entry):  # one step lasts four minutes
         now[0] += 240
 
-    original = MarkCheckpoints.on_save
-    monkeypatch.setattr(MarkCheckpoints, "on_save", on_save)
+    original = SealCheckpoints.on_save
+    monkeypatch.setattr(SealCheckpoints, "on_save", on_save)
     monkeypatch.setattr(Run, "record", record)
     monkeypatch.setattr(training, "SaveByTheClock", functools.partial(SaveByTheClock, clock=lambda: now[0]))
     unlearn(tmp_path / "ten", "checkpoint=10m")

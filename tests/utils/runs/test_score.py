@@ -24,10 +24,11 @@ from tests.resources import resources
 from tests.runs import QUICK_EVALUATION, compose_settings, metrics, run, target
 from utils.engine import token_cache
 from utils.evaluation import scoring
-from utils.files import read_json, read_rows, write_parquet
+from utils.files import read_json, read_rows, write_json, write_parquet
 from utils.items.benchmark import Resources
 from utils.items.saved import Saved
 from utils.runs.load import make_encoder
+from utils.runs.run import RunError
 from utils.runs.score import add_extras
 from utils.runs.settings import SettingsError, check_evaluation
 from utils.weights.models import save_model
@@ -117,9 +118,58 @@ def test_rescoring_needs_no_model_and_changes_nothing(evaluated, tmp_path, no_mo
     changed = metrics(tmp_path / "eval")
     assert changed["forget_prob"]["value"] == before["forget_prob"]["value"]
     assert changed["forget_truth_ratio"]["value"] != before["forget_truth_ratio"]["value"]
-    with pytest.raises(SettingsError, match="rescore=true: out=nowhere holds no scores.parquet; run the evaluation first"):
+    with pytest.raises(RunError, match="rescore=true: out=nowhere holds no finished evaluation; run the evaluation first"):
         run(tmp_path, "evaluate", "rescore=true", "out=nowhere")
     assert not (tmp_path / "nowhere").exists()
+
+
+def test_rescoring_says_in_run_json_what_it_did(evaluated, tmp_path):
+    shutil.copytree(evaluated / "eval", tmp_path / "eval")
+    before = read_json(tmp_path / "eval" / "run.json")
+    again = ("split=forget05", *QUICK_EVALUATION, "rescore=true", "out=eval")
+    run(tmp_path, "evaluate", *again, "benchmark.truth_ratio=arithmetic")
+    run(tmp_path, "evaluate", *again, "resamples=200")
+    known = read_json(tmp_path / "eval" / "run.json")
+    first, second = known.pop("rescored")
+    assert known == before and not (tmp_path / "eval" / "lock.json").exists()
+    assert first["settings"]["benchmark.truth_ratio"] == "arithmetic" and "resamples" not in first["settings"]
+    assert second["settings"]["resamples"] == 200 and "benchmark.truth_ratio" not in second["settings"]
+    assert "out" not in first["settings"] and first["code"] and first["date"] >= before["started"] and first["command"]
+    write_json(tmp_path / "eval" / "run.json", {**known, "status": "running"})
+    with pytest.raises(RunError, match="rescore=true: out=eval holds no finished evaluation"):
+        run(tmp_path, "evaluate", *again)
+
+
+def test_run_json_knows_what_was_saved(evaluated):
+    known = read_json(evaluated / "eval" / "run.json")["results"]
+    assert set(known) == {"scores.parquet", "generations.jsonl", "oracle.parquet"}
+    assert known["scores.parquet"]["rows"] == len(pd.read_parquet(evaluated / "eval" / "scores.parquet"))
+    assert known["generations.jsonl"]["rows"] == len(read_rows(evaluated / "eval" / "generations.jsonl")) == 12
+
+
+@pytest.mark.parametrize("name", ["scores.parquet", "generations.jsonl", "oracle.parquet"])
+@pytest.mark.parametrize("how", ["emptied", "cut", "flipped", "gone"])
+def test_damaged_results_are_an_error_instead_of_fewer_numbers(evaluated, tmp_path, name, how):
+    shutil.copytree(evaluated / "eval", tmp_path / "eval")
+    path = tmp_path / "eval" / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.unlink()
+    if how != "gone":
+        path.write_bytes({"emptied": b"", "cut": content[: len(content) // 2], "flipped": bytes(content)}[how])
+    before = (tmp_path / "eval" / "metrics.json").read_bytes()
+    said = "is missing, and run.json names it" if how == "gone" else "is damaged"
+    with pytest.raises(ValueError, match=f"eval/{name} {said}.*; run the evaluation again, with overwrite=true out=eval"):
+        run(tmp_path, "evaluate", "split=forget05", *QUICK_EVALUATION, "rescore=true", "out=eval")
+    assert (tmp_path / "eval" / "metrics.json").read_bytes() == before
+    assert "rescored" not in read_json(tmp_path / "eval" / "run.json")
+
+
+def test_an_oracle_whose_answers_were_damaged_is_an_error(evaluated, tmp_path):
+    shutil.copytree(evaluated / "eval", tmp_path / "oracle")
+    (tmp_path / "oracle" / "generations.jsonl").write_text("")
+    with pytest.raises(ValueError, match="oracle/generations.jsonl is damaged .0 of 12 rows are left.; run the evaluation again"):
+        evaluate(tmp_path, f"oracle={tmp_path}/oracle")
 
 
 def test_scores_that_do_not_say_who_asked_are_refused(evaluated, tmp_path):
@@ -127,6 +177,8 @@ def test_scores_that_do_not_say_who_asked_are_refused(evaluated, tmp_path):
     write_parquet(
         pd.read_parquet(tmp_path / "eval" / "scores.parquet").drop(columns="asked_by"), tmp_path / "eval/scores.parquet"
     )
+    known = read_json(tmp_path / "eval" / "run.json")
+    write_json(tmp_path / "eval" / "run.json", {**known, "results": {}})  # as an older evaluation
     with pytest.raises(SettingsError, match="scores.parquet of out=eval does not say who asked; run the evaluation again"):
         run(tmp_path, "evaluate", "split=forget05", *QUICK_EVALUATION, "rescore=true", "out=eval")
 

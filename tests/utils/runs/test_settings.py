@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 import utils.runs.load
 from tests.runs import compose_settings, run, target
 from utils.files import resolve
-from utils.runs.run import NOT_PART_OF_THE_RESULT
+from utils.runs.capsule import NOT_PART_OF_THE_RESULT
 from utils.runs.settings import SettingsError, check_evaluation, check_training, default_folder
 
 TRAINED = "model.path=runs/target"
@@ -209,10 +209,12 @@ def test_default_folders_differ_exactly_where_results_do():
         "resume": "false",
         "overwrite": "true",
         "cache": "elsewhere",
+        "cache_gib": "3",
         "report_to": "wandb",
         "per_device_batch_size": "2",
         "log_every": "7",
         "checkpoint": "none",
+        "checkpoints_kept": "1",
         "show_prompts": "3",
         "workers": "2",
     }

@@ -24,7 +24,8 @@ from utils.engine.loss import Loss, LossOutput, engine_needs
 from utils.engine.reference import ResidentReference
 from utils.files import read_json
 from utils.items.streams import StepDataset, Streams, merged
-from utils.training.callbacks import MarkCheckpoints, last_checkpoint
+from utils.training.callbacks import SealCheckpoints
+from utils.training.resumable import last_checkpoint
 from utils.training.trainer import NonFinite, UnlearnTrainer
 
 # 10 items in batches of 4: 5 steps. Plain SGD, because Adam's first steps blow rounding up to the size of the learning rate.
@@ -93,7 +94,7 @@ def train(folder: Path, model: nn.Module, loss, data: StepDataset, callbacks=Non
         tokenizer(),
         records.append,
     )
-    for callback in callbacks or [MarkCheckpoints()]:
+    for callback in callbacks or [SealCheckpoints(1)]:
         trainer.add_callback(callback)
     trainer.train()
     return [record for record in records if "loss" in record]
@@ -154,7 +155,7 @@ def test_nothing_is_learnt_from_a_step_that_is_not_finite(tmp_path, where, named
 
     options = {"save_strategy": "steps", "save_steps": 1} if saves else {}
     with pytest.raises(NonFinite) as stop:
-        callbacks = [Keep(), MarkCheckpoints()]
+        callbacks = [Keep(), SealCheckpoints(1)]
         train(tmp_path, model, Breaks(where), dataset(("train",)), callbacks, max_grad_norm=clip, **options)
     assert str(stop.value).startswith(f"step 3: {named} is not finite; training stopped before the weights changed")
     kept = f"the last good checkpoint is {tmp_path / 'checkpoint-2'}" if saves else "no checkpoint was written yet"
@@ -183,7 +184,7 @@ def test_at_every_moment_a_whole_checkpoint_is_on_disk(tmp_path):
             found = last_checkpoint(tmp_path)
             seen.append(found and (found.name, (found / "model.safetensors").exists()))
 
-    train(tmp_path, tiny_model(), NLL(), dataset(("train",)), [Look(), MarkCheckpoints()], save_strategy="steps", save_steps=1)
+    train(tmp_path, tiny_model(), NLL(), dataset(("train",)), [Look(), SealCheckpoints(1)], save_strategy="steps", save_steps=1)
     assert seen == [None, ("checkpoint-1", True), ("checkpoint-2", True)]
     assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-3"]  # the newest is kept
 
