@@ -34,8 +34,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from utils.distributed import barrier, from_main, gathered, is_main, rank, world_size
 from utils.cache_limit import touch, use
+from utils.distributed import barrier, from_main, gathered, is_main, rank, world_size
 from utils.engine.engine import Engine
 from utils.fingerprint import code_hash, file_hash, settings_hash, weights_hash
 from utils.tokens.example import Example, digest

@@ -10,7 +10,7 @@ the scores stay in its folder.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -23,14 +23,15 @@ from utils.evaluation.questions import Questions
 from utils.evaluation.scoring import requests_hash
 from utils.files import read_json, read_rows, write_parquet
 from utils.items.benchmark import Benchmark
+from utils.items.rows import QA
 from utils.items.saved import Row, seen_by
+from utils.reading import files_read
 from utils.runs.lineage import Origin
 from utils.runs.load import load_engine
 from utils.runs.results import GENERATIONS, NULLS, ORACLE, SCORES, check, read_table
-from utils.runs.rows_read import check_never_saw, saw_nothing
 from utils.runs.run import Run
 from utils.runs.score import put
-from utils.runs.settings import SettingsError
+from utils.runs.settings import SettingsError, build
 from utils.tokens.prompts import Encoder
 from utils.weights.models import model_in
 
@@ -58,7 +59,7 @@ def check_oracle(cfg: DictConfig, questions: Questions, encoder: Encoder) -> Non
                 f"retain oracle's own folder, or evaluate it first with: python evaluate.py model={cfg.model.name} "
                 f"model.path=ORACLE benchmark={cfg.benchmark.name} split={cfg.split} oracle=none"
             )
-        check_never_saw(key, folder, cfg, benchmark)
+        _check_never_saw(key, folder, cfg, benchmark)
 
 
 def bring_oracle(cfg: DictConfig, questions: Questions, encoder: Encoder, run: Run) -> None:
@@ -113,6 +114,63 @@ def _find_or_score(cfg: DictConfig, questions: Questions, encoder: Encoder, fold
     return path
 
 
+def _maker(folder: Path) -> Origin | None:
+    """The run that trained an oracle, whose folder this is, or an evaluation of it; None if nobody says."""
+    capsule = read_json(folder / "run.json")
+    evaluated = isinstance(capsule, dict) and capsule.get("script") == "evaluate"
+    return Origin.of(capsule["settings"]["model"]["path"] if capsule is not None and evaluated else folder)
+
+
+def _check_never_saw(key: str, folder: Path, cfg: DictConfig, benchmark: Benchmark) -> None:
+    """Raises SettingsError for an oracle that has read a row of the forget split, or of which nobody knows what it has read.
+
+    Rows count, not names: a model retained on 99 % is an oracle of the one per cent alone. key: the setting that names it.
+    """
+    if cfg.trust_oracle:
+        return
+    origin, trust = _maker(folder), "say trust_oracle=true if you know that it never saw what is to be forgotten"
+    if origin is None:
+        raise SettingsError(f"{key}={folder}: no run.json says what this model was trained on; {trust}")
+    forgotten = set(benchmark.training(cfg.split))
+    for run in origin.line():
+        try:
+            with files_read() as now:
+                read = _rows_of(run)
+        except (ValueError, KeyError, OSError) as error:
+            raise SettingsError(f"{key}={folder}: what {run.folder} was trained on cannot be read ({error}); {trust}") from error
+        _check_files(key, folder, run, now, trust)
+        seen = forgotten & read
+        if seen:
+            raise SettingsError(
+                f"{key}={folder}: is no retain oracle for split={cfg.split}: {run.folder} has read {len(seen)} of its "
+                f"{len(forgotten)} rows (split={run.settings['split']})"
+            )
+
+
+def _rows_of(run: Origin) -> set[QA]:
+    """The rows that a run trained on. Raises ValueError, KeyError or OSError if settings or data do not give them any more."""
+    node = OmegaConf.create(dict(run.settings["benchmark"]))
+    benchmark, split = build(node, f"benchmark={node.name}"), run.settings["split"]
+    splits = [split] if run.capsule["script"] == "finetune" else [split, benchmark.retain_split(split)]
+    return {row for name in splits for row in benchmark.training(name)}
+
+
+def _saw_nothing(run: Origin, forgotten: Iterable[QA]) -> bool:
+    """Whether neither a run nor those before it read any of the rows; False where that cannot be told."""
+    wanted = set(forgotten)
+    try:
+        return all(not wanted & _rows_of(each) for each in run.line())
+    except (ValueError, KeyError, OSError):
+        return False
+
+
+def _check_files(key: str, folder: Path, run: Origin, now: dict[str, str], trust: str) -> None:
+    before = run.capsule.get("data") or {}
+    for name in now:
+        if before.get(name, now[name]) != now[name]:
+            raise SettingsError(f"{key}={folder}: {run.folder} was trained on another {name} than is there now; {trust}")
+
+
 def _check_nulls(cfg: DictConfig, benchmark: Benchmark) -> None:
     """Raises SettingsError for null_runs that cannot be a distribution of distances between oracles."""
     runs = [str(path) for path in cfg.null_runs]
@@ -148,7 +206,7 @@ def _saved_scores(folder: Path, asked: str) -> list[Path]:
 def _is_oracle(cfg: DictConfig, benchmark: Benchmark) -> bool:
     """Whether the model is itself a retain oracle: there is nothing to compare it with."""
     origin = Origin.of(cfg.model.path)
-    return origin is not None and origin.capsule["script"] == "finetune" and saw_nothing(origin, benchmark.training(cfg.split))
+    return origin is not None and origin.capsule["script"] == "finetune" and _saw_nothing(origin, benchmark.training(cfg.split))
 
 
 def _make_oracle(cfg: DictConfig, benchmark: Benchmark) -> str:

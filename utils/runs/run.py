@@ -22,8 +22,8 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from utils import alive
-from utils.distributed import barrier, from_main, is_main
 from utils.cache_limit import make_room
+from utils.distributed import barrier, from_main, is_main
 from utils.files import flat_settings, read_json, read_rows, write_json, write_rows, write_text
 from utils.runs.capsule import PER_DEVICE, capsule, changed_settings, sources
 from utils.runs.inputs import in_the_way
