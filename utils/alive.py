@@ -118,6 +118,13 @@ def held(path: Path) -> Owner | None:
     owner = _read(path) or Owner("an unknown host", 0, "an unknown time")
     if owner.place and owner.place == _place():
         return owner if owner.born == _born(owner.pid) else None
+    if not owner.place and owner.host == socket.gethostname():  # a system that tells less: its id alone is left
+        try:
+            os.kill(owner.pid, 0)
+        except ProcessLookupError:
+            return None
+        except PermissionError:
+            pass
     return owner if age(path) < STALE else None
 
 

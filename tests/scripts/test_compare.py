@@ -37,9 +37,10 @@ def evaluated(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def pair(evaluated, tmp_path) -> tuple[Path, Path]:
-    """Copies of both that a test may damage."""
+    """Copies of both that a test may change: run.json does not answer for their files."""
     for name in ("a", "b"):
         shutil.copytree(evaluated / name, tmp_path / name)
+        edit(tmp_path / name, lambda known: known.pop("results"))
     return tmp_path / "a", tmp_path / "b"
 
 
@@ -146,6 +147,13 @@ def test_without_an_oracle_forget_quality_is_not_compared(pair):
     found = compare(*pair, resamples=10)
     assert found.skipped == dict.fromkeys(["forget_quality", "ks_statistic"], "the settings and files of B do not give it")
     assert "Only metrics.json of B, not its settings in run.json, gives forget_quality, ks_statistic" in found.notes
+
+
+def test_damaged_scores_are_an_error(evaluated, tmp_path):
+    shutil.copytree(evaluated / "b", tmp_path / "b")
+    write_rows(tmp_path / "b" / "generations.jsonl", [{**row, "generation": "forgotten"} for row in rows_of(tmp_path / "b")])
+    with pytest.raises(ValueError, match="b/generations.jsonl is damaged .other content than was saved.; run the evaluation"):
+        compare(evaluated / "a", tmp_path / "b", resamples=10)
 
 
 def test_another_oracle_is_told(pair):

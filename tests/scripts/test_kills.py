@@ -5,19 +5,21 @@ Many more of them by hand: python -m scripts.dev.kills --count 200
 
 from __future__ import annotations
 
+import subprocess
 import sys
 
 import pytest
 
 from scripts.dev import kills
-from tests.runs import launch
+from utils import ROOT
 
 
 @pytest.mark.slow
 def test_a_dozen_kills_change_nothing(tmp_path):
-    finished = launch(tmp_path, "scripts/dev/kills.py", "--count", 12, "--folder", tmp_path / "runs")
-    assert finished.code == 0, finished.out + finished.err
-    assert "12 kills, 0 reruns that did not end as if nothing had been" in finished.out
+    command = [sys.executable, "-m", "scripts.dev.kills", "--count", "12", "--folder", str(tmp_path / "runs")]
+    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=3600)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    assert "kills, 0 reruns that did not end as if nothing had been" in finished.stdout
 
 
 def test_it_counts_what_changes_files_and_sees_every_difference(tmp_path, monkeypatch):

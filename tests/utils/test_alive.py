@@ -92,6 +92,16 @@ def test_on_another_machine_the_last_sign_decides(tmp_path, silent, lives):
     assert not [left for left in tmp_path.iterdir() if left.name != "lock.json"]
 
 
+def test_where_the_system_tells_less_the_id_decides(tmp_path, monkeypatch):
+    monkeypatch.setattr(alive, "_place", lambda: "")
+    ended = subprocess.Popen([sys.executable, "-S", "-c", ""])
+    ended.wait()
+    here = replace(alive.myself(), place="", born=-1)
+    assert alive.holder(written_by(tmp_path / "lock.json", replace(here, pid=ended.pid))) is None
+    assert alive.holder(written_by(tmp_path / "lock.json", replace(here, pid=os.getppid()))) is not None
+    assert alive.holder(written_by(tmp_path / "lock.json", here)) is None  # this process itself
+
+
 def test_signs_of_life_are_given(tmp_path, monkeypatch):
     monkeypatch.setattr(alive, "BEAT", 0.05)
     monkeypatch.setattr(alive, "_beater", [])

@@ -19,8 +19,7 @@ from utils.report.columns import Column
 from utils.report.read import Estimate, ReportError
 from utils.report.trajectory import EvaluatedModel, ModelAtStep, Trajectory, follow, models_of, plan
 from utils.report.trajectory_page import columns, page, plot, to_json, to_markdown
-from utils.runs import inherited_settings
-from utils.runs import run as runs
+from utils.runs import capsule, inherited_settings
 from utils.runs.inherited_settings import as_override, evaluation_settings, inherited
 from utils.runs.run import Run
 from utils.runs.settings import SettingsError
@@ -90,7 +89,7 @@ class Evaluator:
 @pytest.fixture
 def evaluator(tmp_path, monkeypatch) -> Evaluator:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(runs, "git_commit", lambda: "unknown")  # asking takes longer than all else here
+    monkeypatch.setattr(capsule, "git_commit", lambda: "unknown")  # asking takes longer than all else here
     write_model(tmp_path / "target" / "model", 1.0)
     return Evaluator()
 
