@@ -65,6 +65,10 @@ def check_training(cfg: DictConfig, script: str) -> TrainingSettings:
             )
     if cfg.reference == "adapter" and cfg.adapter.name == "none":
         raise SettingsError("reference=adapter: there is no adapter to switch off; use reference=cached, or adapter=lora")
+    if cfg.launcher.name == "fsdp2" and world_size() == 1:
+        raise SettingsError(
+            "launcher=fsdp2: shards a model over several processes; start with torchrun --nproc_per_node=N, or leave launcher out"
+        )
     if cfg.launcher.name != "auto" and cfg.reference == "resident":
         raise SettingsError("reference=resident: a second model is not sharded by the launcher; use reference=cached")
     _check_adapter(cfg)

@@ -178,7 +178,7 @@ def _arguments(cfg: DictConfig, run: Run, plan: BatchPlan, dataset: StepDataset,
     # Only when asked for: newer versions warn about the name, older ones know no other.
     recompute = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}}
     recompute = recompute if cfg.gradient_checkpointing else {}
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(run.checkpoints),
         max_steps=dataset.steps,
         per_device_train_batch_size=plan.per_device,
@@ -208,6 +208,10 @@ def _arguments(cfg: DictConfig, run: Run, plan: BatchPlan, dataset: StepDataset,
         fsdp_config=_plain(cfg.launcher.fsdp),
         ddp_find_unused_parameters=False,
     )
+    # One process, one device: the Trainer would spread it over all that it sees (DataParallel), which knows no packed batch and
+    # multiplies the batch.
+    arguments._n_gpu = min(1, arguments.n_gpu)
+    return arguments
 
 
 def _plain(node: DictConfig | None) -> dict[str, Any] | None:

@@ -21,7 +21,7 @@ from transformers.utils.logging import disable_progress_bar
 from utils import ROOT
 from utils.checks import first_line
 from utils.distributed import barrier, is_main, main_first
-from utils.files import whole_folder
+from utils.files import read_json, whole_folder, write_json
 from utils.weights.claims import LOADING, check_expected, check_whole, why
 
 ADAPTER_FILE = "adapter_config.json"
@@ -203,14 +203,35 @@ def _untie(model: PeftModel) -> None:
 
 
 def save_model(model: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: Path, dtype: torch.dtype) -> None:
-    """Writes a plain Hugging Face folder in `dtype`, or a PEFT folder as it is; the folder appears only when it is whole."""
+    """Writes a plain Hugging Face folder in `dtype`, or a PEFT folder as it is; the folder appears only when it is whole.
+
+    The model stays as it is: it may train on.
+    """
     if is_main():
-        if not isinstance(model, PeftModel):
-            model = model.to(dtype)
         with whole_folder(folder) as partial:
-            model.save_pretrained(partial)
+            if isinstance(model, PeftModel) or all(tensor.dtype == dtype for tensor in model.parameters()):
+                model.save_pretrained(partial)
+            else:
+                model.save_pretrained(partial, state_dict=_converted(model, dtype))
+                config = read_json(partial / "config.json") or {}
+                name = str(dtype).removeprefix("torch.")  # what transformers wrote is the type that the model still has
+                write_json(
+                    partial / "config.json", {**config, **{key: name for key in ("dtype", "torch_dtype") if key in config}}
+                )
             tokenizer.save_pretrained(partial)
     barrier()
+
+
+def _converted(model: nn.Module, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """Copies of all tensors in main memory, numbers in `dtype`; tied ones stay one tensor."""
+    copies: dict[tuple, torch.Tensor] = {}
+    found = {}
+    for name, tensor in model.state_dict().items():
+        place = (tensor.data_ptr(), tensor.shape, tensor.stride())
+        if place not in copies:
+            copies[place] = tensor.to("cpu", dtype if tensor.is_floating_point() else tensor.dtype)
+        found[name] = copies[place]
+    return found
 
 
 def _random_model(model: DictConfig, tokenizer: PreTrainedTokenizerBase, precision: Precision, seed: int) -> nn.Module:

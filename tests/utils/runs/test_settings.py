@@ -78,6 +78,7 @@ IMPOSSIBLE_PAIRS = [
     ("unlearn", [TRAINED, "method=memorise"], "method=memorise: belongs to finetune.py, not to unlearn.py"),
     ("finetune", ["method=flat"], "method=flat: belongs to unlearn.py, not to finetune.py"),
     ("unlearn", [TRAINED, "reference=adapter"], "reference=adapter: there is no adapter to switch off; use reference=cached"),
+    ("unlearn", [TRAINED, "launcher=fsdp2"], "launcher=fsdp2: shards a model over several processes; start with torchrun"),
     ("unlearn", [TRAINED, "reference=resident", "launcher=zero2"], "reference=resident: a second model is not sharded"),
     ("finetune", ["adapter=lora"], "adapter=lora: model.path=null draws random weights"),
     (

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from tests.runs import assert_same_weights, losses, run, target, weights
+from utils.files import read_json
 
 # 10 items in batches of 4: 5 steps.
 STEPS = ("method=ga", "split=forget05", "batch_size=4", "epochs=2", "warmup=1", "optimizer=sgd", "lr=0.5")
@@ -31,6 +33,19 @@ def test_snapshots_of_an_adapter_on_an_adapter_leave_it_training(tmp_path):
     kept = [weights(tmp_path / "kept" / "snapshots", f"{step}/model.safetensors") for step in (1, 2)]
     assert_same_weights(kept[1], weights(tmp_path / "kept"), 0.0)
     assert any(not kept[0][name].equal(kept[1][name]) for name in kept[0])
+
+
+@pytest.mark.parametrize("optimizer", ["adamw_torch", "sgd"])
+def test_snapshots_in_another_type_leave_what_trains_as_it_is(tmp_path, optimizer):
+    """Under autocast float32 weights train, and bfloat16 ones are saved."""
+    steps = ("method=ga", "split=forget01", "batch_size=2", "steps=3", "warmup=0", "lr=1e-2", f"optimizer={optimizer}")
+    types = ("precision=bfloat16", "model.dtype=bfloat16")
+    for name, every in (("plain", "none"), ("kept", "1")):
+        run(tmp_path, "unlearn", f"model.path={target()}", *steps, *types, f"snapshots={every}", f"out={name}")
+    assert_same_weights(weights(tmp_path / "plain"), weights(tmp_path / "kept"), 0.0)
+    for folder in (tmp_path / "kept" / "model", tmp_path / "kept" / "snapshots" / "1"):
+        assert read_json(folder / "config.json")["dtype"] == "bfloat16"
+        assert {tensor.dtype for tensor in weights(folder, "model.safetensors").values()} == {torch.bfloat16}
 
 
 def test_steps_win_over_epochs(tmp_path):

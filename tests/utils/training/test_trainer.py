@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from losses.ga import GradientAscent
 from losses.nll import NLL
@@ -252,3 +252,17 @@ def test_rows_longer_than_their_padding_leave_nothing_behind(tmp_path):
     with pytest.raises(ValueError, match="method.loss.padded_length=8: a row has [0-9]+ tokens; write at least as many"):
         unlearn(tmp_path / "run", "method=kl", "compat=flat_released", "method.loss.padded_length=8")
     assert not list(tmp_path.iterdir())
+
+
+def test_one_process_keeps_to_one_device(tmp_path, monkeypatch):
+    """As on a machine with four GPUs, where the library would spread the model over all of them."""
+    seen, original = [], TrainingArguments.__post_init__
+
+    def four(self):
+        original(self)
+        self._n_gpu = 4
+
+    monkeypatch.setattr(TrainingArguments, "__post_init__", four)
+    monkeypatch.setattr(Trainer, "train", lambda self, **_: seen.append((self.args.n_gpu, self.args.train_batch_size)))
+    run(tmp_path, "unlearn", f"model.path={target()}", *STEPS, "per_device_batch_size=2", "out=run")
+    assert seen == [(1, 2)]

@@ -27,6 +27,7 @@ from tests.runs import (
     untouched,
     weights,
 )
+from utils.files import StorageError
 from utils.weights.models import (
     ModelError,
     Precision,
@@ -44,7 +45,8 @@ STEPS = ("split=forget05", "batch_size=4", "epochs=1.2", "lr=0.01", "warmup=0")
 
 
 def settings(*overrides: object) -> DictConfig:
-    return compose_settings("unlearn", *overrides).model
+    any_type = ("model.expects.model_type=null", "model.expects.vocab_size=null")
+    return compose_settings("unlearn", *any_type, *overrides).model
 
 
 def logits(model: nn.Module) -> Tensor:
@@ -115,7 +117,7 @@ def test_a_folder_that_is_being_written_is_not_there_yet(tmp_path, monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setattr(type(tokenizer()), "save_pretrained", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(StorageError, match="disk full"):
         save_model(tiny_model(seed=2), tokenizer(), tmp_path / "model", torch.float32)
     assert all(torch.equal(tensor, before[name]) for name, tensor in weights(tmp_path).items())
 
@@ -228,6 +230,17 @@ def test_a_checkpoint_without_tokenizer_takes_the_named_one(tmp_path):
     assert load_tokenizer(settings(f"model.path={tmp_path}/bare")).get_vocab() == tokenizer().get_vocab()
     with pytest.raises(ModelError, match="model=tiny: no tokenizer at .*bare"):
         load_tokenizer(settings(f"model.path={tmp_path}/bare", "model.tokenizer=null"))
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_saving_in_another_type_leaves_the_model_as_it_is(tmp_path, tied):
+    model = tiny_model(tie_word_embeddings=tied)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    save_model(model, tokenizer(), tmp_path / "saved", torch.bfloat16)
+    assert all(tensor.dtype == torch.float32 and tensor.equal(before[name]) for name, tensor in model.state_dict().items())
+    loaded = load_model(settings(f"model.path={tmp_path}/saved"), tokenizer(), FLOAT32, 0)
+    for name, tensor in loaded.state_dict().items():
+        assert tensor.equal(before[name].bfloat16().float()), name
 
 
 def test_weights_that_cannot_be_read_are_named(tmp_path):
