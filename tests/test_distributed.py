@@ -51,7 +51,7 @@ def test_two_processes_train_like_one(tmp_path):
 
 def test_two_processes_pad_the_micro_batches_that_one_pads(tmp_path):
     """Two items after one another are one micro-batch, whoever computes it; the reference has the same rows in its cache."""
-    overrides = (f"model.path={target()}", *STEPS, "method.loss.kl_span=open_unlearning", "per_device_batch_size=2")
+    overrides = ("model=tiny", f"model.path={target()}", *STEPS, "method.loss.kl_span=open_unlearning", "per_device_batch_size=2")
     overrides += ("reference=cached", "out=run")
     for name, processes in {"alone": 1, "together": 2}.items():
         (tmp_path / name).mkdir()

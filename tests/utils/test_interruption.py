@@ -30,7 +30,16 @@ from utils.interruption import Interrupted, deferred, heard
 from utils.runs.run import Run
 from utils.training.resumable import last_checkpoint, step_of
 
-STEPS = ("split=forget05", "batch_size=4", "epochs=2.4", "lr=1e-3", "warmup=1", "method=npo_rt", f"model.path={target()}")
+STEPS = (
+    "split=forget05",
+    "batch_size=4",
+    "epochs=2.4",
+    "lr=1e-3",
+    "warmup=1",
+    "method=npo_rt",
+    "model=tiny",
+    f"model.path={target()}",
+)
 PRESS = {130: signal.SIGINT, 143: signal.SIGTERM}
 
 
@@ -109,7 +118,16 @@ def test_a_sweep_says_which_of_its_runs_are_done(tmp_path, pressed):
 
 def test_a_part_that_has_risen_far_enough_still_ends_training_after_an_interruption(tmp_path, pressed):
     """The step that ends training is no checkpoint: whoever resumed from it would not know that it was the last."""
-    ga = ("split=forget05", "batch_size=4", "epochs=2", "warmup=1", "optimizer=sgd", "lr=0.5", f"model.path={target()}")
+    ga = (
+        "split=forget05",
+        "batch_size=4",
+        "epochs=2",
+        "warmup=1",
+        "optimizer=sgd",
+        "lr=0.5",
+        "model=tiny",
+        f"model.path={target()}",
+    )
     ga += ("method=ga", "checkpoint=1")
     run(tmp_path, "unlearn", *ga, "out=whole")
     parts = [record["forget_nll"] for record in losses(tmp_path / "whole")]
@@ -128,7 +146,15 @@ def test_an_evaluation_keeps_what_it_has_computed(tmp_path, monkeypatch):
     def told_to_stop(*arguments):
         signal.raise_signal(signal.SIGTERM)
 
-    words = ("split=forget05", f"model.path={target()}", *QUICK_EVALUATION, "oracle=none", "cache=cache", "out=eval")
+    words = (
+        "split=forget05",
+        "model=tiny",
+        f"model.path={target()}",
+        *QUICK_EVALUATION,
+        "oracle=none",
+        "cache=cache",
+        "out=eval",
+    )
     monkeypatch.setattr(utils.runs.score, "continue_prompts", told_to_stop)
     finished = script(tmp_path, "evaluate", *words)
     assert finished.code == 143 and finished.last_words == "interrupted; the same command goes on where it stopped"

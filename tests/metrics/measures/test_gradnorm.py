@@ -206,7 +206,9 @@ def test_two_combined_models_give_the_gradients_of_both(tmp_path):
 def model_node(path: Path | None) -> DictConfig:
     """What says which model is evaluated."""
     shown = None if path is None else str(path)
-    return OmegaConf.create({"path": shown, "dtype": "float32", "attn": "sdpa", "trust_remote_code": False})
+    return OmegaConf.create(
+        {"name": "tiny", "expects": {}, "path": shown, "dtype": "float32", "attn": "sdpa", "trust_remote_code": False}
+    )
 
 
 def adapter_folder(folder: Path) -> nn.Module:

@@ -16,7 +16,16 @@ from tests.runs import QUICK_EVALUATION, assert_same_curve, run, script, target
 from utils.files import StorageError, read_json, told, whole_folder, write_json, write_parquet, write_text
 from utils.training.resumable import last_checkpoint
 
-STEPS = ("split=forget05", "batch_size=4", "epochs=2.4", "lr=1e-3", "warmup=1", "method=npo_rt", f"model.path={target()}")
+STEPS = (
+    "split=forget05",
+    "batch_size=4",
+    "epochs=2.4",
+    "lr=1e-3",
+    "warmup=1",
+    "method=npo_rt",
+    "model=tiny",
+    f"model.path={target()}",
+)
 
 
 @contextmanager
@@ -53,7 +62,7 @@ def test_a_full_disk_ends_a_training_with_one_sentence_and_it_goes_on_later(tmp_
 
 
 def test_a_full_disk_ends_an_evaluation_with_one_sentence(tmp_path):
-    words = ("split=forget05", f"model.path={target()}", *QUICK_EVALUATION, "oracle=none", "cache=null", "out=eval")
+    words = ("split=forget05", "model=tiny", f"model.path={target()}", *QUICK_EVALUATION, "oracle=none", "cache=null", "out=eval")
     with largest_file(3000):
         finished = script(tmp_path, "evaluate", *words)
     assert finished.code == 1 and "Traceback" not in finished.err
@@ -85,7 +94,7 @@ def test_weights_that_cannot_be_read_are_one_sentence(tmp_path, name, how):
     if how in ("cut", "empty", "header"):
         path.write_bytes({"cut": content[:-1000], "empty": b"", "header": b"\0" * 64 + content[64:]}[how])
     words = ("oracle=none", *QUICK_EVALUATION) if name == "evaluate" else ("method=ga",)
-    finished = script(tmp_path, name, "model.path=model", "split=forget05", *words, "out=run")
+    finished = script(tmp_path, name, "model=tiny", "model.path=model", "split=forget05", *words, "out=run")
     assert finished.code == 1 and "Traceback" not in finished.err
     assert finished.last_words.startswith("model.path=model"), finished.last_words
     assert not (tmp_path / "run" / "model").exists() and not (tmp_path / "run" / "scores.parquet").exists()

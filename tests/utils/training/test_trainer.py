@@ -167,7 +167,7 @@ def test_nothing_is_learnt_from_a_step_that_is_not_finite(tmp_path, where, named
 def test_a_script_that_meets_nan_says_so_in_one_sentence(tmp_path):
     # Steps of 1e30 without warmup: the first is finite, what follows cannot be.
     broken = ("method=ga", "lr=1e30", "warmup=0", "checkpoint=1")
-    finished = script(tmp_path, "unlearn", f"model.path={target()}", *STEPS, *broken, f"out={tmp_path}/run")
+    finished = script(tmp_path, "unlearn", "model=tiny", f"model.path={target()}", *STEPS, *broken, f"out={tmp_path}/run")
     assert finished.code == 1 and "Traceback" not in finished.err
     assert finished.last_words.startswith("step 2: ") and "is not finite" in finished.last_words
     assert f"the last good checkpoint is {tmp_path}/run/checkpoints/checkpoint-1" in finished.last_words

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 from tests.models import tiny_model, tokenizer
 from tests.runs import compose_settings, run, target
@@ -80,7 +81,10 @@ def test_a_pickle_comes_with_the_command_that_converts_it(folder):
 
 
 def test_a_name_of_the_hub_that_cannot_be_had(monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    def ask(*_, **__):
+        raise OSError("nobody/nothing is not a local folder and is not a valid model identifier")
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", ask)
     with pytest.raises(
         ModelError, match="^model.path=nobody/nothing cannot be loaded .* check the name, your network and access"
     ):
