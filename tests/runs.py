@@ -47,6 +47,8 @@ SMALL = tuple(
         "intermediate_size": 64,
     }.items()
 )
+# A training of ten items with a reference, long enough to be stopped on its way.
+SIX_STEPS = ("split=forget05", "batch_size=4", "epochs=2.4", "lr=1e-3", "warmup=1", "method=npo_rt", "model=tiny")
 QUICK_EVALUATION = ("benchmark.rows=3", "benchmark.max_new_tokens=8", "resamples=100")
 
 _main = cache(script_main)

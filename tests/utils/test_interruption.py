@@ -15,6 +15,7 @@ import utils.runs.score
 from tests.runs import (
     QUICK_EVALUATION,
     ROOT,
+    SIX_STEPS,
     Finished,
     assert_same_curve,
     assert_same_weights,
@@ -30,16 +31,7 @@ from utils.interruption import Interrupted, deferred, heard
 from utils.runs.run import Run
 from utils.training.resumable import last_checkpoint, step_of
 
-STEPS = (
-    "split=forget05",
-    "batch_size=4",
-    "epochs=2.4",
-    "lr=1e-3",
-    "warmup=1",
-    "method=npo_rt",
-    "model=tiny",
-    f"model.path={target()}",
-)
+STEPS = (*SIX_STEPS, f"model.path={target()}")
 PRESS = {130: signal.SIGINT, 143: signal.SIGTERM}
 
 

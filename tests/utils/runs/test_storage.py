@@ -12,20 +12,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tests.runs import QUICK_EVALUATION, assert_same_curve, run, script, target
+from tests.runs import QUICK_EVALUATION, SIX_STEPS, assert_same_curve, run, script, target
 from utils.files import StorageError, read_json, told, whole_folder, write_json, write_parquet, write_text
 from utils.training.resumable import last_checkpoint
 
-STEPS = (
-    "split=forget05",
-    "batch_size=4",
-    "epochs=2.4",
-    "lr=1e-3",
-    "warmup=1",
-    "method=npo_rt",
-    "model=tiny",
-    f"model.path={target()}",
-)
+STEPS = (*SIX_STEPS, f"model.path={target()}")
 
 
 @contextmanager

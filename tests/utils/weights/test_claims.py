@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 from transformers import AutoModelForCausalLM
 
 from tests.models import tiny_model, tokenizer
@@ -20,9 +21,9 @@ from utils.weights.models import ModelError, load_model, resolve_precision, save
 FILE = "model.safetensors"
 
 
-def load(folder: Path) -> None:
+def load(folder: Path) -> nn.Module:
     model = compose_settings("unlearn", f"model.path={folder}").model
-    load_model(model, tokenizer(), resolve_precision("float32", "float32", training=False), 0)
+    return load_model(model, tokenizer(), resolve_precision("float32", "float32", training=False), 0)
 
 
 @pytest.fixture
@@ -55,7 +56,10 @@ def test_tensors_that_are_missing_unknown_or_of_another_shape(folder, change, se
 
 
 def test_buffers_of_older_versions_do_no_harm(folder):
-    load(changed(folder, lambda tensors: tensors.update({"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(8)})))
+    before = load(folder).state_dict()
+    old = changed(folder, lambda tensors: tensors.update({"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(8)}))
+    after = load(old).state_dict()
+    assert before.keys() == after.keys() and all(tensor.equal(after[name]) for name, tensor in before.items())
 
 
 def test_a_tied_head_that_is_not_stored_is_not_missing(tmp_path):

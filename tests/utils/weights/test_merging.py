@@ -47,7 +47,8 @@ def test_an_adapter_of_a_tied_head_is_loaded_as_it_was_trained(tmp_path):
 
 
 def test_rounding_to_bfloat16_is_no_fault():
-    merge(moved(with_lora(tiny_model().bfloat16()), by=0.05))
+    merged = merge(moved(with_lora(tiny_model().bfloat16()), by=0.05))
+    assert merged.dtype == torch.bfloat16 and not any("lora" in name for name in merged.state_dict())
 
 
 def test_a_merge_that_changes_what_is_said_is_refused(monkeypatch):
