@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from utils.files import flat_settings, read_json, resolve
+from utils.files import flat_settings, resolve
+from utils.weights.adapters import base_of
 
 # Settings whose value is a file or folder; of any other one, a value counts that holds a separator and exists.
 PATHS = frozenset(
@@ -31,8 +32,8 @@ def inputs(settings: Mapping[str, Any]) -> Iterator[tuple[str, Path]]:
                 continue
             yield key, path
             for folder in (path, path / "model"):
-                base = (read_json(folder / "adapter_config.json") or {}).get("base_model_name_or_path")
-                if isinstance(base, str) and base and os.path.exists(under := resolve_safely(base)):
+                base = base_of(folder)
+                if base is not None and os.path.exists(under := resolve_safely(base)):
                     yield f"the base model of {key}", under
 
 

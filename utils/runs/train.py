@@ -37,6 +37,7 @@ from utils.training.method import Finish, Stop
 from utils.training.resumable import step_of
 from utils.training.spans import check_rows, fit_engine, micro_batch
 from utils.training.trainer import UnlearnTrainer
+from utils.weights.adapters import base_of, keep_base
 from utils.weights.models import DTYPES, is_adapter, merge, model_folder, resolve_precision, save_model
 
 log = logging.getLogger(__name__)
@@ -248,6 +249,8 @@ def write_model(trainer: UnlearnTrainer, folder: Path, dtype: torch.dtype, merge
         barrier()
         if is_main():
             (partial / "training_args.bin").unlink(missing_ok=True)  # a pickle that no loader of models needs
+            if is_adapter(partial):
+                keep_base(partial, folder, base_of(partial))
             shutil.rmtree(folder, ignore_errors=True)
             partial.rename(folder)
         barrier()

@@ -26,8 +26,9 @@ from tqdm import tqdm
 
 from utils.checks import choose, is_number, positive, require
 from utils.files import read_json, whole_folder, write_json
+from utils.weights.adapters import ADAPTER_FILE, NAME, base_of, keep_base
 from utils.weights.checkpoints import Checkpoint, check_target, counterparts, local_folder
-from utils.weights.models import ADAPTER_FILE, ModelError, is_adapter, model_folder
+from utils.weights.models import ModelError, is_adapter, model_folder
 from utils.weights.safetensors_stream import FLOATS, NAMES, StoredTensor, TensorSpec, WeightsError, write_tensors
 
 # Config, generation config, tokenizer, chat template, code of the model.
@@ -84,11 +85,10 @@ def negate(base: Path, finetuned: Path, out: Path, coefficient: float = 1.0, dty
     if not is_adapter(folder):
         combine(base, [TaskVector(-coefficient, folder, base)], out, dtype)
         return
-    named = str((read_json(folder / ADAPTER_FILE) or {}).get("base_model_name_or_path"))
+    named = str(base_of(folder))
     if not _same_model(named, base):
         raise WeightsError(
-            f"{folder} is an adapter of {named}, not of {base}; give that as base, or correct base_model_name_or_path in "
-            f"{folder / ADAPTER_FILE}"
+            f"{folder} is an adapter of {named}, not of {base}; give that as base, or correct {NAME} in {folder / ADAPTER_FILE}"
         )
     negate_adapter(folder, out, coefficient, dtype)
 
@@ -214,6 +214,8 @@ def _write(result: _Result, out: Path) -> None:
         for path in sorted(source.folder.iterdir()):
             if path.name.endswith(KEPT) and not path.name.endswith(NOT_KEPT):
                 shutil.copyfile(path, partial / path.name)
+        if is_adapter(source.folder):
+            keep_base(partial, out, base_of(source.folder))
         if source.index is not None:
             metadata = {**source.index.get("metadata", {}), "total_size": total}
             write_json(partial / source.index_name, {**source.index, "metadata": metadata})

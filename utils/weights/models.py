@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 from omegaconf import DictConfig, OmegaConf
-from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
+from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedTokenizerBase
@@ -22,9 +22,9 @@ from utils import ROOT
 from utils.checks import first_line
 from utils.distributed import barrier, is_main, main_first
 from utils.files import read_json, whole_folder, write_json
+from utils.weights.adapters import ADAPTER_FILE, NAME, BaseError, base_of, keep_base
 from utils.weights.claims import LOADING, check_expected, check_whole, why
 
-ADAPTER_FILE = "adapter_config.json"
 CHECKED = 12  # tokens that a merged model is checked on
 MERGED = {True: 1e-5, False: 0.02}  # nats that merging may cost in float32, and in types that round to three digits
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}  # of weights, as settings name them
@@ -112,7 +112,7 @@ def load_model(
                 merged = merge(load_adapter(path, model, precision))
                 return merged.requires_grad_(True)  # the adapter had frozen what lies under it
             return _pretrained(path, model, precision, quantise)
-    except ModelError:
+    except (ModelError, BaseError):
         raise
     except LOADING as error:
         raise ModelError(f"model.path={model.path} {why(path, error)}") from error
@@ -123,15 +123,17 @@ def load_adapter(path: str, model: DictConfig, precision: Precision, trainable: 
 
     trainable: the adapter goes on training, on a frozen base.
     """
-    base = PeftConfig.from_pretrained(path).base_model_name_or_path
+    base = base_of(Path(path))
     try:
         folder = model_folder(base or "")
     except ModelError as error:
         raise ModelError(
             f"model.path={model.path}: the base model {base} that its adapter belongs to does not exist; bring it back, or "
-            f"change base_model_name_or_path in {Path(path) / ADAPTER_FILE}"
+            f"change {NAME} in {Path(path) / ADAPTER_FILE}"
         ) from error
-    return PeftModel.from_pretrained(_pretrained(folder, model, precision, quantise=False), path, is_trainable=trainable)
+    adapted = PeftModel.from_pretrained(_pretrained(folder, model, precision, quantise=False), path, is_trainable=trainable)
+    setattr(adapted.active_peft_config, NAME, folder)
+    return adapted
 
 
 def add_adapter(model: nn.Module, adapter: DictConfig, lora: DictConfig, quantised: bool) -> PeftModel:
@@ -209,7 +211,10 @@ def save_model(model: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: Pat
     """
     if is_main():
         with whole_folder(folder) as partial:
-            if isinstance(model, PeftModel) or all(tensor.dtype == dtype for tensor in model.parameters()):
+            if isinstance(model, PeftModel):
+                model.save_pretrained(partial)
+                keep_base(partial, folder, model.active_peft_config.base_model_name_or_path)
+            elif all(tensor.dtype == dtype for tensor in model.parameters()):
                 model.save_pretrained(partial)
             else:
                 model.save_pretrained(partial, state_dict=_converted(model, dtype))

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.models import moved, moved_copy, tiny_model, tokenizer, with_lora
 from tests.utils.weights.checkpoint_files import SMALL, edit_json, saved, tensors
+from utils.files import read_json
 from utils.weights.arithmetic import TaskVector, combine, negate, negate_adapter
 from utils.weights.safetensors_stream import WeightsError
 
@@ -75,7 +76,7 @@ def test_negating_an_adapter_is_negating_the_merged_model(tmp_path, base, target
     ours, theirs = merged(base, tmp_path / "out"), AutoModelForCausalLM.from_pretrained(tmp_path / "full")
     assert torch.allclose(logits(ours), logits(theirs), rtol=0, atol=1e-4)
     assert not torch.allclose(logits(ours), logits(AutoModelForCausalLM.from_pretrained(base)), rtol=0, atol=1e-2)
-    assert (tmp_path / "out" / "adapter_config.json").read_bytes() == (adapter / "adapter_config.json").read_bytes()
+    assert read_json(tmp_path / "out" / "adapter_config.json") == read_json(adapter / "adapter_config.json")
     assert AutoTokenizer.from_pretrained(tmp_path / "out").get_vocab() == tokenizer().get_vocab()
 
 
