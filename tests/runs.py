@@ -27,6 +27,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tests.models import tiny_model, tokenizer
+from tests.warm_python import WarmPython
 from utils import ROOT
 from utils.files import read_rows
 from utils.runs import cli
@@ -116,15 +117,29 @@ def _command_line(arguments: list[str]) -> Iterator[None]:
         root.handlers[:], root.level = handlers, level
 
 
-def launch(folder: Path, *command: object, processes: int = 1, **environment: str) -> Finished:
-    """Runs `command` (a script of the root, or -c code) with a new Python, or with torchrun, in `folder`."""
+def launch(folder: Path, *command: object, processes: int = 1, fresh: bool = False, **environment: str) -> Finished:
+    """Runs `command` (a script of the root, or -c code) in `folder`, in one process or in several of one group.
+
+    fresh: with a new Python, or with torchrun, as a user does; otherwise in processes that need not import torch anew.
+    """
+    words = [str(ROOT / str(word)) if str(word).endswith(".py") else str(word) for word in command]
+    if not fresh:
+        with tempfile.TemporaryDirectory() as said:
+            code = _warm().run(folder, words, processes, _free_port(), environment, Path(said))
+            return Finished(code, *((Path(said) / name).read_text() for name in ("out", "err")))
     start = [sys.executable]
     if processes > 1:
         start += ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", f"--master_port={_free_port()}"]
-    words = [str(ROOT / str(word)) if str(word).endswith(".py") else str(word) for word in command]
     env = {**_environment(), **environment}
     done = subprocess.run([*start, *words], cwd=folder, env=env, capture_output=True, text=True, timeout=300)
     return Finished(done.returncode, done.stdout, done.stderr)
+
+
+@cache
+def _warm() -> WarmPython:
+    warm = WarmPython(_environment())
+    atexit.register(warm.close)
+    return warm
 
 
 @cache

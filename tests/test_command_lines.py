@@ -29,7 +29,7 @@ def folder(tmp_path_factory) -> Path:
     succeed(where, "finetune", "model=tiny", "benchmark=tofu", "split=full", *FEW_STEPS, "out=runs/target")
     succeed(where, "finetune", "model=tiny", "benchmark=tofu", "split=retain90", *FEW_STEPS, "out=runs/retain90")
     succeed(where, "unlearn", "method=flat", "method.loss.divergence=kl", *UNLEARN, "out=runs/flat_kl")
-    scored = launch(where, "evaluate.py", *EVALUATE, "oracle=runs/retain90", "out=runs/flat_kl/eval")
+    scored = launch(where, "evaluate.py", *EVALUATE, "oracle=runs/retain90", "out=runs/flat_kl/eval", fresh=True)
     assert scored.code == 0, scored.err
     (where / "evaluate.txt").write_text(scored.out)
     return where
@@ -159,7 +159,7 @@ def check_refusal(refused: Finished, folder: Path, message: str) -> None:
 
 
 def test_a_mistake_in_a_new_python(tmp_path):
-    refused = launch(tmp_path, "finetune.py", "model=tiny", "split=full", "per_device_batch_size=3", "out=runs/x")
+    refused = launch(tmp_path, "finetune.py", "model=tiny", "split=full", "per_device_batch_size=3", "out=runs/x", fresh=True)
     check_refusal(refused, tmp_path, "per_device_batch_size=3: does not divide the 16 items")
 
 

@@ -1,4 +1,7 @@
-"""Two processes give what one gives: the same curve, the same weights, the same metrics. Each test starts torchrun (gloo)."""
+"""Two processes give what one gives: the same curve, the same weights, the same metrics (gloo).
+
+The first test starts torchrun, as a user does.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,7 @@ def test_two_processes_train_like_one(tmp_path):
     together.mkdir()
     overrides = ("model=tiny", f"model.path={target()}", *STEPS, "checkpoint=2", "out=run")
     run(alone, "unlearn", *overrides)
-    finished = launch(together, "unlearn.py", *overrides, "per_device_batch_size=2", processes=2)
+    finished = launch(together, "unlearn.py", *overrides, "per_device_batch_size=2", processes=2, fresh=True)
     assert finished.code == 0, finished.err
     assert finished.out.count("10 items, 5 optimizer steps; batch 4 = 2 process(es) x 2 per device x 1 accumulation") == 2
     noted = read_json(together / "run" / "run.json")

@@ -20,7 +20,7 @@ def test_a_new_python_in_the_root_finds_the_library():
         "print(callable(evaluate.load), evaluate.__file__)\n"
         "print(data.__file__, losses.__file__, metrics.__file__, utils.__file__)"
     )
-    found = launch(ROOT, "-c", code)
+    found = launch(ROOT, "-c", code, fresh=True)
     assert found.code == 0, found.err
     library, ours = found.out.splitlines()
     assert library.startswith("True ") and not library.endswith(f"{ROOT}/evaluate.py")

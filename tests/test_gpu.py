@@ -26,7 +26,7 @@ def unlearn(folder: Path, *overrides: object, processes: int = 1, **environment:
     """A run in a process of its own, so that CUDA is set up as for a user."""
     folder.mkdir()
     arguments = ("model=tiny", f"model.path={target()}", *STEPS, "out=run", *overrides)
-    finished = launch(folder, "unlearn.py", *arguments, processes=processes, **environment)
+    finished = launch(folder, "unlearn.py", *arguments, processes=processes, fresh=True, **environment)
     assert finished.code == 0, finished.err
     return folder / "run"
 
@@ -97,6 +97,7 @@ def test_an_evaluation_runs_on_cuda(tmp_path):
     finished = launch(
         tmp_path,
         "evaluate.py",
+        fresh=True,
         "split=forget05",
         "model=tiny",
         f"model.path={target()}",
