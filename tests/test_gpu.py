@@ -97,13 +97,13 @@ def test_an_evaluation_runs_on_cuda(tmp_path):
     finished = launch(
         tmp_path,
         "evaluate.py",
-        fresh=True,
         "split=forget05",
         "model=tiny",
         f"model.path={target()}",
         *QUICK_EVALUATION,
         "oracle=none",
         "out=e",
+        fresh=True,
     )
     assert finished.code == 0, finished.err
     assert "retain_prob" in metrics(tmp_path / "e") and read_json(tmp_path / "e" / "run.json")["peak_memory_bytes"] > 0

@@ -86,11 +86,18 @@ def project_sources(modules: Iterable[str]) -> dict[str, Path]:
         found[name] = path
         parent = name.rpartition(".")[0]
         todo.append(parent)  # importing a module runs the packages that it lies in
-        for node in ast.walk(ast.parse(path.read_bytes())):
-            if isinstance(node, ast.Import):
-                todo += [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom):
-                package = name if path.name == "__init__.py" else parent
-                whole = resolve_name("." * node.level + (node.module or ""), package)
-                todo += [whole, *(f"{whole}.{alias.name}" for alias in node.names)]
+        todo += _imported(path.read_bytes(), name if path.name == "__init__.py" else parent)
     return found
+
+
+@cache
+def _imported(source: bytes, package: str) -> tuple[str, ...]:
+    """Names that a module of `package` may import: of modules, and of what is taken from them, which may be modules too."""
+    names: list[str] = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            whole = resolve_name("." * node.level + (node.module or ""), package)
+            names += [whole, *(f"{whole}.{alias.name}" for alias in node.names)]
+    return tuple(names)

@@ -20,9 +20,9 @@ from utils.runs.run import LOCK, Run, RunError
 HOLDS = f"""
 import sys, time
 sys.path.insert(0, {str(ROOT)!r})
-from tests.runs import compose_settings
+from utils.runs.cli import compose_settings
 from utils.runs.run import Run
-with Run.open(compose_settings("unlearn", "out=run", *sys.argv[1:]), "unlearn", {{}}) as run:
+with Run.open(compose_settings("unlearn", ["out=run"]), "unlearn", {{}}) as run:
     run.record({{"step": 1}})
     print("working", flush=True)
     time.sleep(120)
