@@ -1,0 +1,342 @@
+"""Breaks the source in small ways, one at a time, and asks the tests whether they notice.
+
+    python -m scripts.dev.mutants --count 200 --seed 0
+
+A mutant is one changed place: a comparison turned round or its boundary moved, a sign, an operator, a constant, a condition
+negated or taken for granted, a statement or a returned value dropped. Docstrings, types, messages and logs are left alone. The
+draw depends on the seed and on each mutant itself: a larger --count keeps those of a smaller one, and so does an edit elsewhere.
+
+All happens in a copy of the tree. A mutant meets the test files that name its module, one after the other, until one fails: its
+own, those of the same folder, then others. Each runs in a fork of a process that has loaded the libraries. Results are kept in
+--folder: the same command goes on where it was stopped, and --survivors tries those again that nobody noticed. In the end the
+tests that noticed something run on the sources as they are: what fails there too has noticed nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import hashlib
+import importlib
+import json
+import os
+import re
+import resource
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).resolve().parents[2]
+ROOMS = ("losses", "metrics", "data", "utils")
+LEFT_OUT = ("utils/report/",)  # unless asked for by --only: most of its numbers are the measures of a drawing
+# Loaded once, before any fork; nothing of the project, which every fork loads from the copy.
+LIBRARIES = """pytest torch.distributed transformers.trainer transformers.models.llama.modeling_llama peft accelerate hydra
+    omegaconf pandas pyarrow.parquet scipy.stats scipy.special safetensors.torch""".split()
+REACH = {"file": 0, "folder": 1, "near": 2, "all": 3}
+COMPARISONS = {
+    ast.Lt: ("<", "<=", ">="), ast.LtE: ("<=", "<", ">"), ast.Gt: (">", ">=", "<="), ast.GtE: (">=", ">", "<"),
+    ast.Eq: ("==", "!="), ast.NotEq: ("!=", "=="), ast.In: (r"\bin\b", "not in"), ast.NotIn: (r"\bnot\s+in\b", "in"),
+    ast.Is: (r"\bis\b", "is not"), ast.IsNot: (r"\bis\s+not\b", "is"),
+}  # fmt: skip
+OPERATORS = {
+    ast.Add: (r"\+", "-"), ast.Sub: ("-", "+"), ast.Mult: (r"\*", "/"), ast.Div: ("/", "*"), ast.FloorDiv: ("//", "*"),
+    ast.Mod: ("%", "*"), ast.Pow: (r"\*\*", "*"), ast.BitOr: (r"\|", "&"), ast.BitAnd: ("&", "|"),
+    ast.And: (r"\band\b", "or"), ast.Or: (r"\bor\b", "and"),
+}  # fmt: skip
+NAMES = {"min": "max", "max": "min", "any": "all", "all": "any"}
+SPOKEN = re.compile(r"(log|logger|logging|warnings)\.|print\b|warn_once\b")
+
+
+class Mutant(NamedTuple):
+    """`file` with the bytes from `start` to `end` replaced by `new`, in `function` (`<module>`: in none)."""
+
+    file: str
+    function: str
+    line: int
+    start: int
+    end: int
+    new: str
+
+    def apply(self, source: bytes) -> bytes:
+        return source[: self.start] + self.new.encode() + source[self.end :]
+
+    def name(self, source: bytes) -> str:
+        """What tells it apart, whatever is edited elsewhere: file, function, the first changed line before and after."""
+        first, last = source.rfind(b"\n", 0, self.start) + 1, source.find(b"\n", self.start)
+        before = source[first:last].decode().strip()
+        after = f"{source[first : self.start].decode()}{self.new}{source[self.end : max(self.end, last)].decode()}".strip()
+        return f"{self.file} {self.function}: {before}  ->  {after}"
+
+    def speaks(self, source: bytes) -> bool:
+        """Whether it compiles and says something else; an operator that was looked for may stand in a comment."""
+        try:
+            return ast.dump(ast.parse(self.apply(source))) != ast.dump(ast.parse(source))
+        except SyntaxError:
+            return False
+
+
+def mutants(file: str, source: bytes) -> Iterator[Mutant]:
+    """All of a file, a few of which may not compile."""
+    lines = [0]
+    for line in source.splitlines(keepends=True):
+        lines.append(lines[-1] + len(line))
+    for function, start, end, new in _Places(source, lines).of(ast.parse(source)):
+        yield Mutant(file, function, source.count(b"\n", 0, start) + 1, start, end, new)
+
+
+class _Places:
+    def __init__(self, source: bytes, lines: Sequence[int]):
+        self.source, self.lines = source, lines
+
+    def of(self, node: ast.AST, function: str = "<module>") -> Iterator[tuple[str, int, int, str]]:
+        """Function, first and last byte, and what to write there."""
+        for start, end, new in self._here(node):
+            yield function, start, end, new
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            function = node.name if function == "<module>" else f"{function}.{node.name}"
+        for child in _children(node):
+            yield from self.of(child, function)
+
+    def _span(self, node: Any) -> tuple[int, int]:
+        return self.lines[node.lineno - 1] + node.col_offset, self.lines[node.end_lineno - 1] + node.end_col_offset
+
+    def _text(self, node: ast.AST) -> str:
+        start, end = self._span(node)
+        return self.source[start:end].decode()
+
+    def _between(self, left: ast.AST, right: ast.AST, old: str, *new: str) -> Iterator[tuple[int, int, str]]:
+        first, last = self._span(left)[1], self._span(right)[0]
+        if match := re.search(old.encode(), self.source[first:last]):
+            for text in new:
+                yield first + match.start(), first + match.end(), text
+
+    def _here(self, node: Any) -> Iterator[tuple[int, int, str]]:
+        if isinstance(node, ast.If | ast.IfExp | ast.comprehension):
+            for test in node.ifs if isinstance(node, ast.comprehension) else [node.test]:
+                for new in (f"not ({self._text(test)})", "True", "False"):
+                    yield *self._span(test), new
+        elif isinstance(node, ast.Compare):
+            for left, sign, right in zip([node.left, *node.comparators], node.ops, node.comparators, strict=False):
+                yield from self._between(left, right, *COMPARISONS[type(sign)])
+        elif isinstance(node, ast.BoolOp):
+            for left, right in zip(node.values, node.values[1:], strict=False):
+                yield from self._between(left, right, *OPERATORS[type(node.op)])
+        elif isinstance(node, ast.BinOp) and type(node.op) in OPERATORS:
+            yield from self._between(node.left, node.right, *OPERATORS[type(node.op)])
+        elif isinstance(node, ast.AugAssign) and type(node.op) in OPERATORS:
+            yield from self._between(node.target, node.value, *OPERATORS[type(node.op)])
+        elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not | ast.USub):
+            yield *self._span(node), self._text(node.operand)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, bool):
+            yield *self._span(node), str(not node.value)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, int | float):
+            for number in (node.value + 1, node.value - 1):
+                yield *self._span(node), str(number)
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in NAMES:
+            yield *self._span(node.func), NAMES[node.func.id]
+        elif isinstance(node, ast.Return) and node.value is not None and self._text(node.value) != "None":
+            yield *self._span(node), "return None"
+        elif isinstance(node, ast.Continue | ast.Break | ast.Raise):
+            yield *self._span(node), "pass"
+        elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+            yield *self._span(node), "pass"
+
+
+def _children(node: Any) -> Iterator[ast.AST]:
+    """What a mutant may touch: no types, decorators, messages, or texts."""
+    if isinstance(node, ast.Raise | ast.Assert | ast.JoinedStr):
+        return
+    for field, value in ast.iter_fields(node):
+        if field not in ("annotation", "returns", "decorator_list", "bases"):
+            children = value if isinstance(value, list) else [value]
+            yield from (child for child in children if isinstance(child, ast.AST) and not _left_alone(child))
+
+
+def _left_alone(node: Any) -> bool:
+    if isinstance(node, ast.Expr):
+        return isinstance(node.value, ast.Constant) or SPOKEN.match(ast.unparse(node)) is not None
+    if isinstance(node, ast.If):
+        return ast.unparse(node.test) in ("TYPE_CHECKING", "__name__ == '__main__'")
+    if isinstance(node, ast.BinOp):
+        sides = (node.left, node.right)
+        return any(isinstance(side, ast.JoinedStr) or isinstance(getattr(side, "value", None), str) for side in sides)
+    return isinstance(node, ast.keyword) and node.arg == "strict"
+
+
+def draw(root: Path, seed: int, count: int, only: str = "") -> dict[str, Mutant]:
+    """Name -> mutant, in the order of trying: `count` of the files whose path begins with `only`, or as many as there are."""
+    named: dict[str, tuple[Mutant, bytes]] = {}
+    for path in sorted(path for room in ROOMS for path in (root / room).rglob("*.py")):
+        file = str(path.relative_to(root))
+        if not file.startswith(only or ROOMS) or not only and file.startswith(LEFT_OUT):
+            continue
+        source = path.read_bytes()
+        for mutant in mutants(file, source):
+            name, number = mutant.name(source), 2
+            while name in named:
+                name, number = f"{mutant.name(source)} #{number}", number + 1
+            named[name] = mutant, source
+    order = sorted(named, key=lambda name: hashlib.sha256(f"{seed} {name}".encode()).digest())
+    return dict(islice(((name, named[name][0]) for name in order if named[name][0].speaks(named[name][1])), count))
+
+
+def choose_tests(root: Path, mutant: Mutant, reach: str, most: int) -> list[str]:
+    """Test files in the order of asking: the own one, those of its folder that name its module, then others that do, then all."""
+    folder = Path("tests", mutant.file).parent
+    room, _, stem = mutant.file.removesuffix(".py").replace("/", ".").rpartition(".")
+    named = re.compile(rf"\b{re.escape(room)}(\.| import .*\b){stem}\b")
+    ranks = {}
+    for path in sorted((root / "tests").rglob("test_*.py")):
+        test, text = path.relative_to(root), path.read_text(encoding="utf-8")
+        rank = 0 if test == folder / f"test_{stem}.py" else 3 if not named.search(text) else 1 if test.parent == folder else 2
+        ranks[str(test)] = rank, -sum(part in text for part in mutant.function.split("."))
+    within = [test for test, (rank, _) in ranks.items() if rank <= REACH[reach]]
+    return sorted(within, key=ranks.__getitem__)[: None if reach == "all" else most]
+
+
+def run_tests(root: Path, tests: Sequence[str], seconds: int) -> tuple[str, str]:
+    """passed, failed or timed out, and the test that failed first. seconds: of the processor; five times as many by the clock."""
+    log = root.with_name("log")
+    process = os.fork()
+    if process == 0:
+        _child(root, tests, log, seconds)
+    timer = threading.Timer(5 * seconds, os.kill, (process, signal.SIGXCPU))
+    timer.start()
+    try:
+        code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+    finally:
+        timer.cancel()
+        with suppress(ProcessLookupError):
+            os.killpg(process, signal.SIGKILL)  # also what a test has left running
+    if code == -signal.SIGXCPU:
+        return "timed out", tests[0]
+    failed = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - |$)", log.read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
+    return ("passed", "") if code in (0, 5) else ("failed", failed[1] if failed else tests[0])  # 5: all are left out, as slow
+
+
+def _child(root: Path, tests: Sequence[str], log: Path, seconds: int) -> None:
+    code = 70
+    try:
+        os.setsid()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))
+        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        os.chdir(root)
+        sys.path[:] = [str(root), *(path for path in sys.path if path and Path(path).resolve() != ROOT)]
+        for name in [name for name in sys.modules if name.partition(".")[0] == "scripts"]:
+            del sys.modules[name]
+        quietly = ["-q", "-x", "-p", "no:cacheprovider", f"--basetemp={root.with_name('tmp')}"]
+        code = int(sys.modules["pytest"].main([*quietly, *tests]))
+    finally:
+        sys.stdout.flush()
+        os._exit(code)
+
+
+def try_mutant(root: Path, mutant: Mutant, tests: Sequence[str], seconds: int) -> tuple[str, str]:
+    """noticed, timed out or survived, and by which test. The copy below `root` is as before afterwards."""
+    path = root / mutant.file
+    source, stamp = path.read_bytes(), path.stat().st_mtime
+    outcome = by = ""
+    try:
+        path.write_bytes(mutant.apply(source))
+        os.utime(path, (stamp, stamp + 1 + time.time() % 1e6))  # no compiled file fits it that was made of another mutant
+        for test in tests:
+            outcome, by = run_tests(root, [test], seconds)
+            if outcome != "passed":
+                break
+    finally:
+        path.write_bytes(source)
+        os.utime(path, (stamp, stamp))
+    return {"failed": "noticed", "timed out": "timed out"}.get(outcome, "survived"), by
+
+
+def summary(results: dict[str, str]) -> str:
+    """A line for each folder and for all of them, and the names of the survivors."""
+    rooms = {name: str(Path(name.split()[0]).parent) for name in results}
+    counts = {room: Counter(results[name] for name in results if rooms[name] == room) for room in sorted(set(rooms.values()))}
+    counts["all"] = Counter(results.values())
+    lines = [f"{'':24} noticed  timed out  survived"]
+    lines += [f"{room:24} {c['noticed']:7}  {c['timed out']:9}  {c['survived']:8}" for room, c in counts.items()]
+    return "\n".join([*lines, *(f"survived: {name}" for name, outcome in results.items() if outcome == "survived")])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=200, metavar="N", help="mutants (default: 200)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the draw (default: 0)")
+    parser.add_argument("--only", default="", metavar="PATH", help="mutants of files that begin so: losses, utils/engine/pack")
+    reach = "test files to ask: its own, of its folder, all that name the module (near, default), or all that there are"
+    parser.add_argument("--reach", choices=REACH, default="near", help=reach)
+    parser.add_argument("--files", type=int, default=8, metavar="N", help="most test files for a mutant (default: 8)")
+    parser.add_argument("--seconds", type=int, default=120, metavar="S", help="of the processor for a test file (default: 120)")
+    parser.add_argument("--survivors", action="store_true", help="try again those that were not noticed")
+    parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "mutants", metavar="DIR", help="where results are kept")
+    options = parser.parse_args(arguments)
+    options.folder.mkdir(parents=True, exist_ok=True)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # hundreds of times the same modules
+    sys.dont_write_bytecode = False
+    for name in LIBRARIES:
+        importlib.import_module(name)
+    sys.modules["torch"].set_num_threads(1)  # threads do not survive a fork
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped; the same command goes on"))
+    place = Path(tempfile.mkdtemp(prefix="lethe-mutants-")).resolve()
+    try:
+        results = try_all(copy_tree(place / "tree"), options)
+    finally:
+        shutil.rmtree(place)
+    print(summary(results))
+    return sum(outcome == "survived" for outcome in results.values())
+
+
+def copy_tree(root: Path) -> Path:
+    def left_out(folder: str, names: Sequence[str]) -> set[str]:
+        outputs = {"runs", "outputs", "multirun", "models", "checkpoints"} if Path(folder) == ROOT else set()
+        return {name for name in names if name in outputs or name.startswith(".") or name == "__pycache__"}
+
+    shutil.copytree(ROOT, root, ignore=left_out)
+    return root
+
+
+def try_all(root: Path, options: argparse.Namespace) -> dict[str, str]:
+    """Outcome of each drawn mutant by name; those of an earlier run are kept."""
+    kept = options.folder / "results.jsonl"
+    lines = kept.read_text(encoding="utf-8").splitlines() if kept.exists() else []
+    known = {result["mutant"]: result for result in map(json.loads, lines)}
+    drawn = draw(root, options.seed, options.count, options.only)
+    for number, (name, mutant) in enumerate(drawn.items(), 1):
+        if name not in known or options.survivors and known[name]["outcome"] == "survived":
+            tests, start = choose_tests(root, mutant, options.reach, options.files), time.monotonic()
+            outcome, by = try_mutant(root, mutant, tests, options.seconds)
+            took = round(time.monotonic() - start, 1)
+            known[name] = {"mutant": name, "line": mutant.line, "outcome": outcome, "by": by, "tests": tests, "seconds": took}
+            with open(kept, "a", encoding="utf-8") as file:
+                file.write(json.dumps(known[name], ensure_ascii=False) + "\n")
+            print(f"{number}/{len(drawn)} {outcome} in {took} s: {mutant.line} {name} | {by or len(tests)}", flush=True)
+    functions = {name: known[name]["by"].partition("[")[0] for name in drawn}
+    failing = failing_tests(root, set(functions.values()) - {""}, options.seconds)
+    for test in failing:
+        print(f"{test} fails without any mutant", flush=True)
+    return {name: "survived" if functions[name] in failing else known[name]["outcome"] for name in drawn}
+
+
+def failing_tests(root: Path, tests: set[str], seconds: int) -> list[str]:
+    """Those that fail on the sources as they are."""
+    if not tests or run_tests(root, sorted(tests), seconds * len(tests))[0] == "passed":
+        return []
+    return [test for test in sorted(tests) if run_tests(root, [test], seconds)[0] != "passed"]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
