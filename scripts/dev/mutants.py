@@ -233,9 +233,8 @@ def _child(root: Path, tests: Sequence[str], log: Path, seconds: int) -> None:
         os.dup2(output, 1)
         os.dup2(output, 2)
         os.chdir(root)
-        sys.path[:] = [str(root), *(path for path in sys.path if path and Path(path).resolve() != ROOT)]
         for name in [name for name in sys.modules if name.partition(".")[0] == "scripts"]:
-            del sys.modules[name]
+            del sys.modules[name]  # pytest finds those of the copy first, by pythonpath in pyproject.toml
         quietly = ["-q", "-x", "-p", "no:cacheprovider", f"--basetemp={root.with_name('tmp')}"]
         code = int(sys.modules["pytest"].main([*quietly, *tests]))
     finally:

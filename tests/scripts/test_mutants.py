@@ -56,6 +56,7 @@ def tree(tmp_path):
     root = tmp_path / "tree"
     for folder in ("losses", "tests/losses", "tests/other"):
         (root / folder).mkdir(parents=True)
+    (root / "pyproject.toml").write_text('[tool.pytest.ini_options]\npythonpath = ["."]\n')
     (root / "losses" / "near.py").write_text("def near(a, b):\n    return a - b < 2\n")
     test = "from losses.near import near\n\n\ndef test_near():\n    assert near(3, 2)\n    assert not near(9, 2)\n"
     (root / "tests" / "losses" / "test_near.py").write_text(test)
