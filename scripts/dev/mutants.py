@@ -29,9 +29,9 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,15 +42,13 @@ LEFT_OUT = ("utils/report/",)  # unless asked for by --only: most of its numbers
 LIBRARIES = """pytest torch.distributed transformers.trainer transformers.models.llama.modeling_llama peft accelerate hydra
     omegaconf pandas pyarrow.parquet scipy.stats scipy.special safetensors.torch""".split()
 REACH = {"file": 0, "folder": 1, "near": 2, "all": 3}
-COMPARISONS = {
+# How a sign is found between its two sides, and what is written instead.
+SIGNS = {
     ast.Lt: ("<", "<=", ">="), ast.LtE: ("<=", "<", ">"), ast.Gt: (">", ">=", "<="), ast.GtE: (">=", ">", "<"),
     ast.Eq: ("==", "!="), ast.NotEq: ("!=", "=="), ast.In: (r"\bin\b", "not in"), ast.NotIn: (r"\bnot\s+in\b", "in"),
-    ast.Is: (r"\bis\b", "is not"), ast.IsNot: (r"\bis\s+not\b", "is"),
-}  # fmt: skip
-OPERATORS = {
+    ast.Is: (r"\bis\b", "is not"), ast.IsNot: (r"\bis\s+not\b", "is"), ast.And: (r"\band\b", "or"), ast.Or: (r"\bor\b", "and"),
     ast.Add: (r"\+", "-"), ast.Sub: ("-", "+"), ast.Mult: (r"\*", "/"), ast.Div: ("/", "*"), ast.FloorDiv: ("//", "*"),
     ast.Mod: ("%", "*"), ast.Pow: (r"\*\*", "*"), ast.BitOr: (r"\|", "&"), ast.BitAnd: ("&", "|"),
-    ast.And: (r"\band\b", "or"), ast.Or: (r"\bor\b", "and"),
 }  # fmt: skip
 NAMES = {"min": "max", "max": "min", "any": "all", "all": "any"}
 SPOKEN = re.compile(r"(log|logger|logging|warnings)\.|print\b|warn_once\b")
@@ -113,42 +111,51 @@ class _Places:
         start, end = self._span(node)
         return self.source[start:end].decode()
 
-    def _between(self, left: ast.AST, right: ast.AST, old: str, *new: str) -> Iterator[tuple[int, int, str]]:
-        first, last = self._span(left)[1], self._span(right)[0]
-        if match := re.search(old.encode(), self.source[first:last]):
-            for text in new:
-                yield first + match.start(), first + match.end(), text
-
     def _here(self, node: Any) -> Iterator[tuple[int, int, str]]:
-        if isinstance(node, ast.If | ast.IfExp | ast.comprehension):
-            for test in node.ifs if isinstance(node, ast.comprehension) else [node.test]:
-                for new in (f"not ({self._text(test)})", "True", "False"):
-                    yield *self._span(test), new
-        elif isinstance(node, ast.Compare):
-            for left, sign, right in zip([node.left, *node.comparators], node.ops, node.comparators, strict=False):
-                yield from self._between(left, right, *COMPARISONS[type(sign)])
-        elif isinstance(node, ast.BoolOp):
-            for left, right in zip(node.values, node.values[1:], strict=False):
-                yield from self._between(left, right, *OPERATORS[type(node.op)])
-        elif isinstance(node, ast.BinOp) and type(node.op) in OPERATORS:
-            yield from self._between(node.left, node.right, *OPERATORS[type(node.op)])
-        elif isinstance(node, ast.AugAssign) and type(node.op) in OPERATORS:
-            yield from self._between(node.target, node.value, *OPERATORS[type(node.op)])
-        elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not | ast.USub):
-            yield *self._span(node), self._text(node.operand)
-        elif isinstance(node, ast.Constant) and isinstance(node.value, bool):
-            yield *self._span(node), str(not node.value)
-        elif isinstance(node, ast.Constant) and isinstance(node.value, int | float):
-            for number in (node.value + 1, node.value - 1):
-                yield *self._span(node), str(number)
-        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in NAMES:
-            yield *self._span(node.func), NAMES[node.func.id]
-        elif isinstance(node, ast.Return) and node.value is not None and self._text(node.value) != "None":
-            yield *self._span(node), "return None"
-        elif isinstance(node, ast.Continue | ast.Break | ast.Raise):
-            yield *self._span(node), "pass"
-        elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
-            yield *self._span(node), "pass"
+        for left, sign, right in _signs(node):
+            first, last = self._span(left)[1], self._span(right)[0]
+            old, *others = SIGNS.get(type(sign), ("$^",))
+            if match := re.search(old.encode(), self.source[first:last]):
+                yield from ((first + match.start(), first + match.end(), new) for new in others)
+        for new, place in self._instead(node):
+            yield *self._span(place), new
+
+    def _instead(self, node: Any) -> Iterator[tuple[str, ast.AST]]:
+        """What may be written in the place of a node, or of a part of it."""
+        match node:
+            case ast.If() | ast.IfExp():
+                yield from ((new, node.test) for new in self._other_conditions(node.test))
+            case ast.comprehension():
+                yield from ((new, test) for test in node.ifs for new in self._other_conditions(test))
+            case ast.UnaryOp(op=ast.Not() | ast.USub()):
+                yield self._text(node.operand), node
+            case ast.Constant(value=bool()):
+                yield str(not node.value), node
+            case ast.Constant(value=int() | float()):
+                yield from ((str(number), node) for number in (node.value + 1, node.value - 1))
+            case ast.Call(func=ast.Name(id="min" | "max" | "any" | "all" as name)):
+                yield NAMES[name], node.func
+            case ast.Return() if node.value is not None and self._text(node.value) != "None":
+                yield "return None", node
+            case ast.Continue() | ast.Break() | ast.Raise() | ast.Expr(value=ast.Call()):
+                yield "pass", node
+
+    def _other_conditions(self, test: ast.AST) -> tuple[str, ...]:
+        return f"not ({self._text(test)})", "True", "False"
+
+
+def _signs(node: Any) -> Iterable[tuple[ast.AST, ast.AST, ast.AST]]:
+    """Left side, sign, right side."""
+    match node:
+        case ast.Compare():
+            return zip([node.left, *node.comparators], node.ops, node.comparators, strict=False)
+        case ast.BoolOp():
+            return [(left, node.op, right) for left, right in pairwise(node.values)]
+        case ast.BinOp():
+            return [(node.left, node.op, node.right)]
+        case ast.AugAssign():
+            return [(node.target, node.op, node.value)]
+    return []
 
 
 def _children(node: Any) -> Iterator[ast.AST]:
