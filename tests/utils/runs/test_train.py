@@ -1,0 +1,22 @@
+"""What a training run is made of, and what it says about it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from tests.models import encoder
+from tests.runs import compose_settings, target
+from utils.items.rows import QA
+from utils.runs.settings import check_training
+from utils.runs.train import make_streams
+
+
+def test_items_that_are_left_out_are_counted(caplog):
+    settings = check_training(compose_settings("unlearn", "method=ga", f"model.path={target()}"), "unlearn")
+    short, long = QA("Who?", "Ana."), QA("Who was that again? " * 20, "Ana.")
+    small = replace(encoder(), max_length=40)
+    assert make_streams(settings, small, [long, short, long, short, short]).dropped == 2
+    assert "2 of 5 items left out: their prompts fill max_length=40" in caplog.text
+    caplog.clear()
+    assert make_streams(settings, small, [short]).dropped == 0
+    assert "left out" not in caplog.text
