@@ -6,8 +6,8 @@ A mutant is one changed place: a comparison turned round or its boundary moved, 
 negated or taken for granted, a statement or a returned value dropped. Docstrings, types, messages and logs are left alone. The
 draw depends on the seed and on each mutant itself: a larger --count keeps those of a smaller one, and so does an edit elsewhere.
 
-All happens in a copy of the tree. A mutant meets the test files that name its module, one after the other, until one fails: its
-own, those of the same folder, then others. Each runs in a fork of a process that has loaded the libraries. Results are kept in
+All happens in a copy of the tree. A mutant meets test files one after the other until one fails: its own, those that name its
+module, others of the same folder. Each runs in a fork of a process that has loaded the libraries. Results are kept in
 --folder: the same command goes on where it was stopped, and --survivors tries those again that nobody noticed. In the end the
 tests that noticed something run on the sources as they are: what fails there too has noticed nothing.
 """
@@ -41,7 +41,8 @@ LEFT_OUT = ("utils/report/",)  # unless asked for by --only: most of its numbers
 # Loaded once, before any fork; nothing of the project, which every fork loads from the copy.
 LIBRARIES = """pytest torch.distributed transformers.trainer transformers.models.llama.modeling_llama peft accelerate hydra
     omegaconf pandas pyarrow.parquet scipy.stats scipy.special safetensors.torch""".split()
-REACH = {"file": 0, "folder": 1, "near": 2, "all": 3}
+# Which test files may be asked: 0 the own one, 1 of its folder and naming the module, 2 naming it, 3 of its folder, 4 others.
+REACH = {"file": (0,), "folder": (0, 1, 3), "near": (0, 1, 2, 3), "all": (0, 1, 2, 3, 4)}
 # How a sign is found between its two sides, and what is written instead.
 SIGNS = {
     ast.Lt: ("<", "<=", ">="), ast.LtE: ("<=", "<", ">"), ast.Gt: (">", ">=", "<="), ast.GtE: (">=", ">", "<"),
@@ -197,17 +198,18 @@ def draw(root: Path, seed: int, count: int, only: str = "") -> dict[str, Mutant]
 
 
 def choose_tests(root: Path, mutant: Mutant, reach: str, most: int) -> list[str]:
-    """Test files in the order of asking: the own one, those of its folder that name its module, then others that do, then all."""
+    """Test files in the order of asking (REACH); alike ones by how many parts of the function's name they hold."""
     folder = Path("tests", mutant.file).parent
     room, _, stem = mutant.file.removesuffix(".py").replace("/", ".").rpartition(".")
     named = re.compile(rf"\b{re.escape(room)}(\.| import .*\b){stem}\b")
     ranks = {}
     for path in sorted((root / "tests").rglob("test_*.py")):
         test, text = path.relative_to(root), path.read_text(encoding="utf-8")
-        rank = 0 if test == folder / f"test_{stem}.py" else 3 if not named.search(text) else 1 if test.parent == folder else 2
-        ranks[str(test)] = rank, -sum(part in text for part in mutant.function.split("."))
-    within = [test for test, (rank, _) in ranks.items() if rank <= REACH[reach]]
-    return sorted(within, key=ranks.__getitem__)[: None if reach == "all" else most]
+        near, here = named.search(text) is not None, test.parent == folder
+        rank = 0 if test == folder / f"test_{stem}.py" else 1 if near and here else 2 if near else 3 if here else 4
+        if rank in REACH[reach]:
+            ranks[str(test)] = rank, -sum(part in text for part in mutant.function.split("."))
+    return sorted(ranks, key=ranks.__getitem__)[: None if reach == "all" else most]
 
 
 def run_tests(root: Path, tests: Sequence[str], seconds: int) -> tuple[str, str]:
@@ -282,7 +284,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--count", type=int, default=200, metavar="N", help="mutants (default: 200)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the draw (default: 0)")
     parser.add_argument("--only", default="", metavar="PATH", help="mutants of files that begin so: losses, utils/engine/pack")
-    reach = "test files to ask: its own, of its folder, all that name the module (near, default), or all that there are"
+    reach = "test files to ask: its own, those of its folder, also others that name the module (near, default), or all"
     parser.add_argument("--reach", choices=REACH, default="near", help=reach)
     parser.add_argument("--files", type=int, default=8, metavar="N", help="most test files for a mutant (default: 8)")
     parser.add_argument("--seconds", type=int, default=120, metavar="S", help="of the processor for a test file (default: 120)")

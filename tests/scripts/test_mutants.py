@@ -62,6 +62,7 @@ def tree(tmp_path):
     (root / "tests" / "losses" / "test_near.py").write_text(test)
     (root / "tests" / "losses" / "test_far.py").write_text("def test_far():\n    assert False\n")
     (root / "tests" / "other" / "test_all.py").write_text("from losses import near\n")
+    (root / "tests" / "other" / "test_none.py").write_text("")
     return root
 
 
@@ -79,8 +80,9 @@ def test_draws_are_steady(tree):
 def test_its_own_tests_come_first(tree):
     mutant = next(iter(mutants.draw(tree, 0, 1).values()))
     own, folder, other = "tests/losses/test_near.py", "tests/losses/test_far.py", "tests/other/test_all.py"
+    far = "tests/other/test_none.py"
     reached = {reach: mutants.choose_tests(tree, mutant, reach, 8) for reach in mutants.REACH}
-    assert reached == {"file": [own], "folder": [own], "near": [own, other], "all": [own, other, folder]}
+    assert reached == {"file": [own], "folder": [own, folder], "near": [own, other, folder], "all": [own, other, folder, far]}
     assert mutants.choose_tests(tree, mutant, "near", 1) == [own]
 
 
