@@ -118,6 +118,12 @@ def test_how_outputs_read_by_hand():
     assert found["words"].ci95[0] < 2.5 < found["words"].ci95[1]
 
 
+@pytest.mark.parametrize(("name", "words"), [("diversity", 1), ("rep2", 2), ("rep3", 3), ("distinct2", 2), ("distinct3", 3)])
+def test_an_output_of_just_enough_words_counts(name, words):
+    texts = {0: "a b c d e", 1: " ".join("abc"[:words]), 2: " ".join("abc"[: words - 1])}
+    assert reading(texts, resamples=100, names=[name])[name].n == 2
+
+
 def test_what_no_output_has_is_left_out():
     assert set(reading({0: "", 1: " "}, resamples=100)) == {"empty", "words", "dominated"}
     assert "rep2" not in reading({0: "one", 1: "two"}, resamples=100)

@@ -96,6 +96,7 @@ def test_memo_without_cuts_or_words():
 
 def test_memorization_accuracy():
     assert memorization_accuracy([5, 8, 2, 9, 4, 7], [8, 3, 9, 4, 1]) == approx(0.6)
+    assert memorization_accuracy([5, 8], [8]) == 1
 
 
 def test_extraction_likelihood():

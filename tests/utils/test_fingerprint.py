@@ -68,6 +68,16 @@ def test_an_encoder_describes_its_tokenizer_once(monkeypatch):
     assert Encoder(tokenizer(), encoder().template, max_length=100).fingerprint != fresh.fingerprint
 
 
+def test_relative_imports_are_followed_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(fingerprint, "ROOT", tmp_path)
+    files = {"__init__": "from . import first", "first": "from .second import ONE", "second": "ONE = 1", "apart": ""}
+    (tmp_path / "house").mkdir()
+    for name, content in files.items():
+        (tmp_path / "house" / f"{name}.py").write_text(content)
+    assert sorted(fingerprint.project_sources(["house.second"])) == ["house", "house.first", "house.second"]
+    assert sorted(fingerprint.project_sources(["house.first"])) == ["house", "house.first", "house.second"]
+
+
 def test_adapters_can_be_left_out():
     one, other = with_lora(tiny_model()), with_lora(tiny_model())
     moved(other)  # as if another seed had drawn the adapter

@@ -98,6 +98,12 @@ def test_short_paragraphs_of_the_text_stay(line):
     assert chapters(f"One was here.\n\n{line}\n\nTwo was here.") == [f"One was here. {line} Two was here."]
 
 
+def test_a_heading_has_twelve_words_at_most():
+    twelve = "A NOTE ON THE TEXT OF THE BOOK THAT YOU HOLD NOW"
+    for line, count in ((twelve, 2), (f"{twelve} AGAIN", 1)):
+        assert len(chapters(f"One was here.\n\n{line}\n\nTwo was here.")) == count
+
+
 def test_a_passage_ends_at_the_nearest_sentence_end():
     # Of 16 words 14 to 18 may be taken: sentences end after 10, 17 and 27 words, then there is none in reach.
     words = [f"w{n}" for n in range(60)]

@@ -19,7 +19,7 @@ from utils.engine.engine import Engine
 from utils.engine.generation import Released, generate
 from utils.engine.token_cache import TokenCache
 from utils.evaluation import scoring
-from utils.evaluation.scoring import ScoreError, check_requests, continue_prompts, requests_hash, score
+from utils.evaluation.scoring import ScoreError, check_requests, continue_greedily, continue_prompts, requests_hash, score
 from utils.items.requests import Request
 from utils.tokens.prompts import Encoder
 
@@ -242,3 +242,13 @@ def test_released_answers_depend_on_their_batch_and_are_known_with_it(engine, mo
     assert continue_prompts(engine, encoder(), REQUESTS[:4], 4, 5, cache, how) == first
     with pytest.raises(pytest.fail.Exception):
         continue_prompts(engine, encoder(), REQUESTS[:3], 4, 5, cache, how)  # another company
+
+
+def test_each_prompt_is_continued_to_its_own_limit(engine):
+    prompts = [[1, 20, 21, 22], [1, 30], [1, 40, 41]]
+    found = continue_greedily(engine, encoder(), prompts, [4, 2, 3], [2, 5, 1], batch_size=3)
+    alone = [
+        continue_greedily(engine, encoder(), [prompt], [1], [limit], batch_size=1)[0]
+        for prompt, limit in zip(prompts, [2, 5, 1], strict=True)
+    ]
+    assert found == alone and [len(ids) for ids in found] == [2, 5, 1]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
@@ -99,6 +101,8 @@ def test_a_script_ends_with_the_first_line_of_what_is_wrong(monkeypatch):
         with pytest.raises(SystemExit) as end, errors_in_one_sentence():
             raise error
         assert str(end.value) == "one"
+    with pytest.raises(SystemExit, match="a.json: No space left on device; make room on the disk"), errors_in_one_sentence():
+        raise OSError(errno.ENOSPC, "No space left on device", "a.json")
     with pytest.raises(TypeError), errors_in_one_sentence():
         raise TypeError("a mistake of ours")
     monkeypatch.setenv("LETHE_TRACEBACK", "1")

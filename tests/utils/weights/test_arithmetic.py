@@ -54,6 +54,16 @@ def test_negation_of_one_step_of_adamw(tmp_path):
     assert tensors(tmp_path / "out")["w"].item() == approx(1.0002019999933331, abs=1e-15)
 
 
+def test_one_input_in_float64_is_enough_to_compute_in_it(tmp_path):
+    """2^-30 on top of 1 is nothing in float32; what is written has the type of the base."""
+    for number, wide in enumerate(("base", "finetuned")):
+        types = {name: torch.float64 if name == wide else torch.float32 for name in ("base", "finetuned")}
+        start = folder(tmp_path / f"base{number}", w=torch.ones(1, dtype=types["base"]))
+        moved = folder(tmp_path / f"moved{number}", w=torch.ones(1, dtype=types["finetuned"]) + (2**-30 if number else 2**-20))
+        combine(start, [TaskVector(1.0, moved, start)], tmp_path / f"out{number}", torch.float64)
+        assert tensors(tmp_path / f"out{number}")["w"].item() == 1 + (2**-30 if number else 2**-20)
+
+
 def test_several_terms_by_hand(tmp_path):
     """1 + 2 (4 - 3) - 0.5 (7 - 1) = 0."""
     one, three, four, seven = (folder(tmp_path / str(n), w=torch.tensor([float(n)])) for n in (1, 3, 4, 7))

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -84,6 +85,19 @@ def test_an_adapter_can_change_its_type(tmp_path, base):
     negate(base, plain_adapter(tmp_path / "bad", base, ["q_proj"]), tmp_path / "out", 2.0, torch.bfloat16)
     for name, tensor in tensors(tmp_path / "bad").items():
         assert torch.equal(tensors(tmp_path / "out")[name], (tensor * (-2.0 if "lora_B" in name else 1.0)).bfloat16())
+
+
+def test_an_adapter_in_float64_is_scaled_in_it(tmp_path, base):
+    """1 + 2^-40 is 1 in float32."""
+    adapter = plain_adapter(tmp_path / "bad", base, ["q_proj"])
+    path = adapter / "adapter_model.safetensors"
+    wide = {name: torch.full_like(tensor, 1 + 2**-40, dtype=torch.float64) for name, tensor in load_file(path).items()}
+    save_file(wide, path, {"format": "pt"})
+    negate_adapter(adapter, tmp_path / "out")
+    found = tensors(tmp_path / "out")
+    assert {name: tensor.unique().tolist() for name, tensor in found.items()} == {
+        name: [(1 + 2**-40) * (-1 if "lora_B" in name else 1)] for name in wide
+    }
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,14 @@ def test_damaged_files_are_named(tmp_path, content, reason):
     (tmp_path / "model.safetensors").write_bytes(content)
     with pytest.raises(WeightsError, match=rf"model.safetensors is damaged \({reason}\); copy or save it again"):
         read_header(tmp_path / "model.safetensors")
+
+
+def test_a_header_larger_than_the_library_reads_is_not_read(tmp_path):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes((10**8 + 1).to_bytes(8, "little"))
+    os.truncate(path, 2 * 10**8)  # a hole: it takes no room
+    with pytest.raises(WeightsError, match="it has no safetensors header"):
+        read_header(path)
 
 
 def test_damaged_shards_are_named(tmp_path):
