@@ -74,7 +74,7 @@ def find_problem(config_name: str, overrides: Sequence[str]) -> str | None:
             for choice in swept:
                 keys |= _keys(compose_settings(config_name, [choice]))
     except (HydraException, OmegaConfBaseException) as error:
-        return f"command line: {_first_line(error)}"
+        return f"command line: {_one_line(error)}"
     for override in parsed:
         name = override.key_or_group
         added = override.is_add() or override.is_force_add()
@@ -143,7 +143,7 @@ def one_sentence(main: Callable[[DictConfig], None]) -> Callable[[DictConfig], N
         except BAD_INPUT as error:
             if os.environ.get("LETHE_TRACEBACK") == "1":
                 raise
-            problem = str(error)
+            problem = _one_line(error)
         except OSError as error:
             if os.environ.get("LETHE_TRACEBACK") == "1":
                 raise
@@ -182,7 +182,7 @@ def errors_in_one_sentence() -> Iterator[None]:
     except (*BAD_INPUT, OSError, HydraException) as error:
         if os.environ.get("LETHE_TRACEBACK") == "1":
             raise
-        sys.exit(told(error) if isinstance(error, OSError) else _first_line(error))
+        sys.exit(told(error) if isinstance(error, OSError) else _one_line(error))
 
 
 def _overrides(arguments: Sequence[str]) -> list[str]:
@@ -220,6 +220,7 @@ def _keys(cfg: DictConfig, prefix: str = "") -> set[str]:
     return keys
 
 
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return re.sub(r"\s+", " ", lines[0]) if lines else type(error).__name__
+def _one_line(error: Exception) -> str:
+    """What is wrong; of an error of the configuration's libraries, which say where on further lines, the first line."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return re.sub(r"\s+", " ", lines[0])
