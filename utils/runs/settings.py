@@ -18,6 +18,7 @@ from utils.fingerprint import settings_hash
 from utils.items.benchmark import Benchmark
 from utils.runs.capsule import NOT_PART_OF_THE_RESULT, PER_DEVICE
 from utils.runs.rules import DIALS, INSTALLED, Check
+from utils.secrets import without_secrets
 from utils.tokens.prompts import Template
 from utils.training.batching import plan_batch
 from utils.training.method import Method, Stop, Templates
@@ -138,6 +139,8 @@ def _check_types(node: DictConfig, path: str, kind: type | None = None) -> None:
     """Raises SettingsError for an option of the node, or of one below it, that is not of the type that its class declares."""
     options = _plain(node)
     target = options.pop("_target_", None)
+    if kind is None and not isinstance(target, str | None):
+        raise SettingsError(f"{path}._target_={target}: write the name of a class, such as losses.npo.NPO")
     try:
         if kind is None and target is not None:
             kind = get_class(target)
@@ -210,6 +213,10 @@ def _check_adapter(cfg: DictConfig) -> None:
             f"adapter={adapter}: model.path=null draws random weights, and an adapter is kept without the weights under it; "
             "use adapter=none, or set model.path"
         )
+    if adapter in ("lora", "qlora"):
+        for key, own in cfg.model.lora.items():
+            if own is None and (cfg.adapter.lora or {}).get(key) is None:
+                raise SettingsError(f"adapter.lora.{key}=null: neither it nor model.lora.{key} says it; give one of them a value")
     if adapter == "qlora":
         check_quantisation()
         if is_adapter(model_folder(cfg.model.path)):
@@ -227,7 +234,7 @@ def default_folder(cfg: DictConfig, script: str, counts: Collection[str] = ()) -
 
     counts: dials that do so in this run alone.
     """
-    plain = OmegaConf.to_container(cfg, resolve=True)
+    plain = without_secrets(OmegaConf.to_container(cfg, resolve=True))
     parts = [cfg.benchmark.name, str(cfg.split), cfg.model.name]
     if "method" in cfg:
         parts.append(cfg.method.name)
