@@ -6,6 +6,7 @@ import importlib.util
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
+from functools import cache
 from math import inf
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -57,7 +58,7 @@ def flag(key: str, value: object) -> None:
 
 def whole(key: str, value: object, least: int = 0, words: str = "") -> None:
     """Raises ValueError unless `value` is a whole number of at least `least`. words: what else may be said of it."""
-    require(is_whole(value, least), key, value, f"a whole number from {least}{_top(value)}{_aside(words)}")
+    require(is_whole(value, least), key, value, f"{_whole_from(least, value)}{_aside(words)}")
 
 
 def whole_or(key: str, value: object, other: str | None, least: int = 1, words: str = "") -> None:
@@ -130,7 +131,7 @@ def declared(key: str, options: Mapping[str, Any], of: type) -> None:
 
     What a class declares as an object must be a node. Which values of a type make sense is for the class itself to say.
     """
-    hints = get_type_hints(of)
+    hints = _hints(of)
     for option, value in options.items():
         hint = hints.get(option, Any)
         require(_fits(value, hint), f"{key}.{option}", "null" if value is None else value, _words(hint))
@@ -178,11 +179,18 @@ def _aside(words: str) -> str:
     return f" ({words})" if words else ""
 
 
+def _whole_from(least: int, value: object) -> str:
+    return f"a whole number from {least}{_top(value) if isinstance(value, int) else ''}"
+
+
 def _top(value: object) -> str:
-    """Where numbers end, for a finite one that lies beyond."""
-    if isinstance(value, int) and value > LARGEST_WHOLE:
-        return f" to {LARGEST_WHOLE}"
+    """Where numbers end, for one that lies beyond."""
+    if isinstance(value, int):
+        return f" to {LARGEST_WHOLE}" if value > LARGEST_WHOLE else ""
     return f" to {LARGEST:.2g}" if isinstance(value, float) and LARGEST < value < inf else ""
+
+
+_hints = cache(get_type_hints)  # which reads them anew from their source each time
 
 
 def _fits(value: object, hint: Any) -> bool:

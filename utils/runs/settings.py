@@ -11,7 +11,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from utils.checks import declared, first_line
+from utils.checks import declared, first_line, name
 from utils.distributed import world_size
 from utils.evaluation.questions import Questions
 from utils.fingerprint import settings_hash
@@ -66,6 +66,8 @@ def check_training(cfg: DictConfig, script: str) -> TrainingSettings:
                 f"model={cfg.model.name} benchmark={cfg.benchmark.name} split=full out=runs/target, "
                 "then add model.path=runs/target"
             )
+    if cfg.model.path is None and cfg.model.architecture is None:
+        raise SettingsError("model.path=null: there is no model.architecture to draw weights for either; set model.path")
     if cfg.reference == "adapter" and cfg.adapter.name == "none":
         raise SettingsError("reference=adapter: there is no adapter to switch off; use reference=cached, or adapter=lora")
     if cfg.launcher.name == "fsdp2" and world_size() == 1:
@@ -85,7 +87,8 @@ def check_evaluation(cfg: DictConfig) -> Questions:
     """What evaluate.py asks. Raises SettingsError, or the ValueError of the part that refuses."""
     benchmark = _check(cfg)
     _set_folder(cfg, "evaluate")
-    measures = tuple(build(node, f"measure={name}", path=f"measure.{name}") for name, node in cfg.measure.items())
+    _check_values(cfg, {f"measure.{key}.name": name for key in cfg.measure})
+    measures = tuple(build(node, f"measure={key}", path=f"measure.{key}") for key, node in cfg.measure.items())
     questions = Questions(benchmark, cfg.split, measures, build(cfg.probe, f"probe={cfg.probe.name}", path="probe"))
     if cfg.from_logs is not None:
         _check_logs(cfg)

@@ -239,7 +239,7 @@ def check_architecture(architecture: DictConfig | None) -> None:
         return
     options = {str(key): architecture[key] for key in architecture}
     for key, value in options.items():
-        if key.endswith(("_size", "_layers", "_heads", "_embeddings")) and not isinstance(value, bool):
+        if key.startswith(("num_", "max_")) or key.endswith("_size"):
             whole(f"model.architecture.{key}", value, 1)
     try:
         config = AutoConfig.for_model(**options)
