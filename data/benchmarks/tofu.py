@@ -15,7 +15,7 @@ from data.files.sources import Source
 from metrics.benchmarks.null_oracles import LEAST
 from metrics.benchmarks.tofu_tables import TofuMetrics
 from utils.checks import whole, whole_or
-from utils.items.benchmark import Benchmark, joined, limited
+from utils.items.benchmark import Benchmark, check_no_overlap, joined, limited
 from utils.items.metric import Metric
 from utils.items.requests import Request
 from utils.items.rows import QA
@@ -72,8 +72,11 @@ class Tofu(Benchmark):
         return RETAIN[split]
 
     def training(self, split: str) -> list[QA]:
-        """Pairs of one split, or of several joined by +. Raises ValueError for an unknown split, DataError for bad rows."""
-        return [pair for part in joined(split, TRAINING) for pair in self._pairs(part)]
+        """Pairs of one split, or of several joined by +. Raises ValueError for an unknown split and parts that
+        overlap, DataError for bad rows."""
+        parts = joined(split, TRAINING)
+        check_no_overlap(split, {part: any(_overlap(part, other) for other in parts if other != part) for part in parts})
+        return [pair for part in parts for pair in self._pairs(part)]
 
     def general_knowledge(self) -> list[QA]:
         """What a pretrained chat model brings along, for models that start from random weights: the true answers of the
@@ -137,6 +140,22 @@ def _request(task: str, index: int, row: dict, paraphrased: str) -> Request:
     wrong = tuple(("perturbed", j, text) for j, text in enumerate(row["perturbed_answer"]))
     answers = (("answer", 0, row["answer"]), ("paraphrased", 0, paraphrased), *wrong)
     return Request(task, index, row["question"], answers, row["answer"], paraphrase=row.get("paraphrased_question"))
+
+
+def _overlap(split: str, other: str) -> bool:
+    """Whether two splits share rows of full, of which a forget split is the end and a retain split the beginning."""
+    (first, last), (begin, end) = _span(split), _span(other)
+    return first < end and begin < last
+
+
+def _span(split: str) -> tuple[int, int]:
+    """Percent of full at which a split begins and ends; nothing of it for the others."""
+    if split == "full":
+        return 0, 100
+    kind, percent = split[:6], split[6:]
+    if not percent.isdigit():
+        return 0, 0
+    return {"forget": (100 - int(percent), 100), "retain": (0, int(percent))}.get(kind, (0, 0))
 
 
 def _cut(split: str, full: list[dict]) -> list[dict]:

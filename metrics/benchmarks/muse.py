@@ -101,6 +101,8 @@ class MuseMetrics(Metrics):
 
     def __post_init__(self) -> None:
         share("benchmark.metrics.k", self.k, "MUSE: 0.4")
+        share("benchmark.metrics.k", self.k)
+        choose("benchmark.metrics.corpus", self.corpus, ("news", "books", None))
         choose("benchmark.metrics.stemmer", self.stemmer, (True, False, None))
         choose("benchmark.metrics.retrained_auc", self.retrained_auc, ("measured", "published"))
         if self.retrained_auc == "published" and _named(self.k) not in PUBLISHED.get(self.corpus, {}):

@@ -5,7 +5,7 @@ Benchmarks inherit from `Benchmark`: what it defines is what most of them do.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, NoReturn, Protocol, TypeVar
@@ -149,11 +149,21 @@ count. Called on every process."""
 
 
 def joined(split: str, valid: Sequence[str], full: Sequence[str] = ("full",)) -> list[str]:
-    """The splits of `a+b`, with those that `full` stands for. Raises ValueError for a name that is none of `valid`."""
+    """The splits of `a+b`, with those that `full` stands for. Raises ValueError for a name that is none of `valid`, or stands
+    there twice."""
     parts = str(split).split("+")
     for part in parts:
         choose("split", part, valid)
-    return [name for part in parts for name in (full if part == "full" else [part])]
+    names = [name for part in parts for name in (full if part == "full" else [part])]
+    check_no_overlap(split, {name: names.count(name) > 1 for name in names})
+    return names
+
+
+def check_no_overlap(split: str, repeated: Mapping[str, bool]) -> None:
+    """Raises ValueError for the first part of a joined split whose rows another part holds too."""
+    for name, is_repeated in repeated.items():
+        if is_repeated:
+            raise ValueError(f"split={split}: the rows of {name} would be read twice; name no part that lies in another")
 
 
 def limited(items: Sequence[T], most: int | str | None) -> Sequence[T]:

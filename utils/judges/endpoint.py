@@ -24,7 +24,8 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
-from utils.checks import require, whole
+from utils.checks import not_negative, positive, require, whole
+from utils.secrets import struck
 
 log = logging.getLogger(__name__)
 
@@ -157,6 +158,21 @@ class Cache:
             file.write(json.dumps({"key": key, **record}) + "\n")
 
 
+def check_url(key: str, url: object) -> None:
+    """Raises ValueError for what is no address of an endpoint, and for one that holds a password or a key."""
+    try:
+        parts = urlsplit(url) if isinstance(url, str) else None
+        fits = parts is not None and parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number, half a bracket
+        fits = False
+    require(fits, key, struck(str(url)), "a URL such as https://HOST/v1")
+    if parts.username is not None or parts.query or parts.fragment:
+        raise EndpointError(
+            f"{key}={struck(str(url))}: leave password, ? and # out; the key belongs in the environment variable that "
+            "key_variable names"
+        )
+
+
 @dataclass
 class Endpoint:
     """One chat model behind `url`/chat/completions.
@@ -183,17 +199,19 @@ class Endpoint:
     ledger: Ledger = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        parts = urlsplit(self.url)
-        require(parts.scheme in ("http", "https") and parts.netloc != "", "endpoint", self.url, "a URL such as https://HOST/v1")
+        check_url("endpoint", self.url)
         for key, value in {"workers": self.workers, "tries": self.tries, "max_tokens": self.max_tokens}.items():
             whole(key, value, 1)
+        positive("timeout", self.timeout)
+        if self.max_cost is not None:
+            not_negative(max_cost=self.max_cost)
         if self.max_cost is not None and self.prices is None:
             raise EndpointError(f"max_cost={self.max_cost:g}: a limit on cost needs the prices of tokens read and written")
         self._headers = {"Content-Type": "application/json", "User-Agent": "lethe"}
         if self.key_variable is not None:
             key = os.environ.get(self.key_variable, "").strip()
             if not key:
-                raise EndpointError(f"the environment variable {self.key_variable} is empty: put the API key of {self.url} there")
+                raise EndpointError(f"the environment variable {self.key_variable} is empty: put the API key there")
             self._headers["Authorization"] = f"Bearer {key}"
         self.ledger = Ledger(self.max_cost)
         self._replies = Cache(self.cache)

@@ -22,7 +22,7 @@ from utils.distributed import device
 from utils.engine.continuations import pad_id
 from utils.files import resolve
 from utils.fingerprint import file_hash, text_hash
-from utils.judges.endpoint import Ask, Endpoint, Prices
+from utils.judges.endpoint import Ask, Endpoint, Prices, check_url
 from utils.reading import read_lines
 from utils.weights.models import DTYPES, model_folder
 
@@ -211,6 +211,15 @@ class EndpointJudge:
     completion_price: float | None = None
     max_cost: float | None = None
     cache: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.url is not None:
+            check_url("judge.url", self.url)
+        for key, value in {"workers": self.workers, "attempts": self.attempts, "max_tokens": self.max_tokens}.items():
+            whole(f"judge.{key}", value, 1)
+        for key in ("prompt_price", "completion_price", "max_cost"):
+            cost = vars(self)[key]
+            require(cost is None or is_number(cost) and cost >= 0, f"judge.{key}", cost, "a number from 0, or null")
 
     @property
     def name(self) -> str:

@@ -19,6 +19,7 @@ from utils import ROOT
 from utils.distributed import world_size
 from utils.files import flat_settings, read_json
 from utils.fingerprint import settings_hash
+from utils.secrets import struck
 
 # Where a run lies and how it is executed does not change what it computes.
 PER_DEVICE = "per_device_batch_size"
@@ -53,7 +54,7 @@ def capsule(settings: Mapping[str, Any], counts: Collection[str] = ()) -> dict[s
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "settings_hash": settings_hash(settings, set(NOT_PART_OF_THE_RESULT) - set(counts)),
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "command": [Path(sys.argv[0]).name, *map(struck, sys.argv[1:])],
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "code": git_commit(),
         "python": platform.python_version(),

@@ -6,8 +6,9 @@ import functools
 import os
 import re
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -20,11 +21,15 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from utils import ROOT, interruption
-from utils.checks import did_you_mean, did_you_mean_or_all
+from utils.checks import did_you_mean, did_you_mean_or_all, shown
 from utils.files import told
+from utils.secrets import STRUCK, struck, without_secrets
 
 CONFIG = ROOT / "config"
+SCRIPTS = ("finetune", "unlearn", "evaluate")
 BAD_INPUT = (ValueError, ArithmeticError, OmegaConfBaseException)
+NEEDS_QUOTES = re.compile(r"[][(){},]|\$\{")  # what means more than itself in a value
+HOW_TO_QUOTE = "key=value, with quotes around a value that holds brackets or commas, and others around those for the shell"
 # Hydra's own flags whose next word is their value, not an override.
 RELEASED = re.compile("_(original|released)$")
 FLAGS_WITH_VALUE = tuple(
@@ -38,8 +43,14 @@ def code(*, _root_: DictConfig) -> str:
     return "paper" if compat == "none" else RELEASED.sub("", str(compat))
 
 
+def choices_of(script: str) -> str:
+    """`${choices_of:unlearn}` in the help of a script: its groups, each with its choices."""
+    return "\n".join(f"{group}: {', '.join(_choices(group))}" for group in groups_of(script))
+
+
 # Here, because whoever composes settings comes by.
 OmegaConf.register_new_resolver("code", code, replace=True)
+OmegaConf.register_new_resolver("choices_of", choices_of, replace=True)
 
 
 def check_command_line(config_name: str, arguments: Sequence[str] | None = None) -> None:
@@ -47,26 +58,38 @@ def check_command_line(config_name: str, arguments: Sequence[str] | None = None)
 
     Runs before Hydra, whose own message would not say which name was meant.
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
-    problem = find_problem(config_name, _overrides(arguments))
+    words = sys.argv[1:] if arguments is None else arguments
+    overrides = _overrides(words)
+    problem = find_problem(config_name, overrides, sweeps=bool({"-m", "--multirun"} & set(words)))
     if problem:
-        sys.exit(problem)
+        sys.exit(struck(problem))
+    if arguments is None:
+        # Flags first: what follows one is lost to Hydra if overrides stand on both sides.
+        flags = [word for word in words if word not in overrides]
+        sys.argv[1:] = [*flags, *(str(override.input_line) for override in parse_overrides(overrides))]
 
 
-def find_problem(config_name: str, overrides: Sequence[str]) -> str | None:
-    """What is wrong with the overrides, in one sentence; None if nothing is."""
+def find_problem(config_name: str, overrides: Sequence[str], sweeps: bool = True) -> str | None:
+    """What is wrong with the overrides, in one sentence; None if nothing is. sweeps: whether a,b means two runs."""
     try:
         parsed = parse_overrides(overrides)
     except ValueError as error:
         return str(error)
+    for override in parsed:
+        if problem := _forbidden(override, config_name, sweeps):
+            return problem
     choices = [o for o in parsed if _is_group(o.key_or_group)]
     for override in choices:
         group, valid = override.key_or_group, _choices(override.key_or_group)
         for value in _chosen(override):
             if value not in valid:
                 return f"{group}={value}: there is no such {group}{did_you_mean_or_all(value, valid)}"
+    refused = _refused_by_hydra(config_name, [o.input_line for o in parsed if not o.is_sweep_override()])
+    if refused is None and not any(o.is_sweep_override() for o in parsed):
+        return None
     try:
-        keys = _keys(compose_settings(config_name, [o.input_line for o in choices if not o.is_sweep_override()]))
+        cfg = compose_settings(config_name, [o.input_line for o in choices if not o.is_sweep_override()])
+        keys = _keys(cfg)
         everywhere = frozenset(keys)
         if any(o.is_sweep_override() for o in choices):
             # A sweep over choices: a key is fine if any of the swept choices has it.
@@ -74,31 +97,107 @@ def find_problem(config_name: str, overrides: Sequence[str]) -> str | None:
             for choice in swept:
                 keys |= _keys(compose_settings(config_name, [choice]))
     except (HydraException, OmegaConfBaseException) as error:
-        return f"command line: {_first_line(error)}"
+        return f"command line: {_one_line(error)}"
     for override in parsed:
-        name = override.key_or_group
-        added = override.is_add() or override.is_force_add()
-        free = added or override.is_delete() or override.is_hydra_override()
-        if not free and not _is_group(name) and name not in keys:
-            names = keys | {path.name for path in CONFIG.iterdir() if path.is_dir()}
+        name, line = override.key_or_group, override.input_line
+        if (
+            override.is_add()
+            or override.is_force_add()
+            or override.is_delete()
+            or override.is_hydra_override()
+            or _is_group(name)
+        ):
+            continue
+        if name not in keys:
+            names = keys | set(groups_of(config_name))
             hint = did_you_mean(name, names) or f"; there are {', '.join(sorted(n for n in names if '.' not in n))}"
-            return f"{override.input_line}: there is no key {name}{hint}"
-        if not free and not _is_group(name) and name not in everywhere and not override.is_sweep_override():
+            return f"{line}: there is no key {name}{hint}"
+        if name not in everywhere and not override.is_sweep_override():
             # Hydra composes once without the swept choices, where the key is unknown.
-            return f"{override.input_line}: only some of the choices swept over have this key; write ++{override.input_line}"
+            return f"{line}: only some of the choices swept over have this key; write ++{line}"
+        if problem := _misses_node(override, cfg):
+            return problem
+    return refused
+
+
+def _forbidden(override: Override, script: str, sweeps: bool) -> str | None:
+    """What is wrong with an override whatever the others say."""
+    key, line = override.key_or_group, override.input_line
+    written = {key: line.partition("=")[2]}
+    if without_secrets(written) != written:
+        return f"{key}={STRUCK}: holds a password, key or token, which the run would keep; leave it to the environment"
+    if override.is_sweep_override() and not sweeps:
+        return f"{line}: several values are a sweep; add -m to run one after the other, or write [...] around a list"
+    group = key.partition("@")[0]
+    if _is_group(group) and group not in groups_of(script):
+        others = " and ".join(f"{other}.py" for other in SCRIPTS if group in groups_of(other))
+        return f"{line}: {script}.py has no {group} (it belongs to {others}); leave it out"
     return None
+
+
+def _misses_node(override: Override, cfg: DictConfig) -> str | None:
+    """What is wrong with a value that takes the place of several options, or names one that there is not."""
+    key, value, node = override.key_or_group, override.value(), OmegaConf.select(cfg, override.key_or_group)
+    if not OmegaConf.is_dict(node):
+        return None
+    if isinstance(value, list):
+        return f"{override.input_line}: write its options one by one, as in {key}.OPTION=VALUE"
+    unknown = next((str(name) for name in value if str(name) not in node), None) if isinstance(value, dict) else None
+    if unknown is None:
+        return None
+    return f"{override.input_line}: there is no key {key}.{unknown}{did_you_mean_or_all(unknown, map(str, node))}"
+
+
+def _refused_by_hydra(script: str, words: Sequence[str]) -> str | None:
+    try:
+        compose_settings(script, words)
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        return f"command line: {_one_line(error)}"
+    return None
+
+
+@functools.cache
+def groups_of(script: str) -> tuple[str, ...]:
+    """The groups that a script chooses from, as its file in config/ names them."""
+    entries = [entry for entry in OmegaConf.load(CONFIG / f"{script}.yaml").defaults if OmegaConf.is_dict(entry)]
+    return tuple(str(key) for entry in entries for key in entry if _is_group(str(key)))
 
 
 def parse_overrides(words: Sequence[str]) -> list[Override]:
     """Raises ValueError for a word that is no override."""
-    parser, parsed = OverridesParser.create(), []
-    for word in words:
-        try:
-            parsed += parser.parse_overrides([word])
-        except HydraException as error:
-            how = "write key=value, with quotes around a value that holds brackets or commas"
-            raise ValueError(f"{word}: not understood; {how}") from error
-    return parsed
+    return [_parsed(word) for word in words]
+
+
+def _parsed(word: str) -> Override:
+    """An override; a text that Hydra's grammar has no letters for, such as a path with = or an umlaut, is taken as it stands."""
+    key, equals, value = word.partition("=")
+    try:
+        word.encode()
+        return OverridesParser.create().parse_override(word)
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{shown(word)}: holds bytes that are not UTF-8; write it in UTF-8") from error
+    except HydraException as error:
+        with suppress(HydraException):
+            if equals and not NEEDS_QUOTES.search(value):
+                return OverridesParser.create().parse_override(as_override(key, value))
+        raise ValueError(f"{shown(word)}: not understood; write {HOW_TO_QUOTE}") from error
+
+
+def as_override(key: str, value: Any) -> str:
+    """key=value as Hydra reads it, whatever characters the value holds."""
+    return f"{key}={_written(value)}"
+
+
+def _written(value: Any) -> str:
+    if isinstance(value, str):
+        # A backslash means one only before a quote.
+        doubled = re.sub(r"\\+(?='|\Z)", lambda found: 2 * found[0], value)
+        return "'" + doubled.replace("'", "\\'") + "'"
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{key}:{_written(entry)}" for key, entry in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(map(_written, value)) + "]"
+    return {None: "null", True: "true", False: "false"}[value] if value is None or isinstance(value, bool) else repr(value)
 
 
 def refuse_overrides(words: Sequence[str], fixed: Collection[str]) -> None:
@@ -112,11 +211,11 @@ def refuse_overrides(words: Sequence[str], fixed: Collection[str]) -> None:
 def compose_settings(script: str | None, overrides: Iterable[str] = ()) -> DictConfig:
     """The settings that `python <script>.py OVERRIDES` would start with; without a script, groups alone (+method=npo).
 
-    Raises HydraException for an override that it refuses.
+    Raises HydraException for an override that it refuses, ValueError for what is none.
     """
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONFIG), version_base="1.3"):
-        cfg = compose(script, overrides=list(overrides))
+        cfg = compose(script, overrides=[override.input_line for override in parse_overrides(list(overrides))])
     GlobalHydra.instance().clear()
     return cfg
 
@@ -143,11 +242,11 @@ def one_sentence(main: Callable[[DictConfig], None]) -> Callable[[DictConfig], N
         except BAD_INPUT as error:
             if os.environ.get("LETHE_TRACEBACK") == "1":
                 raise
-            problem = str(error)
+            problem = _one_line(error)
         except OSError as error:
             if os.environ.get("LETHE_TRACEBACK") == "1":
                 raise
-            problem = told(error)
+            problem = struck(told(error))
         # Out here the failed calls are gone, and with them progress bars that would print after the message.
         if code != 1:
             if os.environ.get("RANK", "0") == "0":
@@ -182,7 +281,7 @@ def errors_in_one_sentence() -> Iterator[None]:
     except (*BAD_INPUT, OSError, HydraException) as error:
         if os.environ.get("LETHE_TRACEBACK") == "1":
             raise
-        sys.exit(told(error) if isinstance(error, OSError) else _first_line(error))
+        sys.exit(told(error) if isinstance(error, OSError) else _one_line(error))
 
 
 def _overrides(arguments: Sequence[str]) -> list[str]:
@@ -220,6 +319,9 @@ def _keys(cfg: DictConfig, prefix: str = "") -> set[str]:
     return keys
 
 
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return re.sub(r"\s+", " ", lines[0]) if lines else type(error).__name__
+def _one_line(error: Exception) -> str:
+    """What is wrong; errors of the configuration's libraries say where on further lines."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    line = struck(re.sub(r"\s+", " ", lines[0]))
+    where = error.full_key if isinstance(error, OmegaConfBaseException) else None
+    return f"{where}: {line}; write a value for it" if where else line

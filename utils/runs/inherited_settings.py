@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -12,7 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from utils.files import flat_settings
-from utils.runs.cli import CONFIG, compose_settings, parse_overrides, refuse_overrides
+from utils.runs.cli import CONFIG, as_override, compose_settings, parse_overrides, refuse_overrides
 from utils.runs.lineage import Origin
 
 log = logging.getLogger(__name__)
@@ -143,23 +142,6 @@ def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Dotted keys; options of a chat template, whose names nobody knows before, are one value."""
     flat = {key: value for key, value in flat_settings(settings).items() if not key.startswith(OPTIONS + ".")}
     return flat | {OPTIONS: settings.get("model", {}).get("template", {}).get("options") or None}
-
-
-def as_override(key: str, value: Any) -> str:
-    """key=value as Hydra reads it, whatever characters the value holds."""
-    return f"{key}={_written(value)}"
-
-
-def _written(value: Any) -> str:
-    if isinstance(value, str):
-        # A backslash means one only before a quote.
-        doubled = re.sub(r"\\+(?='|\Z)", lambda found: 2 * found[0], value)
-        return "'" + doubled.replace("'", "\\'") + "'"
-    if isinstance(value, Mapping):
-        return "{" + ",".join(f"{key}:{_written(entry)}" for key, entry in value.items()) + "}"
-    if isinstance(value, list | tuple):
-        return "[" + ",".join(map(_written, value)) + "]"
-    return {None: "null", True: "true", False: "false"}[value] if value is None or isinstance(value, bool) else repr(value)
 
 
 def _follows(cfg: DictConfig, key: str) -> bool:

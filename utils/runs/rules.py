@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+from transformers import Trainer, TrainingArguments
 from transformers.training_args import OptimizerNames
+from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
 
-from utils.checks import choose, did_you_mean, flag, is_number, is_whole, positive, require, whole
+from utils.checks import (
+    choose,
+    did_you_mean,
+    first_line,
+    flag,
+    is_number,
+    is_whole,
+    name,
+    node,
+    package,
+    path,
+    positive,
+    require,
+    text,
+    whole,
+)
 from utils.training.callbacks import minutes
 
 Check = Callable[[str, Any], None]
@@ -35,15 +52,86 @@ def or_null(check: Check) -> Check:
     return lambda key, value: None if value is None else check(key, value)
 
 
+def several(check: Check, words: str) -> Check:
+    """A list of such values, which may be empty. words: what to write."""
+
+    def listed(key: str, values: Any) -> None:
+        require(isinstance(values, Sequence) and not isinstance(values, str), key, values, words)
+        for value in values:
+            check(key, value)
+
+    return listed
+
+
 def optimizer(key: str, value: Any) -> None:
     """Any that transformers knows, which are too many to be listed."""
     words = f"an optimizer of transformers, such as adamw_torch{did_you_mean(value, OPTIMIZERS)}"
     require(value in OPTIMIZERS, key, value, words)
 
 
+def optimizer_there(key: str, value: Any) -> None:
+    """Whether transformers can make it: many need a package of their own."""
+    try:
+        Trainer.get_optimizer_cls_and_kwargs(TrainingArguments(optim=value, use_cpu=True, report_to="none"))
+    except (ImportError, ValueError) as error:
+        raise ValueError(f"{key}={value}: transformers cannot make it ({first_line(error)}); use adamw_torch") from error
+
+
+def kernel_there(key: str, value: Any) -> None:
+    """Whether an attention kernel is installed."""
+    there = {"flash_attention_2": is_flash_attn_2_available, "flash_attention_3": is_flash_attn_3_available}
+    if value in there and not there[value]():
+        raise ValueError(f"{key}={value}: needs the package flash-attn of that version, and a GPU; use {key}=auto")
+
+
+def logger_there(key: str, value: Any) -> None:
+    """Whether what reports go to is installed."""
+    if value != "none":
+        package(f"{key}={value}", value, value)
+
+
+def launcher_there(key: str, value: Any) -> None:
+    """Whether what shards the model is installed."""
+    if value == "zero2":
+        package("launcher=zero2", "deepspeed", "deepspeed")
+
+
+def warmup(key: str, value: Any) -> None:
+    """A share is below 1; from 1 it counts steps, which are whole."""
+    fits = value == "epoch" or is_whole(value) or is_number(value) and 0 <= value < 1
+    require(fits, key, value, "epoch, a whole number of steps, or a share of all steps below 1")
+
+
+def text_or_texts(key: str, value: Any) -> None:
+    """Names of layers, or a word that stands for some."""
+    if isinstance(value, str):
+        require(bool(value), key, value, "all-linear, or a list of names of layers")
+    else:
+        several(text, "all-linear, or a list of names of layers")(key, value)
+        require(len(value) > 0, key, value, "all-linear, or a list of one name of a layer or more")
+
+
+def epochs(key: str, value: Any) -> None:
+    """More than anybody waits for are a slip of the pen."""
+    positive(key, value)
+    require(value <= LONGEST_TRAINING, key, value, f"a number above 0 and up to {LONGEST_TRAINING:g}")
+
+
 FROM_ZERO = described(lambda v: is_number(v) and v >= 0, "a number from 0")
+LONGEST_TRAINING = 1e6  # epochs
 
 DIALS: dict[str, Check] = {
+    # Nodes first, since others follow what stands in them; then what becomes part of a path.
+    **dict.fromkeys(("model", "benchmark", "method", "adapter", "launcher", "probe", "measure", "reinforced"), node),
+    **dict.fromkeys(("model.template", "model.expects", "model.lr", "model.epochs", "model.lora"), node),
+    **dict.fromkeys(("model.architecture", "adapter.lora", "launcher.deepspeed", "launcher.fsdp"), or_null(node)),
+    **dict.fromkeys(("model.name", "benchmark.name", "method.name", "probe.name"), name),
+    "adapter.name": one_of("none", "lora", "qlora", "continue"),
+    "launcher.name": one_of("auto", "zero2", "fsdp2"),
+    "split": described(lambda v: str(v).isprintable() and "/" not in str(v), "the name of a split"),
+    **dict.fromkeys(("data_root", "refusals"), path),
+    **dict.fromkeys(("out", "cache", "model.path", "model.tokenizer", "oracle", "from_logs", "reinforced.path"), or_null(path)),
+    "null_runs": several(path, "a list of run folders"),
     "precision": one_of("auto", "float32", "bfloat16", "bfloat16_pure"),
     "compat": one_of("none", "tofu_original", "open_unlearning", "flat_released", "muse_released", "meow_released"),
     "seed": whole,
@@ -55,16 +143,17 @@ DIALS: dict[str, Check] = {
     "cache_gib": or_null(described(lambda v: is_number(v) and v >= 0, "a number from 0, or null for no limit")),
     "model.dtype": one_of("float32", "bfloat16"),
     "model.attn": one_of("auto", "sdpa", "eager", "flash_attention_2", "flash_attention_3"),
+    "model.trust_remote_code": flag,
+    "model.expects.model_type": or_null(text),
+    "model.expects.vocab_size": or_null(count()),
     "model.max_length": count("tokens of prompt and answer", 2),
-    "lr": positive,
-    "epochs": positive,
+    **dict.fromkeys(("lr", "model.lr.finetune", "model.lr.unlearn"), positive),
+    **dict.fromkeys(("epochs", "model.epochs.finetune", "model.epochs.unlearn"), epochs),
     "steps": or_null(count("optimizer steps, or null")),
     "batch_size": count("the global batch"),
     "per_device_batch_size": described(lambda v: v == "auto" or is_whole(v, 1), "auto, or a whole number from 1"),
     "weight_decay": FROM_ZERO,
-    "warmup": described(
-        lambda v: v == "epoch" or is_number(v) and v >= 0, "epoch, a number of steps, or a share of all steps below 1"
-    ),
+    "warmup": warmup,
     "scheduler": one_of("linear", "cosine", "constant", "constant_with_warmup"),
     "optimizer": optimizer,
     "max_grad_norm": described(lambda v: is_number(v) and v >= 0, "a number from 0 (0: no clipping)"),
@@ -84,11 +173,22 @@ DIALS: dict[str, Check] = {
     "generation_batch_size": count(),
     "tokens_per_batch": count(),
     "resamples": count(least=100),
+    "reinforced.name": text,
     "reinforced.alpha": positive,
     **{f"{group}.lora.r": or_null(count()) for group in ("adapter", "model")},
     **{f"{group}.lora.alpha": or_null(positive) for group in ("adapter", "model")},
+    "adapter.lora.target_modules": or_null(text_or_texts),
+    "model.lora.target_modules": or_null(text_or_texts),
     **{
         f"{group}.lora.dropout": or_null(described(lambda v: is_number(v) and 0 <= v < 1, "a number from 0 and below 1"))
         for group in ("adapter", "model")
     },
+}
+
+# What this machine lacks; asked last, of settings that would work elsewhere.
+INSTALLED: dict[str, Check] = {
+    "optimizer": optimizer_there,
+    "model.attn": kernel_there,
+    "report_to": logger_there,
+    "launcher.name": launcher_there,
 }

@@ -27,6 +27,7 @@ from utils.distributed import barrier, from_main, is_main
 from utils.files import flat_settings, read_json, read_rows, write_json, write_rows, write_text
 from utils.runs.capsule import PER_DEVICE, capsule, changed_settings, sources
 from utils.runs.inputs import in_the_way
+from utils.secrets import without_secrets
 from utils.training.resumable import last_checkpoint, step_of, whole_checkpoint
 
 log = logging.getLogger(__name__)
@@ -69,7 +70,7 @@ class Run:
         that is no run, or a half-written run while resume=false; if another run works in it; if an input lies where the run
         would write. Without overwrite=true only the folder of a run that failed before its first result is deleted.
         """
-        run = cls(Path(str(cfg.out)), OmegaConf.to_container(cfg, resolve=True), counts=frozenset(counts))
+        run = cls(Path(str(cfg.out)), _kept(cfg), counts=frozenset(counts))
         run.skip = run._on_main(lambda: run._claim(script, data))
         if run.skip:
             log.info("%s is finished with these settings; skipped (overwrite=true runs it again)", run.folder)
@@ -77,7 +78,7 @@ class Run:
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()  # a sweep runs many jobs in one process
         run.checkpoint = whole_checkpoint(run.checkpoints)
-        run._on_main(lambda: run._begin(script, cfg, data))
+        run._on_main(lambda: run._begin(script, data))
         return run
 
     @classmethod
@@ -86,7 +87,7 @@ class Run:
 
         Raises RunError if there is none, or if somebody else works there.
         """
-        run = cls(Path(str(cfg.out)), OmegaConf.to_container(cfg, resolve=True))
+        run = cls(Path(str(cfg.out)), _kept(cfg))
         run.capsule = run._on_main(lambda: run._reclaim(script)) or {}
         return run
 
@@ -292,14 +293,14 @@ class Run:
         there = [path for path in self.folder.iterdir() if path.name not in begun and not _is_passing(path)]
         return last_checkpoint(self.checkpoints) is not None or bool(there)
 
-    def _begin(self, script: str, cfg: DictConfig, data: Mapping[str, str]) -> None:
+    def _begin(self, script: str, data: Mapping[str, str]) -> None:
         self._trim_log()
         self.capsule = {"script": script, "status": "running", "settings": self.settings, **capsule(self.settings, self.counts)}
         self.capsule |= {"sources": sources(self.settings), "data": dict(sorted(data.items()))}
         # Kept until the plan is made anew: what is refused now must be refused again.
         self.capsule |= {key: value for key, value in self.earlier.items() if key == "micro_batch"}
         write_json(self.folder / "run.json", self.capsule)  # first: whoever is killed after it is known to be a run
-        write_text(self.folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+        write_text(self.folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(self.settings)))
         self._tidy_cache()
 
     def _clear(self) -> None:
@@ -320,6 +321,11 @@ class Run:
         reached = step_of(self.checkpoint) if self.checkpoint else 0
         records = [record for record in read_rows(path, appended=True) if record.get("step", 0) <= reached]
         write_rows(path, [record for record in records if "train_runtime" not in record])
+
+
+def _kept(cfg: DictConfig) -> dict[str, Any]:
+    """The settings as plain values, in the form in which they are stored and compared."""
+    return without_secrets(OmegaConf.to_container(cfg, resolve=True))
 
 
 def _is_passing(path: Path) -> bool:

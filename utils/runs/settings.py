@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hydra.errors import InstantiationException
-from hydra.utils import instantiate
+from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from utils.checks import declared, first_line, name
 from utils.distributed import world_size
 from utils.evaluation.questions import Questions
 from utils.fingerprint import settings_hash
 from utils.items.benchmark import Benchmark
 from utils.runs.capsule import NOT_PART_OF_THE_RESULT, PER_DEVICE
-from utils.runs.rules import DIALS
+from utils.runs.rules import DIALS, INSTALLED, Check
+from utils.secrets import without_secrets
 from utils.tokens.prompts import Template
 from utils.training.batching import plan_batch
 from utils.training.method import Method, Stop, Templates
 from utils.weights.claims import check_expected, local_config
-from utils.weights.models import check_quantisation, is_adapter, model_folder
+from utils.weights.models import check_architecture, check_quantisation, is_adapter, model_folder
 from utils.weights.reinforced import check_combined
 
 ABSENT = object()
+HYDRAS = ("_convert_", "_recursive_", "_partial_", "_args_")  # options of a node that are none of its class
 
 
 class SettingsError(ValueError):
@@ -63,6 +66,8 @@ def check_training(cfg: DictConfig, script: str) -> TrainingSettings:
                 f"model={cfg.model.name} benchmark={cfg.benchmark.name} split=full out=runs/target, "
                 "then add model.path=runs/target"
             )
+    if cfg.model.path is None and cfg.model.architecture is None:
+        raise SettingsError("model.path=null: there is no model.architecture to draw weights for either; set model.path")
     if cfg.reference == "adapter" and cfg.adapter.name == "none":
         raise SettingsError("reference=adapter: there is no adapter to switch off; use reference=cached, or adapter=lora")
     if cfg.launcher.name == "fsdp2" and world_size() == 1:
@@ -74,6 +79,7 @@ def check_training(cfg: DictConfig, script: str) -> TrainingSettings:
     _check_adapter(cfg)
     method.check(cfg, benchmark)
     plan_batch(cfg.batch_size, world_size(), cfg.per_device_batch_size, largest=1)
+    _check_values(cfg, INSTALLED)
     return settings
 
 
@@ -81,8 +87,9 @@ def check_evaluation(cfg: DictConfig) -> Questions:
     """What evaluate.py asks. Raises SettingsError, or the ValueError of the part that refuses."""
     benchmark = _check(cfg)
     _set_folder(cfg, "evaluate")
-    measures = tuple(build(node, f"measure={name}") for name, node in cfg.measure.items())
-    questions = Questions(benchmark, cfg.split, measures, build(cfg.probe, f"probe={cfg.probe.name}"))
+    _check_values(cfg, {f"measure.{key}.name": name for key in cfg.measure})
+    measures = tuple(build(node, f"measure={key}", path=f"measure.{key}") for key, node in cfg.measure.items())
+    questions = Questions(benchmark, cfg.split, measures, build(cfg.probe, f"probe={cfg.probe.name}", path="probe"))
     if cfg.from_logs is not None:
         _check_logs(cfg)
         return questions
@@ -93,6 +100,7 @@ def check_evaluation(cfg: DictConfig) -> Questions:
             check_combined(cfg.model.path, cfg.reinforced.path)
         if cfg.model.path is None and cfg.model.architecture is None:
             raise SettingsError(f"model={cfg.model.name}: set model.path to what is to be evaluated")
+        _check_values(cfg, INSTALLED)
     return questions
 
 
@@ -113,41 +121,68 @@ def _check_logs(cfg: DictConfig) -> None:
             raise SettingsError(f"{shown}: not with from_logs, {why}; leave it out")
 
 
-def build(node: DictConfig, key: str, kind: type | None = None) -> Any:
-    """The object of a `_target_` node, or of the class `kind`. Raises SettingsError with its words, or an unknown option."""
+def build(node: DictConfig, key: str, kind: type | None = None, path: str | None = None) -> Any:
+    """The object of a `_target_` node, or of the class `kind`. Raises SettingsError with its words, for an unknown option, and
+    for a value of another type than the class declares.
+
+    path: of the node in the configuration, where `key` says something else.
+    """
     try:
-        return instantiate(node) if kind is None else kind(**node)
-    except (TypeError, ValueError) as error:
-        raise SettingsError(f"{key}: {error}") from error
-    except InstantiationException as error:
-        cause = error.__cause__ or error
-        raise SettingsError(f"{key}: {str(cause).strip().splitlines()[0]}") from error
+        made = instantiate(node) if kind is None else kind(**node)
+    except Exception as error:  # whatever a class makes of a value that it did not expect
+        cause = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
+        if not isinstance(cause, ValueError):
+            _check_types(node, path or key, kind)
+        raise SettingsError(f"{key}: {first_line(cause)}") from error
+    _check_types(node, path or key, kind)
+    return made
+
+
+def _check_types(node: DictConfig, path: str, kind: type | None = None) -> None:
+    """Raises SettingsError for an option of the node, or of one below it, that is not of the type that its class declares."""
+    options = _plain(node)
+    target = options.pop("_target_", None)
+    if kind is None and not isinstance(target, str | None):
+        raise SettingsError(f"{path}._target_={target}: write the name of a class, such as losses.npo.NPO")
+    try:
+        if kind is None and target is not None:
+            kind = get_class(target)
+        if kind is not None:
+            declared(path, {option: value for option, value in options.items() if option not in HYDRAS}, kind)
+    except ImportError as error:
+        raise SettingsError(f"{path}._target_={target}: is no class of Python ({first_line(error)})") from error
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
+    for option in options:
+        if OmegaConf.is_dict(below := node._get_node(option)) and not below._is_none():
+            _check_types(below, f"{path}.{option}")
+
+
+def _plain(node: DictConfig) -> dict[str, Any]:
+    return {str(key): value for key, value in OmegaConf.to_container(node, resolve=True).items()}
 
 
 def _method(node: DictConfig) -> Method:
     """The method that a file of config/method describes: each of its nodes is a constructor call. Raises SettingsError."""
     kinds = {"templates": Templates, "stop": Stop}  # the others say which class they are
+    declared("method", _plain(node), Method)
     parts: dict[str, Any] = {}
     for key in map(str, node):
         described = OmegaConf.is_dict(node[key])
         parts[key] = build(node[key], f"method.{key}", kinds.get(key)) if described else node[key]
     try:
         return Method(**parts)
-    except (TypeError, ValueError) as error:
-        raise SettingsError(f"method={node.name}: {error}") from error
+    except (AttributeError, TypeError, ValueError) as error:
+        raise SettingsError(f"method={node.name}: {first_line(error)}") from error
 
 
 def _check(cfg: DictConfig) -> Benchmark:
     """What all scripts check alike."""
-    for key, check in DIALS.items():
-        value = OmegaConf.select(cfg, key, default=ABSENT)
-        try:
-            if value is not ABSENT:
-                check(key, value)
-        except ValueError as error:
-            raise SettingsError(str(error)) from error
+    _check_values(cfg, DIALS)
     build(cfg.model.template, "model.template", Template)
-    benchmark = build(cfg.benchmark, f"benchmark={cfg.benchmark.name}")
+    benchmark = build(cfg.benchmark, f"benchmark={cfg.benchmark.name}", path="benchmark")
+    if cfg.model.path is None:
+        check_architecture(cfg.model.architecture)
     path = cfg.model.path
     if isinstance(path, str) and Path(path).expanduser().exists():
         config = local_config(model_folder(path))
@@ -156,6 +191,16 @@ def _check(cfg: DictConfig) -> Benchmark:
         valid = ", ".join(benchmark.compats)
         raise SettingsError(f"compat={cfg.compat}: means nothing on benchmark={cfg.benchmark.name}; write one of {valid}")
     return benchmark
+
+
+def _check_values(cfg: DictConfig, checks: Mapping[str, Check]) -> None:
+    for key, check in checks.items():
+        value = OmegaConf.select(cfg, key, default=ABSENT)
+        try:
+            if value is not ABSENT:
+                check(key, value)
+        except ValueError as error:
+            raise SettingsError(str(error)) from error
 
 
 def _check_adapter(cfg: DictConfig) -> None:
@@ -171,6 +216,10 @@ def _check_adapter(cfg: DictConfig) -> None:
             f"adapter={adapter}: model.path=null draws random weights, and an adapter is kept without the weights under it; "
             "use adapter=none, or set model.path"
         )
+    if adapter in ("lora", "qlora"):
+        for key, own in cfg.model.lora.items():
+            if own is None and (cfg.adapter.lora or {}).get(key) is None:
+                raise SettingsError(f"adapter.lora.{key}=null: neither it nor model.lora.{key} says it; give one of them a value")
     if adapter == "qlora":
         check_quantisation()
         if is_adapter(model_folder(cfg.model.path)):
@@ -188,7 +237,7 @@ def default_folder(cfg: DictConfig, script: str, counts: Collection[str] = ()) -
 
     counts: dials that do so in this run alone.
     """
-    plain = OmegaConf.to_container(cfg, resolve=True)
+    plain = without_secrets(OmegaConf.to_container(cfg, resolve=True))
     parts = [cfg.benchmark.name, str(cfg.split), cfg.model.name]
     if "method" in cfg:
         parts.append(cfg.method.name)

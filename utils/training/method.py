@@ -115,6 +115,9 @@ class Method:
         flag("method.reference_dropout", self.reference_dropout)
         if TEMPLATE in self.loss.needs and self.templates is None:
             raise ValueError("method.templates=null: the loss reads template answers; write {kind: refusal, policy: per_access}")
+        made = set(self.loss.needs) - {TRAIN, TEMPLATE, "forget", "retain"}
+        if made and self.prepare is None:
+            raise ValueError(f"method.prepare=null: the loss reads {', '.join(sorted(made))}, which only a prepare node makes")
         if TEMPLATE not in self.loss.needs and self.templates is not None:
             raise ValueError("method.templates: the loss reads no template answers; leave templates out")
         if self.stop is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import sys
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAn
 from transformers.utils.logging import disable_progress_bar
 
 from utils import ROOT
-from utils.checks import first_line
+from utils.checks import first_line, last_line, package, whole
 from utils.distributed import barrier, is_main, main_first
 from utils.files import read_json, whole_folder, write_json
 from utils.weights.adapters import ADAPTER_FILE, NAME, BaseError, base_of, keep_base
@@ -239,6 +238,26 @@ def _converted(model: nn.Module, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     return found
 
 
+def check_architecture(architecture: DictConfig | None) -> None:
+    """Raises ModelError if no model can be made of the `model.architecture` node, which is tried without any weights."""
+    if architecture is None:
+        return
+    options = {str(key): architecture[key] for key in architecture}
+    for key, value in options.items():
+        if key.startswith(("num_", "max_")) or key.endswith("_size"):
+            whole(f"model.architecture.{key}", value, 1)
+    try:
+        config = AutoConfig.for_model(**options)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+        model(input_ids=torch.zeros(1, 2, dtype=torch.long, device="meta"))
+    except NotImplementedError:
+        return  # a layer that nothing is known of without its numbers
+    except Exception as error:  # libraries find out in many ways that sizes do not fit each other
+        said = last_line(error)
+        raise ModelError(f"model.architecture: no model can be made of it ({said}); change it, or set model.path") from error
+
+
 def _random_model(model: DictConfig, tokenizer: PreTrainedTokenizerBase, precision: Precision, seed: int) -> nn.Module:
     if model.architecture is None:
         raise ModelError(f"model={model.name}: model.path is null and there is no architecture to draw from; set model.path")
@@ -271,9 +290,8 @@ def _pretrained(path: str, model: DictConfig, precision: Precision, quantise: bo
 
 
 def check_quantisation() -> None:
-    """Raises ModelError if models cannot be loaded in 4 bit."""
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise ModelError("adapter=qlora needs the package bitsandbytes; install it with: pip install bitsandbytes==0.50.2")
+    """Raises ValueError if models cannot be loaded in 4 bit."""
+    package("adapter=qlora", "bitsandbytes", "bitsandbytes==0.50.2")
 
 
 def _nf4() -> BitsAndBytesConfig:

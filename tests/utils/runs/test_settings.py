@@ -26,7 +26,7 @@ WRONG_VALUES = [
     ("per_device_batch_size=many", "per_device_batch_size=many: write auto, or a whole number from 1"),
     ("seed=a", "seed=a: write a whole number from 0"),
     ("seed=true", "seed=True: write a whole number from 0"),
-    ("warmup=epch", "warmup=epch: write epoch, a number of steps, or a share"),
+    ("warmup=epch", "warmup=epch: write epoch, a whole number of steps, or a share"),
     ("weight_decay=-1", "weight_decay=-1: write a number from 0"),
     ("max_grad_norm=null", "max_grad_norm=None: write a number from 0 (0: no clipping)"),
     ("gradient_checkpointing=maybe", "gradient_checkpointing=maybe: write true or false"),
