@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
@@ -13,6 +14,11 @@ from torch import Tensor
 from torch import distributed as dist
 
 T = TypeVar("T")
+
+COMPUTING = timedelta(minutes=30)  # how far apart processes may be that compute together; what trainers allow by default
+WAITING = timedelta(days=30)  # for what one process does alone; if that dies, the launcher ends the others
+
+_waiting: dist.ProcessGroup | None = None  # for words and files: needs no device, and has patience
 
 
 def launched() -> bool:
@@ -22,10 +28,12 @@ def launched() -> bool:
 
 def start() -> None:
     """Joins the process group if the script was launched by torchrun and no group exists yet; leaves it when Python ends."""
+    global _waiting
     if launched() and not dist.is_initialized():
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=COMPUTING)
+        _waiting = dist.new_group(backend="gloo", timeout=WAITING)
         # Threads of a group that outlive the interpreter now and then abort a process whose work is done.
         atexit.register(_leave)
 
@@ -54,8 +62,9 @@ def device() -> torch.device:
 
 
 def barrier() -> None:
+    """Waits for all processes, however long one of them judges, downloads, hashes or merges alone."""
     if dist.is_initialized():
-        dist.barrier()
+        dist.barrier(_waiting)
 
 
 def highest(number: int, device: torch.device) -> int:
@@ -72,8 +81,13 @@ def from_main(value: T) -> T:
     if not dist.is_initialized():
         return value
     said = [value]
-    dist.broadcast_object_list(said, src=0)
+    dist.broadcast_object_list(said, src=0, group=_waiting)
     return said[0]
+
+
+def by_main(do: Callable[[], T]) -> T:
+    """What the main process makes of it, on every process: what it finds in files decides for all which way they go."""
+    return from_main(do() if is_main() else None)
 
 
 def gathered(items: Sequence[T]) -> list[T]:
@@ -81,7 +95,7 @@ def gathered(items: Sequence[T]) -> list[T]:
     if not dist.is_initialized():
         return list(items)
     parts: list[list[T]] = [[]] * world_size()
-    dist.all_gather_object(parts, list(items))
+    dist.all_gather_object(parts, list(items), group=_waiting)
     return [item for part in parts for item in part]
 
 

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import socket
+import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
+from uuid import uuid4
 
-from utils.distributed import barrier, gathered, is_main, rank, world_size
+from utils import alive
+from utils.distributed import barrier, by_main, gathered, is_main, rank, world_size
 from utils.files import read_json, read_rows, write_json, write_rows
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+PATIENCE = 60.0  # seconds: for so long network file systems may remember that a file was not there
 
 
 def kept_rows(path: Path, compute: Callable[[], list[dict]]) -> list[dict]:
@@ -18,15 +25,34 @@ def kept_rows(path: Path, compute: Callable[[], list[dict]]) -> list[dict]:
 
     Called on every process; `compute` gives all rows on each of them. An interrupted evaluation finds what was finished.
     """
-    done = path.is_file()
-    barrier()  # no process may look after another has begun to write
-    if not done:
+    if not by_main(path.is_file):
         rows = compute()
         if is_main():
             path.parent.mkdir(parents=True, exist_ok=True)
             write_rows(path, rows)
         barrier()
     return read_rows(path)
+
+
+def blind_to(path: Path) -> list[str]:
+    """The processes that do not see a file that the main process puts beside `path` for a while; none if it cannot put it there.
+
+    path: what the file's name begins with.
+    """
+    if world_size() == 1:
+        return []
+    sign = None
+    with suppress(OSError):
+        sign = alive.post(path.with_name(f"{path.name}.{uuid4().hex}")) if is_main() else None
+    try:
+        name = by_main(lambda: sign and sign.path.name)
+        ends = time.monotonic() + PATIENCE
+        while not (seen := name is None or path.with_name(name).exists()) and time.monotonic() < ends:
+            time.sleep(0.1)
+        return gathered([] if seen else [f"process {rank()} on {socket.gethostname()}"])
+    finally:
+        if sign is not None:
+            sign.remove()
 
 
 def shared_out(items: Sequence[T], compute: Callable[[Sequence[T]], Sequence[R]]) -> list[R]:
@@ -59,11 +85,10 @@ def extended_rows(
 
 def kept_json(path: Path, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """What the JSON file `path` holds; without such a file, what `compute` gives on every process, written there."""
-    kept = read_json(path)
+    kept = by_main(lambda: read_json(path))
     if kept is not None:
         return kept
     made = compute()
-    barrier()  # no process may look after another has begun to write
     if is_main():
         write_json(path, made)
     barrier()

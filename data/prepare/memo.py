@@ -23,7 +23,7 @@ from transformers import PreTrainedTokenizerBase
 from metrics.verbatim import STRIDE, Cut, Mode, Statistic, memo, memo_cuts
 from utils.checks import choose, whole
 from utils.distributed import gathered, is_main, rank, world_size
-from utils.engine.batches import by_length, in_halves
+from utils.engine.batches import by_length
 from utils.engine.continuations import continue_ids, end_ids, pad_id, prompt_ids
 from utils.engine.head import output_head
 
@@ -136,13 +136,9 @@ def _one_by_one(model: nn.Module, tokenizer: PreTrainedTokenizerBase, pair: Pair
 def _continue(
     model: nn.Module, tokenizer: PreTrainedTokenizerBase, prompts: Mapping[str, Sequence[int]], options: Memo
 ) -> list[str]:
-    """The continuations as the text that is scored; halves what does not fit in memory. prompts: text -> ids."""
+    """The continuations as the text that is scored. prompts: text -> ids."""
     ends = end_ids(model, tokenizer) if options.stop == "eos" else ()
-
-    def compute(part: Sequence[Sequence[int]]) -> list[list[int]]:
-        return continue_ids(model, part, pad_id(tokenizer), ends, options.max_new_tokens)
-
-    new = in_halves(compute, list(prompts.values()), "prompts")
+    new = continue_ids(model, list(prompts.values()), pad_id(tokenizer), ends, options.max_new_tokens)
     if options.repeats == "meow":
         wholes = [[*ids, *more] for ids, more in zip(prompts.values(), new, strict=True)]
         texts = tokenizer.batch_decode(wholes, skip_special_tokens=options.special_tokens == "paper")

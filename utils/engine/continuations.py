@@ -22,7 +22,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from utils.engine.batches import by_length
+from utils.engine.batches import by_length, in_halves
 from utils.engine.engine import evaluating, known_id
 from utils.engine.packing import check_length
 from utils.engine.trials import NEW, BatchLimits, batch_limits
@@ -36,7 +36,7 @@ class RowSampler(Protocol):
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor: ...
 
     def rows(self, places: Sequence[int]) -> RowSampler:
-        """What does the same for some of the rows, as a batch of their own."""
+        """What does the same for some of the rows, as a batch of their own, from their first token on."""
         ...
 
 
@@ -58,7 +58,7 @@ def continue_ids(
     for max_new_tokens. sampler: changes the logits of a step; the largest is taken.
     hide: token id that no position attends to. beginning: what all prompts begin with, already read. Prompts must not be empty.
     see_padding: padding is attended to, as where no mask is passed. The model's dropout and its own generation settings are off
-    meanwhile.
+    meanwhile. What does not fit in memory is continued in two halves, with the same result.
 
     What stands beside a prompt changes nothing: where the architecture would let it, prompts of one length are continued
     together, or each alone, and the beginning is read again (`BatchLimits` in utils/engine/trials.py). hide and see_padding are
@@ -76,8 +76,9 @@ def continue_ids(
         parts = [list(range(len(prompts)))]
     elif len(prompts) > 1:
         _say_once(model, limits.equal)
-    found: dict[int, list[int]] = {}
-    for places in parts:
+    seen = max(map(len, prompts)) if see_padding else None  # by half of the prompts too
+
+    def compute(places: Sequence[int]) -> list[list[int]]:
         config = GenerationConfig(
             do_sample=False,
             max_new_tokens=max_new_tokens,
@@ -86,12 +87,13 @@ def continue_ids(
         )
         if not limits.cached:
             config.use_cache = False
-        own = sampler if sampler is None or len(parts) == 1 else sampler.rows(places)
-        width, output = _generated(
-            model, [prompts[place] for place in places], config, own, hide, beginning, see_padding=see_padding
-        )
-        rows = (_until_end(row, ends) for row in output[:, width:].tolist())
-        found |= dict(zip(places, rows, strict=True))
+        own = None if sampler is None else sampler.rows(places)
+        width, output = _generated(model, [prompts[place] for place in places], config, own, hide, beginning, seen)
+        return [_until_end(row, ends) for row in output[:, width:].tolist()]
+
+    found: dict[int, list[int]] = {}
+    for places in parts:
+        found |= dict(zip(places, in_halves(compute, places, "prompts"), strict=True))
     return [found[place] for place in range(len(prompts))]
 
 
@@ -102,10 +104,13 @@ def _generated(
     sampler: RowSampler | None = None,
     hide: int | None = None,
     beginning: Beginning | None = None,
-    see_padding: bool = False,
+    seen: int | None = None,
 ) -> tuple[int, Any]:
-    """The width of the prompts in one batch, padded on the left, and what `generate` returns for them."""
-    width, first = max(len(prompt) for prompt in prompts), 0 if beginning is None else len(beginning.ids)
+    """The width of the prompts in one batch, padded on the left, and what `generate` returns for them.
+
+    seen: padding up to this width is attended to.
+    """
+    width, first = seen or max(len(prompt) for prompt in prompts), 0 if beginning is None else len(beginning.ids)
     ids = torch.full((len(prompts), width), config.pad_token_id)
     mask = torch.zeros_like(ids)
     for row, prompt in enumerate(prompts):
@@ -114,7 +119,7 @@ def _generated(
         mask[row, :first], mask[row, start:] = 1, 1
     if hide is not None:
         mask[ids == hide] = 0
-    if see_padding:
+    if seen is not None:
         mask.fill_(1)
     device = next(model.parameters()).device
     extra: dict[str, Any] = {} if sampler is None else {"logits_processor": LogitsProcessorList([sampler])}

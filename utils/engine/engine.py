@@ -162,10 +162,19 @@ class Engine:
         return self._forward(packed, lambda project, hidden: hidden.flatten(0, 1)[packed.source], model)
 
     @torch.no_grad()
-    def logp_of(self, hidden: Tensor, labels: Tensor) -> Tensor:
-        """(n,) float32 log-probability of `labels` given (n, H) hidden states, chunk by chunk."""
-        with self._precision():
-            return self._chunked(self.head, hidden, labels, ("logp",), None, 0)[:, 0]
+    def hidden_and_logp(self, packed: Packed) -> tuple[Tensor, Tensor]:
+        """(n, H) last hidden states, and (n,) float32 log-probabilities of the answer tokens.
+
+        In one pass: a sharded head is whole only while the model runs.
+        """
+        states: list[Tensor] = []
+
+        def at_answers(project: Project, hidden: Tensor) -> Tensor:
+            states.append(hidden.flatten(0, 1)[packed.source])
+            return self._chunked(project, states[0], packed.labels, ("logp",), None, 0)
+
+        logp = self._forward(packed, at_answers, None)[:, 0]
+        return states[0], logp
 
     def _forward(self, packed: Packed, at_answers: AtAnswers, model: nn.Module | None) -> Tensor:
         unchanged = nullcontext() if self.change is None else self.change.off()
@@ -278,6 +287,19 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         model.train(was_training)
+
+
+@contextmanager
+def rounded(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
+    """Within the block, parameters are of `dtype`, as they are while a layer computes that is sharded in mixed precision."""
+    exact = [(parameter, parameter.data) for parameter in model.parameters() if parameter.is_floating_point()]
+    try:
+        for parameter, data in exact:
+            parameter.data = data.to(dtype)
+        yield
+    finally:
+        for parameter, data in exact:
+            parameter.data = data
 
 
 def _indices(columns: Sequence[str], asked: Sequence[Asked], device: torch.device) -> Tensor:

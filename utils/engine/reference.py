@@ -10,6 +10,7 @@ All three give the same `ReferenceValues` (to float32 rounding).
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -22,12 +23,15 @@ from tqdm import tqdm
 
 from utils.distributed import rank, world_size
 from utils.engine.batches import batches_of
-from utils.engine.engine import Engine, Project, ReferenceValues, evaluating
+from utils.engine.engine import Engine, Project, ReferenceValues, evaluating, rounded
 from utils.engine.loss import Needs
 from utils.engine.packing import Packed
 from utils.engine.token_cache import HIDDEN, TokenCache
 from utils.engine.token_statistics import REFERENCE_LOGP, need_reference_logits
+from utils.sharding import is_sharded, reshard, shard_like
 from utils.tokens.example import Example, digest
+
+log = logging.getLogger(__name__)
 
 GIBIBYTE = 2**30
 TOKENS_PER_BATCH = 4096
@@ -65,8 +69,8 @@ class AdapterReference:
     def __init__(self, engine: Engine, streams: Collection[str], continued: bool = False, dropout: bool = False):
         self.engine, self.streams, self.dropout = engine, frozenset(streams), dropout
         self.project = frozen_head(engine)
-        trained = [parameter for parameter in engine.model.parameters() if parameter.requires_grad]
-        self.before = [(parameter, parameter.detach().clone()) for parameter in trained] if continued else None
+        trained = {name: parameter for name, parameter in engine.model.named_parameters() if parameter.requires_grad}
+        self.before = {name: parameter.detach().clone() for name, parameter in trained.items()} if continued else None
 
     @torch.no_grad()
     def values(self, packed: Packed) -> ReferenceValues:
@@ -80,14 +84,18 @@ class AdapterReference:
             with self.engine.model.disable_adapter():
                 yield
             return
-        now = [parameter.data for parameter, _ in self.before]
+        # By name: sharding puts others in the place of the parameters that were there when this reference was made.
+        trained = {name: one for name, one in self.engine.model.named_parameters() if name in self.before}
+        self.before = {name: shard_like(original, trained[name]) for name, original in self.before.items()}
+        now = {name: parameter.detach().clone() for name, parameter in trained.items()}
         try:
-            for parameter, original in self.before:
-                parameter.data = original
+            for name, parameter in trained.items():
+                parameter.copy_(self.before[name])
             yield
         finally:
-            for (parameter, _), trained in zip(self.before, now, strict=True):
-                parameter.data = trained
+            for name, parameter in trained.items():
+                parameter.copy_(now[name])
+            reshard(self.engine.model)  # what it gathered is as it was
 
 
 class ResidentReference:
@@ -155,18 +163,24 @@ def make_reference(
     adapter: Adapter = "none",
     limit_gib: float = 8.0,
     dropout: bool = False,
+    sharded: bool = False,
 ) -> Reference:
     """The reference of a run, computed before the model trains.
 
     kind: adapter | cached | resident | auto. auto: cached if its files stay below `limit_gib`, else adapter where there
     is one, else resident; all are exact. examples: every example the run will read, per stream. adapter: none, a fresh one
     (the reference is the model without it) or a continued one (the reference is the model with it as it is now). dropout: on
-    in the reference too, so that its values are not fixed and cannot be cached.
+    in the reference too, so that its values are not fixed and cannot be cached. sharded: the model will be, as a second one could
+    not: auto caches instead, whatever the limit.
     Raises ValueError for adapter without an adapter.
     """
     if kind == "auto":
-        fits = not dropout and cache_gib(engine, needs, examples) <= limit_gib
+        size = cache_gib(engine, needs, examples)
+        fits = not dropout and size <= limit_gib
         kind = "cached" if fits else "resident" if adapter == "none" else "adapter"
+        if kind == "resident" and sharded:
+            kind = "cached"
+            log.warning("reference: %.1f GiB are cached (reference_cache_gib=%g): a second model is not sharded", size, limit_gib)
     if kind == "adapter":
         if adapter == "none":
             raise ValueError("reference=adapter: the model trains all its weights; use reference=cached, or adapter=lora")
@@ -175,8 +189,10 @@ def make_reference(
         return ResidentReference(engine, reference_streams(needs), dropout)
     with_hidden = hidden_streams(needs)
     streams = reference_streams(needs)
-    cache = TokenCache(cache_root, engine, adapters=adapter == "continued")
-    with evaluating(engine.model):
+    # Half of a difference between two models would be rounding, if only one of them were rounded.
+    as_it_trains = rounded(engine.model, torch.bfloat16) if sharded and engine.autocast else nullcontext()
+    with evaluating(engine.model), as_it_trains:
+        cache = TokenCache(cache_root, engine, adapters=adapter == "continued")
         fill(cache, engine, {stream: rows for stream, rows in examples.items() if stream in streams}, with_hidden)
     return CachedReference(engine, cache, with_hidden, streams)
 
@@ -194,11 +210,10 @@ def fill(cache: TokenCache, engine: Engine, examples: Mapping[str, Sequence[Exam
         todo = sorted((example for example in own if not cache.knows(example, names)), key=digest)
         for batch in tqdm(batches_of(todo, TOKENS_PER_BATCH), "reference", unit="batch", disable=rank() != 0 or not todo):
             packed = engine.pack({"batch": batch}).to(engine.device)
-            hidden = engine.hidden(packed)
-            logp = engine.logp_of(hidden, packed.labels)[:, None].cpu()
+            hidden, logp = engine.hidden_and_logp(packed)
             lengths = [len(example) for example in batch]
             states = hidden.cpu().split(lengths) if HIDDEN in names else [None] * len(batch)
-            for example, own_logp, own_states in zip(batch, logp.split(lengths), states, strict=True):
+            for example, own_logp, own_states in zip(batch, logp[:, None].cpu().split(lengths), states, strict=True):
                 cache.add(example, ("logp",), own_logp, own_states)
             cache.keep()
     cache.share()
@@ -227,11 +242,12 @@ def _values(engine: Engine, packed: Packed, streams: Collection[str], project: P
     """Values of `streams` alone; zero for answer tokens of the others."""
     asked = {stream: examples for stream, examples in packed.examples.items() if stream in streams}
     if not any(asked.values()):
-        nothing = engine.head.weight.new_zeros(len(packed.labels), engine.head.weight.shape[1])
+        if is_sharded(engine.model):  # other processes may have something to ask, and cannot without this one's share
+            engine.hidden(engine.pack({"nothing": [Example((engine.pad,), (engine.pad,))]}).to(packed.labels.device))
+        nothing = torch.zeros(len(packed.labels), engine.head.weight.shape[1], dtype=engine.dtype, device=packed.labels.device)
         return ReferenceValues(nothing[:, 0].float(), nothing, project)
     part = packed if len(asked) == len(packed.examples) else engine.pack(asked).to(packed.labels.device)
-    hidden = engine.hidden(part)
-    logp = engine.logp_of(hidden, part.labels)
+    hidden, logp = engine.hidden_and_logp(part)
     if part is packed:
         return ReferenceValues(logp, hidden, project)
     places = torch.cat([torch.arange(*_span(packed, stream)) for stream in asked]).to(logp.device)

@@ -8,7 +8,6 @@ the cumulative probability by as little). Raising the number of answers keeps th
 
 from __future__ import annotations
 
-import copy
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -71,13 +70,11 @@ class Sampler(LogitsProcessor):
 
     def __init__(self, draws: Sequence[Draw]):
         (self.sampling,) = {draw.sampling for draw in draws}
-        self.streams = [draw.uniforms() for draw in draws]
+        self.draws, self.streams = draws, [draw.uniforms() for draw in draws]
 
     def rows(self, places: Sequence[int]) -> Sampler:
-        """The sampler of a batch that holds only these rows; their streams go on where they are."""
-        part = copy.copy(self)
-        part.streams = [self.streams[place] for place in places]
-        return part
+        """The sampler of a batch that holds only these rows; their streams begin anew."""
+        return Sampler([self.draws[place] for place in places])
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         uniforms = torch.tensor([stream.random() for stream in self.streams], dtype=torch.float64, device=scores.device)

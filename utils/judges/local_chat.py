@@ -31,14 +31,12 @@ class DrawPerRow(LogitsProcessor):
     """
 
     def __init__(self, seeds: Sequence[str], temperature: float):
-        self.temperature = temperature
+        self.seeds, self.temperature = seeds, temperature
         self._dice = [torch_generator(seed) for seed in seeds]
 
     def rows(self, places: Sequence[int]) -> DrawPerRow:
-        """What draws for some of the rows; their randomness goes on where it is."""
-        part = DrawPerRow([], self.temperature)
-        part._dice = [self._dice[place] for place in places]
-        return part
+        """What draws for some of the rows; their randomness begins anew."""
+        return DrawPerRow([self.seeds[place] for place in places], self.temperature)
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         if self.temperature == 0:

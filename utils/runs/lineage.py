@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from utils.distributed import from_main, is_main
+from utils.distributed import by_main
 from utils.files import read_json
 from utils.fingerprint import folder_hash
 
@@ -53,7 +53,7 @@ class Origin:
         if self.part != "model" or not self.finished or written is None:
             return
         # Read once, by the main process: a large model takes a while.
-        if from_main(folder_hash(Path(folder)) if is_main() else None) != written:
+        if by_main(lambda: folder_hash(Path(folder))) != written:
             raise ValueError(
                 f"{folder}: its weights are not those that the run in {self.folder} wrote; bring them back, run it again with "
                 "overwrite=true, or move the folder out of the run and name its file in config/model: model=NAME model.path=DIR"

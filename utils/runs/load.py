@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from omegaconf import DictConfig
@@ -12,7 +13,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from utils.checks import first_line
-from utils.distributed import device
+from utils.distributed import by_main, device
 from utils.engine.engine import Engine
 from utils.items.benchmark import Benchmark
 from utils.runs.lineage import Origin
@@ -83,7 +84,7 @@ def trainable_engine(model: DictConfig, adapter: DictConfig, encoder: Encoder, p
 def _check_weights(*paths: str | None) -> None:
     """Raises ValueError for a run folder whose weights are not those that its run wrote."""
     for path in paths:
-        origin = Origin.of(path)
+        origin = by_main(partial(Origin.of, path))
         if origin is not None:
             origin.check_weights(model_folder(path))
 

@@ -17,7 +17,7 @@ import pandas as pd
 import pyarrow.parquet
 from omegaconf import DictConfig, OmegaConf
 
-from utils.distributed import barrier, is_main
+from utils.distributed import barrier, by_main, is_main
 from utils.engine.token_cache import TokenCache
 from utils.evaluation.questions import Questions
 from utils.evaluation.scoring import requests_hash
@@ -99,10 +99,14 @@ def with_generations(table: pd.DataFrame, rows: Sequence[Row]) -> pd.DataFrame:
 def _find_or_score(cfg: DictConfig, questions: Questions, encoder: Encoder, folder: Path) -> Path:
     """The table that holds the oracle's scores, with every statistic asked for if that can be had."""
     asked = requests_hash(questions.oracle, encoder)
-    saved = _saved_scores(folder, asked)
-    whole = [path for path in saved if set(questions.statistics) <= set(pyarrow.parquet.read_schema(path).names)]
-    if whole or model_in(folder) is None:
-        return (whole or saved)[0]
+
+    def known() -> Path | None:
+        saved = _saved_scores(folder, asked)
+        whole = [path for path in saved if set(questions.statistics) <= set(pyarrow.parquet.read_schema(path).names)]
+        return (whole or saved)[0] if whole or model_in(folder) is None else None
+
+    if (found := by_main(known)) is not None:
+        return found
     log.info("%s holds no scores for split=%s yet: scoring its model once", folder, cfg.split)
     engine = load_engine(OmegaConf.merge(cfg.model, {"path": str(folder)}), encoder, cfg.precision, cfg.seed)
     table, rows = put(questions.oracle, questions, cfg, engine, encoder, TokenCache(cfg.cache, engine))

@@ -22,12 +22,13 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from utils import alive
-from utils.cache_limit import make_room
+from utils.cache_limit import LIVE, make_room
 from utils.distributed import barrier, from_main, is_main
 from utils.files import flat_settings, read_json, read_rows, write_json, write_rows, write_text
 from utils.runs.capsule import PER_DEVICE, capsule, changed_settings, sources
 from utils.runs.inputs import in_the_way
 from utils.secrets import without_secrets
+from utils.shared_work import blind_to
 from utils.training.resumable import last_checkpoint, step_of, whole_checkpoint
 
 log = logging.getLogger(__name__)
@@ -75,6 +76,7 @@ class Run:
         if run.skip:
             log.info("%s is finished with these settings; skipped (overwrite=true runs it again)", run.folder)
             return run
+        run._check_seen()
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()  # a sweep runs many jobs in one process
         run.checkpoint = whole_checkpoint(run.checkpoints)
@@ -197,6 +199,18 @@ class Run:
             )
         self._lock = alive.seize(self.folder / LOCK)
         return known
+
+    def _check_seen(self) -> None:
+        """Raises RunError, on all processes, if one of them has no share in the folders through which they tell each other."""
+        cache = self.settings.get("cache")
+        signs = {"out": self.folder / LOCK, **({} if cache is None else {"cache": Path(cache) / LIVE / "seen"})}
+        for key, path in signs.items():
+            if blind := blind_to(path):
+                self._leave()
+                raise RunError(
+                    f"{key}={self.settings[key]}: {', '.join(blind)} cannot see what the main process writes there; all machines "
+                    f"of a run need one folder, so choose {key}= on a disk that they share"
+                )
 
     def _held_by(self, owner: alive.Owner | None) -> str:
         who = owner or "other processes that begin at this moment"

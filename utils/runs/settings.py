@@ -12,7 +12,7 @@ from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from utils.checks import declared, first_line, name
-from utils.distributed import world_size
+from utils.distributed import device, world_size
 from utils.evaluation.questions import Questions
 from utils.fingerprint import settings_hash
 from utils.items.benchmark import Benchmark
@@ -74,8 +74,15 @@ def check_training(cfg: DictConfig, script: str) -> TrainingSettings:
         raise SettingsError(
             "launcher=fsdp2: shards a model over several processes; start with torchrun --nproc_per_node=N, or leave launcher out"
         )
+    if cfg.launcher.name == "fsdp2" and device().type == "cpu":
+        raise SettingsError("launcher=fsdp2: shards a model over GPUs, and there is none here; leave launcher out")
     if cfg.launcher.name != "auto" and cfg.reference == "resident":
         raise SettingsError("reference=resident: a second model is not sharded by the launcher; use reference=cached")
+    if cfg.launcher.name != "auto" and method.reference_dropout and cfg.adapter.name == "none":
+        raise SettingsError(
+            f"launcher={cfg.launcher.name}: method.reference_dropout=true runs the reference at every step, and a second model "
+            "is not sharded; use adapter=lora, or method.reference_dropout=false"
+        )
     _check_adapter(cfg)
     method.check(cfg, benchmark)
     plan_batch(cfg.batch_size, world_size(), cfg.per_device_batch_size, largest=1)
@@ -143,7 +150,7 @@ def _check_types(node: DictConfig, path: str, kind: type | None = None) -> None:
     options = _plain(node)
     target = options.pop("_target_", None)
     if kind is None and not isinstance(target, str | None):
-        raise SettingsError(f"{path}._target_={target}: write the name of a class, such as losses.npo.NPO")
+        raise SettingsError(f"{path}._target_={target}: write the name of a class, package.module.Name, as the YAML files do")
     try:
         if kind is None and target is not None:
             kind = get_class(target)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import os
-import shutil
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,13 +13,13 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from peft import PeftModel
 from torch import nn
+from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers import TrainerCallback, TrainingArguments
 
 from utils.distributed import barrier, is_main, world_size
 from utils.engine.engine import Engine
 from utils.engine.loss import Loss, engine_needs
 from utils.engine.reference import Reference, make_reference, needs_reference
-from utils.files import storing
 from utils.fingerprint import folder_hash
 from utils.interruption import Interrupted, deferred
 from utils.items.rows import QA
@@ -29,6 +27,7 @@ from utils.items.streams import StepDataset, Streams, TrainingData
 from utils.runs.load import make_encoder, trainable_engine
 from utils.runs.run import Run
 from utils.runs.settings import TrainingSettings
+from utils.sharding import whole_parameters
 from utils.tokens.example import Example, count_lost, say_lost
 from utils.tokens.prompts import Encoder
 from utils.training.batching import BatchPlan, largest_micro_batch, plan_batch
@@ -37,8 +36,16 @@ from utils.training.method import Finish, Stop
 from utils.training.resumable import step_of
 from utils.training.spans import check_rows, fit_engine, micro_batch
 from utils.training.trainer import UnlearnTrainer
-from utils.weights.adapters import base_of, keep_base
-from utils.weights.models import DTYPES, is_adapter, merge, model_folder, resolve_precision, save_model
+from utils.weights.models import (
+    DTYPES,
+    is_adapter,
+    merge,
+    model_folder,
+    resolve_precision,
+    save_model,
+    with_parameters,
+    without_numbers,
+)
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +100,9 @@ def train(settings: TrainingSettings, run: Run, encoder: Encoder, streams: Strea
     # What `finish` subtracts stays in the precision of training: a small difference does not survive rounding.
     as_trained = method.finish is not None or not precision.autocast
     dtype = precision.weights if as_trained else DTYPES[cfg.model.dtype]
-    write = partial(write_model, trainer, dtype=dtype, merged=_starts_merged(cfg.model.path, cfg.adapter.name))
+    merged = _starts_merged(cfg.model.path, cfg.adapter.name)
+    bare = without_numbers(engine.model) if merged or cfg.launcher.name != "auto" else None
+    write = partial(write_model, trainer, dtype=dtype, bare=bare, merged=merged)
     stopped = StopWhenAsked(saves=cfg.checkpoint != "none")
     for callback in [*_callbacks(cfg, method.stop, trainer, run, write), stopped]:
         trainer.add_callback(callback)
@@ -135,7 +144,7 @@ def _callbacks(
     if (every := minutes(cfg.checkpoint)) is not None:
         callbacks.append(SaveByTheClock(every))
     if cfg.snapshots != "none":
-        keep = lambda step: write(run.folder / "snapshots" / str(step), trains_on=True)  # noqa: E731
+        keep = lambda step: write(run.folder / "snapshots" / str(step))  # noqa: E731
         callbacks.append(Snapshots(cfg.snapshots, keep))
     if stop is not None and stop.above is not None:
         callbacks.append(StopAbove(stop.part, stop.above, trainer.parts))
@@ -157,8 +166,8 @@ def _reference(
     if not needs_reference(needs):
         return None
     adapter = {"none": "none", "continue": "continued"}.get(cfg.adapter.name, "fresh")
-    examples = _all_examples(dataset, loss, per_device)
-    return make_reference(cfg.reference, engine, needs, examples, cfg.cache, adapter, cfg.reference_cache_gib, dropout)
+    examples, sharded = _all_examples(dataset, loss, per_device), cfg.launcher.name != "auto"
+    return make_reference(cfg.reference, engine, needs, examples, cfg.cache, adapter, cfg.reference_cache_gib, dropout, sharded)
 
 
 def _all_examples(dataset: StepDataset, loss: Loss, per_device: int) -> dict[str, list[Example]]:
@@ -212,6 +221,10 @@ def _arguments(cfg: DictConfig, run: Run, plan: BatchPlan, dataset: StepDataset,
     # One process, one device: the Trainer would spread it over all that it sees (DataParallel), which knows no packed batch and
     # multiplies the batch.
     arguments._n_gpu = min(1, arguments.n_gpu)
+    if arguments.fsdp_plugin_args is not None:
+        # Left to itself, accelerate rounds what the model returns (statistics) and what is summed (gradients) as it does weights.
+        policy = MixedPrecisionPolicy(torch.bfloat16 if autocast else None, reduce_dtype=torch.float32)
+        arguments.fsdp_plugin_args["mixed_precision_policy"] = policy
     return arguments
 
 
@@ -234,28 +247,17 @@ def _save(run: Run, write: Callable[..., None], finish: Finish | None, start: st
         run.note(weights=folder_hash(result))
 
 
-def write_model(trainer: UnlearnTrainer, folder: Path, dtype: torch.dtype, merged: bool, trains_on: bool = False) -> None:
-    """A plain Hugging Face (or PEFT) folder of the model as it is now; it appears only when it is whole.
+def write_model(trainer: UnlearnTrainer, folder: Path, dtype: torch.dtype, bare: nn.Module | None, merged: bool) -> None:
+    """A plain Hugging Face (or PEFT) folder of the model as it is now, which trains on; it appears only when it is whole.
 
-    dtype: of the weights; an adapter keeps its own. merged: an adapter is merged into what lies under it, since its file alone
-    would name the wrong base. trains_on: whether the model is still needed.
+    dtype: of the weights; an adapter keeps its own. bare: the model without its numbers, as it was before it was made ready to
+    train; needed where it is sharded, or merged: then an adapter goes into what lies under it, since its file alone would name
+    the wrong base.
     """
     model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
-    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
-        # Sharded weights are gathered by the Trainer's own saving, in which every process takes part.
-        partial = folder.with_name(folder.name + ".partial")
-        with storing(folder):
-            trainer.save_model(str(partial))
-        barrier()
+    if bare is not None:
+        whole = whole_parameters(model)
         if is_main():
-            (partial / "training_args.bin").unlink(missing_ok=True)  # a pickle that no loader of models needs
-            if is_adapter(partial):
-                keep_base(partial, folder, base_of(partial))
-            shutil.rmtree(folder, ignore_errors=True)
-            partial.rename(folder)
-        barrier()
-        return
-    if merged and isinstance(model, PeftModel):
-        # Merging takes the adapter off for good, so a model that trains on is copied.
-        model = merge(copy.deepcopy(model) if trains_on else model)
+            model = with_parameters(bare, whole)
+            model = merge(model) if merged and isinstance(model, PeftModel) else model
     save_model(model, trainer.processing_class, folder, dtype)

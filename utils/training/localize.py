@@ -30,7 +30,7 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from utils.checks import choose, flag, is_number, not_negative, require, whole
-from utils.distributed import barrier, is_main, rank, total, world_size
+from utils.distributed import barrier, by_main, is_main, rank, total, world_size
 from utils.draws import dice
 from utils.engine.batches import by_length
 from utils.engine.engine import Engine, evaluating
@@ -151,7 +151,7 @@ class GradientRegion(Thresholds):
         data = text_hash(*(repr((scope, e.prompt, e.answer)) for scope, of in zip(SCOPES, scopes, strict=True) for e in of))
         samples = [self.copies * len(examples) for examples in scopes]
         source = Source(weights_hash(engine.model), data, self.copies, self.labels_only, seed, *samples)
-        tensors = _measured_before(path, source)
+        tensors = by_main(lambda: _measured_before(path, source))
         if tensors is None:
             corrupt = functools.partial(corrupted, tokenizer=encoder.tokenizer, seed=seed, labels_only=self.labels_only)
             forget, retain = (

@@ -6,9 +6,10 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-from utils.distributed import barrier, from_main, gathered, is_main, rank, world_size
+from utils.distributed import barrier, by_main, gathered, is_main, rank, world_size
 from utils.files import read_json, write_json
 from utils.fingerprint import file_hash
 
@@ -21,7 +22,7 @@ MISSING = "missing"
 def seal(checkpoint: Path) -> None:
     """Writes the manifest; every process calls it once all of them have written their part, and hashes a share of the files."""
     barrier()
-    hashes = _hashes(checkpoint, from_main(_files(checkpoint) if is_main() else []))
+    hashes = _hashes(checkpoint, by_main(lambda: _files(checkpoint)))
     if is_main():
         write_json(checkpoint / MANIFEST, hashes)
     barrier()
@@ -43,12 +44,11 @@ def whole_checkpoint(folder: Path) -> Path | None:
 
     One that is damaged is named in a warning and deleted, and so is what was never written to its end.
     """
-    names = from_main([path.name for path in _sealed(folder)] if is_main() else [])
+    names = by_main(lambda: [path.name for path in _sealed(folder)])
     damaged: list[str] = []
     found: Path | None = None
     for path in (folder / name for name in names):
-        known = from_main(read_json(path / MANIFEST) if is_main() else None)
-        problem = _problem(path, known)
+        problem = _problem(path, by_main(partial(read_json, path / MANIFEST)))
         if problem is None:
             found = path
             break

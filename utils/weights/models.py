@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -256,6 +257,19 @@ def check_architecture(architecture: DictConfig | None) -> None:
     except Exception as error:  # libraries find out in many ways that sizes do not fit each other
         said = last_line(error)
         raise ModelError(f"model.architecture: no model can be made of it ({said}); change it, or set model.path") from error
+
+
+def without_numbers(model: nn.Module) -> nn.Module:
+    """A copy of the model that takes next to no memory, for `with_parameters`."""
+    return with_parameters(model, {name: parameter.detach().to("meta") for name, parameter in model.named_parameters()})
+
+
+def with_parameters(model: nn.Module, parameters: Mapping[str, torch.Tensor]) -> nn.Module:
+    """A copy of the model in main memory with these parameters, by name; tied ones stay one."""
+    given = dict(model.named_parameters())
+    known: dict[int, torch.Tensor] = {id(buffer): buffer.cpu() for buffer in model.buffers()}
+    known |= {id(old): nn.Parameter(parameters[name], old.requires_grad) for name, old in given.items()}
+    return copy.deepcopy(model, known)
 
 
 def _random_model(model: DictConfig, tokenizer: PreTrainedTokenizerBase, precision: Precision, seed: int) -> nn.Module:

@@ -168,15 +168,15 @@ def test_nothing_to_cut_scores_zero(model):
 
 def test_what_does_not_fit_in_memory_is_halved(model, monkeypatch):
     expected = memo_scores(model, tokenizer(), PAIRS, SHORT)
-    real, sizes = memorization.continue_ids, []
+    real, sizes = model.generate, []
 
-    def cramped(model, prompts, *others):
-        sizes.append(len(prompts))
-        if len(prompts) > 3:
+    def cramped(ids, **settings):
+        sizes.append(len(ids))
+        if len(ids) > 3:
             raise torch.OutOfMemoryError("too much")
-        return real(model, prompts, *others)
+        return real(ids, **settings)
 
-    monkeypatch.setattr(memorization, "continue_ids", cramped)
+    monkeypatch.setattr(model, "generate", cramped)
     assert memo_scores(model, tokenizer(), PAIRS, SHORT, batch_size=16) == approx(expected, abs=1e-12)
     assert max(sizes) == 16 and min(sizes) <= 3
 

@@ -9,6 +9,7 @@ from tests.models import encoder, tiny_model, tokenizer
 from tests.utils.tokens.made_tokenizers import bpe
 from utils.engine import generation
 from utils.engine.continuations import Beginning, continue_ids, end_ids, pad_id, prompt_ids
+from utils.engine.sampling import Draw, Sampler, Sampling
 
 PROMPTS = [[0, 5, 6, 7, 8, 9], [0, 40], [0, 17, 18]]
 
@@ -39,6 +40,37 @@ def test_a_continuation_ends_at_its_first_end(model):
     assert ended == [row[: row.index(end) + 1] if end in row else row for row in free]
     assert len(ended[0]) <= 3 and ended[0][-1] == end
     assert continue_ids(model, PROMPTS, end, (end,), 6) == ended  # padded with the same id
+
+
+@pytest.mark.parametrize("how", ["greedy", "drawn", "beside padding", "from a beginning"])
+def test_what_does_not_fit_in_memory_is_halved_and_says_the_same(model, monkeypatch, how):
+    """Memory runs out in the middle of a text: what was drawn for it by then is drawn again, and padding stays as wide."""
+    draws = [Draw(Sampling(temperature=2.0), "task", index) for index in range(len(PROMPTS))]
+    options = {"drawn": {"sampler": Sampler(draws)}, "beside padding": {"see_padding": True}}.get(how, {})
+    if how == "from a beginning":
+        options = {"beginning": Beginning.of(model, PROMPTS[0][:1])}
+    whole, real, sizes = continue_ids(model, PROMPTS, 2, (), 6, **options), model.generate, []
+
+    def cramped(ids, **settings):
+        sizes.append(len(ids))
+        if len(ids) > 1:
+            for change in settings.get("logits_processor", ()):
+                change(ids, torch.zeros(len(ids), model.config.vocab_size))
+            raise torch.OutOfMemoryError("too much")
+        return real(ids, **settings)
+
+    monkeypatch.setattr(model, "generate", cramped)
+    assert continue_ids(model, PROMPTS, 2, (), 6, **options) == whole
+    assert sizes == [3, 1, 2, 1, 1]
+
+
+def test_one_text_that_does_not_fit_is_an_error(model, monkeypatch):
+    def full(ids, **_):
+        raise torch.OutOfMemoryError("too much")
+
+    monkeypatch.setattr(model, "generate", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        continue_ids(model, PROMPTS, 2, (), 6)
 
 
 def test_settings_of_the_model_are_off_meanwhile_and_stay(model):

@@ -192,8 +192,8 @@ def test_what_a_model_does_to_its_logits_is_done(name, settings, dtype):
         assert_equal(gradients(model, found), gradients(model, wanted), atol=2e-4, rtol=1e-3)
     assert torch.equal(before, model(input_ids=torch.tensor([[5, 6, 7]])).logits)
     packed = engine.pack({"scores": STREAMS["scores"]})
-    hidden = engine.hidden(packed)
-    kl = engine.statistics(packed, {"scores": ("kl",)}, ("kl",), ReferenceValues(engine.logp_of(hidden, packed.labels), hidden))
+    hidden, logp = engine.hidden_and_logp(packed)
+    kl = engine.statistics(packed, {"scores": ("kl",)}, ("kl",), ReferenceValues(logp, hidden))
     assert kl.abs().max() < 1e-5
     own = model(input_ids=torch.tensor([[5, 6, 7]]), use_cache=False).logits
     one = engine.hidden(engine.pack({"one": [Example((5, 6), (7,))]}))
@@ -331,7 +331,8 @@ def test_hidden_states_give_the_log_probabilities():
     model = small()
     engine = Engine(model, PAD, chunk_bytes=4 * V * 2)
     packed = engine.pack(STREAMS)
-    logp = engine.logp_of(engine.hidden(packed), packed.labels)
+    hidden, logp = engine.hidden_and_logp(packed)
+    assert torch.equal(hidden, engine.hidden(packed))
     wanted = naive_tables(model, model, {"scores": ("logp",)}, STREAMS, PAD)["scores"]
     first, lengths = packed.streams["scores"]
     torch.testing.assert_close(logp[first : first + sum(lengths)].double(), wanted["logp"][wanted.mask], atol=1e-5, rtol=0)

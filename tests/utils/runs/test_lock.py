@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs import compose_settings, launch
+from tests.runs import compose_settings
 from utils import ROOT, alive
-from utils.files import read_json, write_json
+from utils.files import read_json
 from utils.runs.run import LOCK, Run, RunError
 
 HOLDS = f"""
@@ -161,31 +161,3 @@ def test_a_link_to_a_folder_is_cleared_and_stays_a_link(tmp_path):
         run.record({"step": 1})
     with opened(tmp_path / "link", "overwrite=true"):
         assert (tmp_path / "link").is_symlink() and not (tmp_path / "disk" / "log.jsonl").exists()
-
-
-BOTH = f"""
-import sys
-sys.path.insert(0, {str(ROOT)!r})
-from tests.runs import compose_settings
-from utils import distributed
-from utils.runs.run import Run, RunError
-distributed.start()
-number = distributed.rank()
-try:
-    with Run.open(compose_settings("unlearn", "out=run"), "unlearn", {{}}) as run:
-        open(f"opened-{{number}}", "w").write(str(run.skip))
-        run.finish()
-except RunError as error:
-    open(f"refused-{{number}}", "w").write(str(error))
-"""
-
-
-def test_the_processes_of_one_launch_are_one_owner_and_hear_the_same(tmp_path):
-    (tmp_path / "both.py").write_text(BOTH)
-    assert launch(tmp_path, tmp_path / "both.py", processes=2).code == 0
-    assert [(tmp_path / f"opened-{number}").read_text() for number in (0, 1)] == ["False", "False"]
-    write_json(tmp_path / "run" / "run.json", {**read_json(tmp_path / "run" / "run.json"), "status": "running"})
-    with opened(tmp_path / "run"):
-        assert launch(tmp_path, tmp_path / "both.py", processes=2).code == 0
-    said = {(tmp_path / f"refused-{number}").read_text() for number in (0, 1)}
-    assert len(said) == 1 and f"process {os.getpid()} on" in said.pop()
