@@ -194,15 +194,15 @@ def test_finite_in_bfloat16(name, trained, cache_folder):
 
 @every_method
 def test_descends(name, cache_folder):
-    """30 steps of AdamW from the original model lower the loss, and no reading of it is NaN."""
+    """Ten steps of AdamW from the original model lower the loss, and no reading of it is NaN."""
     loss = method_loss(name)
     streams = toy_streams(loss.needs, rows=2)
     model = copy.deepcopy(original())
     reference = cached_reference(loss, streams, cache_folder)
     engine = Engine(model, PAD)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     seen = []
-    for _ in range(30):
+    for _ in range(10):
         value, gradients = step(engine, loss, streams, reference)
         for key, parameter in model.named_parameters():
             parameter.grad = gradients[key]

@@ -125,8 +125,15 @@ def assert_same(found: Tensor, wanted: Tensor, model: nn.Module) -> None:
         assert (one - other).norm() <= 1e-5 * norm
 
 
-@pytest.mark.parametrize("name", ["kl", "npo_kl", "dpo_kl", "llmu", "ga_forget_kl", "meow"])
-@pytest.mark.parametrize("span", RELEASED)
+# All methods have the term by inheriting one class: some of them at FLAT's 500 tokens, all of them under -m slow.
+@pytest.mark.parametrize(
+    "name, span",
+    [
+        pytest.param(name, span, marks=[pytest.mark.slow] if span == "flat" and name not in ("kl", "meow") else [])
+        for span in RELEASED
+        for name in ("kl", "npo_kl", "dpo_kl", "llmu", "ga_forget_kl", "meow")
+    ],
+)
 def test_equals_released_code(name, span, tmp_path):
     """open_unlearning kl: its GradDiff with KL. flat kl, dpo_kl and llmu: FLAT's KL, dpo_KL and LLMU at 500 tokens."""
     loss, original = of_method(name, span), tiny_model()
