@@ -58,6 +58,7 @@ def test_a_question_comes_with_its_answer_five_others_and_a_normal_row():
     drawn = streams().draw(0, 1, 7)
     assert drawn["forget"] == (encoder().example(ITEMS[1].question, ITEMS[1].answer),)
     assert streams(("forget",)).draw(0, 1) == {"forget": drawn["forget"]}
+    assert streams(("forget",), answers=7).draw(0, 1) == {"forget": drawn["forget"]}  # too few answers, and none are drawn
     assert len(drawn["mismatched"]) == 5
     assert {example.prompt for example in drawn["mismatched"]} == {drawn["forget"][0].prompt}
     answers = [text(example) for example in drawn["mismatched"]]

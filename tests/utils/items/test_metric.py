@@ -65,6 +65,7 @@ def test_other_statistics():
 
 def test_one_item_leaves_nothing_to_resample():
     assert bootstrap_ci([0.3]) == (0.3, 0.3)
+    assert bootstrap_ci([np.inf]) == (np.inf, np.inf)
     groups = {"one": np.array([0.3]), "many": np.arange(5.0)}
     assert bootstrap_joint(groups, lambda s: s["one"].mean() + s["many"].mean()) == (2.3, 2.3)
 

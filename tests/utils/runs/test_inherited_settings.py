@@ -6,10 +6,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
-from tests.runs import QUICK_EVALUATION, SMALL, script, succeed
+from tests.runs import QUICK_EVALUATION, SMALL, compose_settings, script, succeed
 from utils.files import read_json, write_json
-from utils.runs.inherited_settings import settings_of
+from utils.runs.inherited_settings import inherited, settings_of
 from utils.runs.lineage import Origin
 
 STEPS = ("steps=1", "batch_size=2", "warmup=0", "checkpoint=none")
@@ -70,6 +71,17 @@ def test_other_prompts_are_refused_unless_said_twice(folder, monkeypatch, words,
         settings_of("evaluate", ["model.path=runs/ga", *words])
     cfg = settings_of("evaluate", ["model.path=runs/ga", *words, "override_model=true"])
     assert cfg.model.template.answer_tag != "A: " or cfg.model.tokenizer == "elsewhere"
+
+
+def test_what_follows_another_setting_goes_on_following():
+    """data_root is that of the model unless it is said otherwise, also where the model's was not the usual one."""
+    trained = OmegaConf.to_container(compose_settings("unlearn", "model.data_root=theirs"), resolve=True)
+    words = inherited(trained, ["model.data_root=mine"], "evaluate")
+    cfg = compose_settings("evaluate", *words, "model.data_root=mine")
+    assert (cfg.model.data_root, cfg.data_root, cfg.benchmark.data_root) == ("mine", "mine", "mine")
+    apart = OmegaConf.to_container(compose_settings("unlearn", "model.data_root=theirs", "data_root=other"), resolve=True)
+    cfg = compose_settings("evaluate", *inherited(apart, []))
+    assert (cfg.model.data_root, cfg.data_root, cfg.benchmark.data_root) == ("theirs", "other", "other")
 
 
 def test_a_model_of_no_run_needs_its_file(folder, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -10,6 +11,7 @@ from tests.models import tiny_model, tokenizer
 from tests.runs import assert_same_curve, assert_same_weights, run, weights
 from utils.runs.run import Run
 from utils.training.resumable import MANIFEST, keep_last, last_checkpoint, seal, whole_checkpoint
+from utils.training.trainer import UnlearnTrainer
 from utils.weights.models import save_model
 
 DAMAGES = {
@@ -92,3 +94,22 @@ def test_a_run_with_a_damaged_checkpoint_ends_as_if_nothing_had_been(tmp_path, m
     assert "missing keys" not in caplog.text + capfd.readouterr().err
     assert_same_curve(tmp_path / "run", unlearn("whole"), 0.0)
     assert_same_weights(weights(tmp_path / "run"), weights(tmp_path / "whole"), 0.0)
+
+
+def test_a_checkpoint_of_another_model_is_refused():
+    """Of two tied weights one is enough."""
+    tied = tiny_model(hidden_size=32, num_hidden_layers=1, intermediate_size=64, tie_word_embeddings=True)
+    trainer = SimpleNamespace(model=tied, args=SimpleNamespace(output_dir="run/checkpoints"))
+
+    def load(missing: list[str], unexpected: list[str]) -> None:
+        found = SimpleNamespace(missing_keys=missing, unexpected_keys=unexpected)
+        UnlearnTrainer._issue_warnings_after_load(trainer, found)
+
+    load(["lm_head.weight"], [])
+    for missing, unexpected, sentence in (
+        (["model.norm.weight"], [], "run/checkpoints: the checkpoint lacks model.norm.weight; start again"),
+        (["lm_head.weight", "model.embed_tokens.weight"], [], "the checkpoint lacks lm_head.weight"),
+        ([], ["other"], "the checkpoint holds other, which the model lacks"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            load(missing, unexpected)
