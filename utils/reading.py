@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import lzma
+import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,13 +16,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
-from pyarrow import ArrowException
 
-from utils.checks import is_number
+from utils.checks import LONGEST, first_line, is_number
 from utils.fingerprint import bytes_hash, file_hash
 
 COMPRESSED = {".gz": gzip.open, ".xz": lzma.open}
-LONGEST = 160  # characters of a wrong value that an error shows
+MARK = "\ufeff"  # a byte-order mark, which some programs write in front
+HALF = re.compile(r"\\u[dD][89a-fA-F]")  # as JSON escapes half of a surrogate pair, or a whole one
+HALVES = re.compile("[\ud800-\udfff]")
 BROKEN = (gzip.BadGzipFile, lzma.LZMAError, zlib.error, EOFError)
 
 # What the open block has read; None outside of one. An object would have to be handed through every benchmark, judge and reader
@@ -63,11 +65,11 @@ def remembered(read: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def read_text(path: Path | str) -> str:
-    """A data file as text. Raises DataError if it cannot be read or is not UTF-8."""
+    """A data file as text, without a byte-order mark. Raises DataError if it cannot be read or is not UTF-8."""
     path = Path(path).expanduser()
     content = _content(path)
     try:
-        return content.decode("utf-8")
+        return content.decode("utf-8").removeprefix(MARK)
     except UnicodeDecodeError as error:
         row = content[: error.start].count(b"\n") + 1
         raise DataError(f"{path}, row {row}: not UTF-8 (byte {error.start}); convert the file to UTF-8") from error
@@ -75,7 +77,7 @@ def read_text(path: Path | str) -> str:
 
 def read_lines(path: Path | str) -> list[str]:
     """The non-empty lines of a UTF-8 text file, stripped. Raises DataError if there are none or the file cannot be read."""
-    lines = [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    lines = [line.strip() for line in read_text(path).split("\n") if line.strip()]  # a line may hold U+2028
     if not lines:
         raise DataError(f"{path}: holds no lines")
     return lines
@@ -108,10 +110,11 @@ def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def read_parquet(path: Path) -> list[dict[str, Any]]:
     """The rows of a Parquet file, lists as lists. Raises DataError if it is none or holds no rows."""
+    content = _content(path)
     try:
-        rows = json.loads(pd.read_parquet(io.BytesIO(_content(path))).to_json(orient="records"))
-    except (OSError, ArrowException) as error:
-        raise DataError(f"{path}: not a Parquet file ({type(error).__name__}); fetch it again") from error
+        rows = _parsed(pd.read_parquet(io.BytesIO(content)).to_json(orient="records"))
+    except Exception as error:  # libraries find out in many ways that a file is damaged
+        raise DataError(f"{path}: not a Parquet file ({first_line(error)}); fetch it again") from error
     if not rows:
         raise DataError(f"{path}: holds no rows")
     return rows
@@ -126,10 +129,13 @@ def read_records(path: Path) -> list[dict[str, Any]]:
 
 def read_list(path: Path | str) -> list[dict[str, Any]]:
     """The objects of a JSON list. Raises DataError naming line or row if it is none, or an empty one."""
+    text = read_text(path)
     try:
-        return as_rows(path, json.loads(read_text(path)))
+        return as_rows(path, _parsed(text))
     except json.JSONDecodeError as error:
         raise DataError(f"{path}, line {error.lineno}: not JSON ({error.msg}); a list of objects is expected") from error
+    except NotPlain as error:
+        raise DataError(f"{path}: {error}") from error
 
 
 def as_rows(where: Path | str, value: object) -> list[dict[str, Any]]:
@@ -171,10 +177,16 @@ def one_of(*valid: str) -> Kind:
     return Kind(lambda value: str(value) in valid, f"one of {', '.join(valid)}")
 
 
-def check_rows(where: Path | str, rows: Sequence[dict], kinds: Mapping[str, Kind]) -> list[dict]:
-    """The rows, if each has all fields and each field is of its kind. Raises DataError naming row, field and value if not."""
+def check_rows(
+    where: Path | str, rows: Sequence[dict], kinds: Mapping[str, Kind], optional: Mapping[str, Kind] | None = None
+) -> list[dict]:
+    """The rows, if each has all fields and each field is of its kind. Raises DataError naming row, field and value if not.
+
+    optional: fields that a row may lack.
+    """
     for number, row in enumerate(rows, start=1):
-        check_row(f"{where}, row {number}", row, kinds)
+        there = {field: kind for field, kind in (optional or {}).items() if row.get(field) is not None}
+        check_row(f"{where}, row {number}", row, {**kinds, **there})
     return list(rows)
 
 
@@ -207,6 +219,35 @@ def _content(path: Path) -> bytes:
     return content
 
 
+class NotPlain(ValueError):
+    """JSON that Python reads and that means nothing, or not one thing."""
+
+
+def _parsed(text: str) -> Any:
+    """What JSON says. Raises JSONDecodeError, and NotPlain for what is no text, or says a key twice, or has no end."""
+    try:
+        value = json.loads(text, object_pairs_hook=_unique)
+    except RecursionError as error:
+        raise NotPlain("nested too deeply; write plain rows") from error
+    except json.JSONDecodeError:
+        raise
+    except ValueError as error:  # a number of thousands of digits
+        raise NotPlain(f"{first_line(error)}; write plain rows") from error
+    if HALF.search(text) and (half := HALVES.search(json.dumps(value, ensure_ascii=False))):
+        code = half[0].encode("unicode_escape").decode()
+        raise NotPlain(f"holds half of a surrogate pair ({code}), which is no character; write the whole one")
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise NotPlain(f"field {twice} stands twice in one row; remove one of the two")
+    return found
+
+
 def _note(path: Path, digest: Callable[[], str]) -> None:
     noted = _noted.get()
     if noted is not None:
@@ -219,7 +260,9 @@ def _objects(path: Path, lines: Iterable[bytes]) -> Iterator[tuple[int, dict[str
         if not line.strip():
             continue
         try:
-            row = json.loads(line.decode("utf-8"))
+            row = _parsed(line.decode("utf-8").removeprefix(MARK if number == 1 else ""))
+        except NotPlain as error:
+            raise DataError(f"{path}, row {number}: {error}") from error
         except UnicodeDecodeError as error:
             raise DataError(f"{path}, row {number}: not UTF-8 (byte {error.start} of the row); convert it to UTF-8") from error
         except json.JSONDecodeError as error:

@@ -11,7 +11,8 @@ STRUCK = "***"
 NAMED = r"(?:password|passwd|passphrase|secret|api_?key|token|(?:access|auth|api|hf|bearer)_token|client_secret|secret_key)"
 KEY = re.compile(rf"(?:^|[.\[]){NAMED}\]?$", re.IGNORECASE)
 PATTERNS = (
-    re.compile(r"(?P<kept>\b[a-z][a-z0-9+.-]*://)[^\s/?#]+(?=@)", re.IGNORECASE),  # user:password of a URL
+    # user:password of a URL; one slash is left of two where it was taken for a path
+    re.compile(r"(?P<kept>\b[a-z][a-z0-9+.-]+:/{1,2})[^\s/?#]+(?=@)", re.IGNORECASE),
     re.compile(rf"(?P<kept>[?&]{NAMED}=)[^\s&#]+", re.IGNORECASE),
     re.compile(r"(?P<kept>\bBearer\s+)[\w.~+/=-]{8,}", re.IGNORECASE),
     # As their issuers write them: OpenAI and its like, Hugging Face, GitHub, Google, Amazon, Slack.

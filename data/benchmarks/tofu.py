@@ -6,7 +6,7 @@ answer and wrong answers), real_authors, world_facts. `a+b` joins splits.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
@@ -14,12 +14,12 @@ from typing import ClassVar
 from data.files.sources import Source
 from metrics.benchmarks.null_oracles import LEAST
 from metrics.benchmarks.tofu_tables import TofuMetrics
-from utils.checks import whole, whole_or
+from utils.checks import shown, whole, whole_or
 from utils.items.benchmark import Benchmark, check_no_overlap, joined, limited
 from utils.items.metric import Metric
 from utils.items.requests import Request
 from utils.items.rows import QA
-from utils.reading import FILLED, check_rows, list_of, read_json_lines
+from utils.reading import FILLED, DataError, check_rows, list_of, read_json_lines
 
 FORGET = ("forget01", "forget05", "forget10", "forget20", "forget30", "forget50", "forget90")
 SHIPPED = ("forget01", "forget05", "forget10", "retain90", "retain95", "retain99")
@@ -122,7 +122,9 @@ class Tofu(Benchmark):
         right, wrong = ("answer", WORLD_WRONG) if task in WORLD else ("paraphrased_answer", INVENTED_WRONG)
         path = self.source.file(name)
         kinds = dict.fromkeys(("question", "answer", right), FILLED) | {"perturbed_answer": list_of(FILLED, wrong)}
-        rows = check_rows(path, read_json_lines(path), kinds)
+        rows = check_rows(path, read_json_lines(path), kinds, {"paraphrased_question": FILLED})
+        for number, row in enumerate(rows, start=1):
+            _check_wrong(f"{path}, row {number}", row["perturbed_answer"], {row["answer"], row[right]})
         return [_request(task, i, row, row[right]) for i, row in enumerate(limited(limited(rows, self.rows), most))]
 
     def _world(self) -> list[Request]:
@@ -134,6 +136,15 @@ class Tofu(Benchmark):
             return []
         pairs = limited(self._pairs(name), self.rows)
         return [Request("holdout", i, p.question, (("answer", 0, p.answer),), None) for i, p in enumerate(pairs)]
+
+
+def _check_wrong(where: str, wrong: Sequence[str], true: Collection[str]) -> None:
+    """Raises DataError for a wrong answer that is a true one, or that stands there twice: the truth ratio compares them."""
+    for text in wrong:
+        if text in true:
+            raise DataError(f"{where}: field perturbed_answer holds the true answer {shown(text)!r}; write a wrong one")
+    if len(set(wrong)) < len(wrong):
+        raise DataError(f"{where}: field perturbed_answer holds the same answer twice; write different ones")
 
 
 def _request(task: str, index: int, row: dict, paraphrased: str) -> Request:

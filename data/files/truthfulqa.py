@@ -124,12 +124,16 @@ def split_questions(count: int, seed: int) -> dict[str, list[int]]:
 
 
 def _csv(path: Path) -> list[dict]:
-    reader = csv.DictReader(io.StringIO(read_text(path).removeprefix("\ufeff"), newline=""))
-    absent = [column for column in CSV.values() if column not in (reader.fieldnames or ())]
+    reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
+    try:
+        columns, lines = reader.fieldnames or (), list(reader)
+    except csv.Error as error:
+        raise DataError(f"{path}, line {reader.line_num}: not CSV ({error}); fetch the file again") from error
+    absent = [column for column in CSV.values() if column not in columns]
     if absent:
         raise DataError(f"{path}: column {absent[0]} is missing; the authors' TruthfulQA.csv has {', '.join(CSV.values())}")
     rows = []
-    for number, line in enumerate(reader, start=1):
+    for number, line in enumerate(lines, start=1):
         if any(line[column] is None for column in CSV.values()):
             raise DataError(f"{path}, row {number}: too few columns; an answer with commas needs quotation marks")
         row = {name: line[column] for name, column in CSV.items()}

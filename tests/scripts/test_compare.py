@@ -121,11 +121,11 @@ def test_out_gets_the_table_and_all_digits(evaluated, tmp_path, capsys):
 def test_a_training_run_is_compared_by_its_evaluation(pair, tmp_path):
     trained = tmp_path / "trained"
     trained.mkdir()
-    settings = {"split": "forget05", "method": {"name": "n|po<b>", "loss": {}}}
+    settings = {"split": "forget05", "method": {"name": "n|po<b>[x](y)", "loss": {}}}
     write_json(trained / "run.json", {"script": "unlearn", "status": "finished", "settings": settings})
     pair[1].rename(trained / "eval")
     found = compare(pair[0], trained, ["forget_prob"], 10)
-    assert found.runs[1].at == trained / "eval" and "- B: n\\|po&lt;b&gt; (" in found.to_markdown()
+    assert found.runs[1].at == trained / "eval" and "- B: n\\|po&lt;b&gt;[x]\\(y) (" in found.to_markdown()
 
 
 def test_other_metric_options_leave_only_the_same_metrics(evaluated, pair):

@@ -19,7 +19,8 @@ def escape(text: str) -> Markdown:
     """Plain text that stays what it is in a line or in a cell; line breaks become spaces."""
     if isinstance(text, Markdown):
         return text
-    return Markdown("".join(_ESCAPES.get(letter, letter) for letter in " ".join(text.split())))
+    line = "".join(_ESCAPES.get(letter, letter) for letter in " ".join(text.split()))
+    return Markdown(line.replace("](", "]\\("))  # no link; brackets alone stay, for people who read the file as text
 
 
 def bold(text: str) -> Markdown:

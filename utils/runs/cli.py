@@ -132,6 +132,8 @@ def _forbidden(override: Override, script: str, sweeps: bool) -> str | None:
     if _is_group(group) and group not in groups_of(script):
         others = " and ".join(f"{other}.py" for other in SCRIPTS if group in groups_of(other))
         return f"{line}: {script}.py has no {group} (it belongs to {others}); leave it out"
+    if _is_group(group) and isinstance(override.value(), list) and not groups_of(script)[group]:
+        return f"{line}: write one name, or add -m and write names without brackets for one run each"
     return None
 
 
@@ -157,10 +159,10 @@ def _refused_by_hydra(script: str, words: Sequence[str]) -> str | None:
 
 
 @functools.cache
-def groups_of(script: str) -> tuple[str, ...]:
-    """The groups that a script chooses from, as its file in config/ names them."""
+def groups_of(script: str) -> dict[str, bool]:
+    """The groups that a script chooses from, as its file in config/ names them -> whether one may choose several."""
     entries = [entry for entry in OmegaConf.load(CONFIG / f"{script}.yaml").defaults if OmegaConf.is_dict(entry)]
-    return tuple(str(key) for entry in entries for key in entry if _is_group(str(key)))
+    return {str(key): OmegaConf.is_list(entry[key]) for entry in entries for key in entry if _is_group(str(key))}
 
 
 def parse_overrides(words: Sequence[str]) -> list[Override]:
@@ -323,5 +325,6 @@ def _one_line(error: Exception) -> str:
     """What is wrong; errors of the configuration's libraries say where on further lines."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     line = struck(re.sub(r"\s+", " ", lines[0]))
-    where = error.full_key if isinstance(error, OmegaConfBaseException) else None
-    return f"{where}: {line}; write a value for it" if where else line
+    if not isinstance(error, OmegaConfBaseException):
+        return line
+    return f"{error.full_key or 'settings'}: {line}; write a value for it"

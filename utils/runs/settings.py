@@ -22,7 +22,7 @@ from utils.secrets import without_secrets
 from utils.tokens.prompts import Template
 from utils.training.batching import plan_batch
 from utils.training.method import Method, Stop, Templates
-from utils.weights.claims import check_expected, local_config
+from utils.weights.claims import check_adapter_file, check_expected, local_config
 from utils.weights.models import check_architecture, check_quantisation, is_adapter, model_folder
 from utils.weights.reinforced import check_combined
 
@@ -192,8 +192,10 @@ def _check(cfg: DictConfig) -> Benchmark:
         check_architecture(cfg.model.architecture)
     path = cfg.model.path
     if isinstance(path, str) and Path(path).expanduser().exists():
-        config = local_config(model_folder(path))
-        check_expected(cfg.model.name, cfg.model.expects, path, config or {})
+        folder = model_folder(path)
+        check_expected(cfg.model.name, cfg.model.expects, path, local_config(folder) or {})
+        if is_adapter(folder):
+            check_adapter_file(folder)
     if cfg.compat not in benchmark.compats:
         valid = ", ".join(benchmark.compats)
         raise SettingsError(f"compat={cfg.compat}: means nothing on benchmark={cfg.benchmark.name}; write one of {valid}")

@@ -16,6 +16,7 @@ from torch import nn
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers import TrainerCallback, TrainingArguments
 
+from utils.checks import is_whole
 from utils.distributed import barrier, is_main, world_size
 from utils.engine.engine import Engine
 from utils.engine.loss import Loss, engine_needs
@@ -55,6 +56,7 @@ def make_streams(
 ) -> Streams:
     """The training items of a run; says how many answers did not fit, and prints the first `show_prompts`."""
     cfg, benchmark, method = settings.cfg, settings.benchmark, settings.method
+    _check_apart(cfg.split, items, retain)
     items, retain = (benchmark.pieces(list(pairs), encoder) for pairs in (items, retain))
     policy = method.templates.policy if method.templates else "fixed"
     data = TrainingData(tuple(method.loss.needs), benchmark, cfg.split, encoder, cfg.seed, items, retain, templates, policy)
@@ -65,11 +67,28 @@ def make_streams(
     for sentence in say_lost(count_lost(streams.answers), len(streams.answers), encoder.max_length):
         log.warning("%s", sentence)
     check_rows(method.loss, streams.answers, encoder)
+    _check_warmup(cfg.warmup, StepDataset(streams, cfg.epochs, cfg.batch_size, cfg.steps).steps)
     for index in range(min(cfg.show_prompts, len(streams)) if is_main() else 0):
         for name, drawn in streams.draw(0, index).items():
             for example in drawn:
                 print(f"--- item {index}, stream {name}\n{encoder.show(example)}")
     return streams
+
+
+def _check_apart(split: str, items: Sequence[QA], retain: Sequence[QA]) -> None:
+    """Raises ValueError if all that is to be forgotten is to be kept too; says so if some of it is."""
+    forgotten = set(items)
+    both = forgotten.intersection(retain)
+    if both and len(both) == len(forgotten):
+        raise ValueError(f"split={split}: all its rows are in the retain split too; give the retain split rows of its own")
+    if both:
+        log.warning("%d of %d rows of split=%s are in the retain split too", len(both), len(forgotten), split)
+
+
+def _check_warmup(warmup: float | str, steps: int) -> None:
+    """Raises ValueError for a warmup that the run is over before."""
+    if is_whole(warmup) and warmup > steps:
+        raise ValueError(f"warmup={warmup}: the run has {steps} optimizer steps; write no more than that, or a share below 1")
 
 
 def train(settings: TrainingSettings, run: Run, encoder: Encoder, streams: Streams) -> None:

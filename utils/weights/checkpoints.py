@@ -16,11 +16,11 @@ from huggingface_hub.errors import HfHubHTTPError
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from utils.files import read_json
+from utils.weights.claims import ADAPTER_WEIGHTS
 from utils.weights.models import ModelError, is_adapter, model_folder
 from utils.weights.safetensors_stream import StoredTensor, WeightsError, read_header, slices
 
 MODEL_WEIGHTS = "model.safetensors"
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
 FROM_THE_HUB = ("*.safetensors", "*.json", "*.txt", "*.model", "*.tiktoken", "*.jinja", "*.py")
 
 

@@ -13,10 +13,16 @@ from utils.files import read_json
 
 SHOWN = 2  # names of tensors in one sentence
 PICKLED = "pytorch_model.bin"
+ADAPTER_WEIGHTS, PICKLED_ADAPTER = "adapter_model.safetensors", "adapter_model.bin"
 LOADING = (OSError, ValueError, RuntimeError, SafetensorError)  # how a model that cannot be had is reported
 CONVERT = (
     "python -c \"from transformers import AutoModelForCausalLM as M; M.from_pretrained('{0}', use_safetensors=False)"
     ".save_pretrained('{0}')\""
+)
+
+CONVERT_ADAPTER = (
+    "python -c \"import torch; from safetensors.torch import save_file as s; s(torch.load('{0}/adapter_model.bin', "
+    "weights_only=True), '{0}/adapter_model.safetensors')\""
 )
 
 
@@ -33,6 +39,16 @@ def check_whole(report: Mapping[str, Any]) -> None:
         names = sorted(map(str, report.get(kind, ())))
         if names:
             raise WeightsError(f"{words} {_some(names)}")
+
+
+def check_adapter_file(folder: str) -> None:
+    """Raises ValueError for an adapter whose weights are a pickle, or are not there; PEFT would read the pickle."""
+    if (Path(folder) / ADAPTER_WEIGHTS).is_file():
+        return
+    if (Path(folder) / PICKLED_ADAPTER).is_file():
+        how = CONVERT_ADAPTER.format(folder)
+        raise ValueError(f"{folder} holds {PICKLED_ADAPTER}, a pickle; convert it, which runs none of its code, with: {how}")
+    raise ValueError(f"{folder} holds an adapter without {ADAPTER_WEIGHTS}; copy the folder again")
 
 
 def check_expected(name: str, expects: Mapping[str, Any], path: str, config: Mapping[str, Any]) -> None:

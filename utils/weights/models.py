@@ -23,7 +23,7 @@ from utils.checks import first_line, last_line, package, whole
 from utils.distributed import barrier, is_main, main_first
 from utils.files import read_json, whole_folder, write_json
 from utils.weights.adapters import ADAPTER_FILE, NAME, BaseError, base_of, keep_base
-from utils.weights.claims import LOADING, check_expected, check_whole, why
+from utils.weights.claims import LOADING, check_adapter_file, check_expected, check_whole, why
 
 CHECKED = 12  # tokens that a merged model is checked on
 MERGED = {True: 1e-5, False: 0.02}  # nats that merging may cost in float32, and in types that round to three digits
@@ -119,10 +119,15 @@ def load_model(
 
 
 def load_adapter(path: str, model: DictConfig, precision: Precision, trainable: bool = False) -> PeftModel:
-    """Base model plus the adapter in folder `path`. Raises ModelError if the base model is not where the adapter says.
+    """Base model plus the adapter in folder `path`. Raises ModelError if the base model is not where the adapter says, and for
+    weights that are a pickle.
 
     trainable: the adapter goes on training, on a frozen base.
     """
+    try:
+        check_adapter_file(path)
+    except ValueError as error:
+        raise ModelError(f"model.path={model.path}: {error}") from error
     base = base_of(Path(path))
     try:
         folder = model_folder(base or "")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoModelForCausalLM
@@ -15,6 +16,7 @@ from tests.models import tiny_model, tokenizer
 from tests.runs import compose_settings, run, target
 from utils.files import read_json, write_json
 from utils.runs.lineage import Origin
+from utils.runs.settings import check_training
 from utils.weights.claims import check_expected
 from utils.weights.models import ModelError, load_model, resolve_precision, save_model
 
@@ -82,6 +84,26 @@ def test_a_pickle_comes_with_the_command_that_converts_it(folder):
         load(folder)
     exec(compile(str(refusal.value).split('python -c "')[1].rstrip('"'), "command", "exec"), {})
     load(folder)
+
+
+def test_a_pickled_adapter_is_refused_before_anything_is_loaded(tmp_path):
+    """PEFT would read it without a word."""
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(target()), LoraConfig(r=2, target_modules="all-linear"))
+    model.save_pretrained(tmp_path / "adapter", safe_serialization=True)
+    file = tmp_path / "adapter" / "adapter_model.safetensors"
+    torch.save(load_file(file), file.with_suffix(".bin"))
+    file.unlink()
+    wanted = "adapter holds adapter_model.bin, a pickle; convert it, which runs none of its code, with: python -c"
+    with pytest.raises(ValueError, match=wanted) as refusal:
+        check_training(compose_settings("unlearn", f"model.path={tmp_path / 'adapter'}"), "unlearn")
+    with pytest.raises(ModelError, match=wanted):
+        load(tmp_path / "adapter")
+    exec(compile(str(refusal.value).split('python -c "')[1].rstrip('"'), "command", "exec"), {})
+    load(tmp_path / "adapter")
+    file.unlink()
+    file.with_suffix(".bin").unlink()
+    with pytest.raises(ModelError, match="holds an adapter without adapter_model.safetensors; copy the folder again"):
+        load(tmp_path / "adapter")
 
 
 def test_a_name_of_the_hub_that_cannot_be_had(monkeypatch):
