@@ -35,6 +35,7 @@ from utils.runs import settings
 from utils.runs.run import Run, RunError
 from utils.sharding import is_sharded
 from utils.tokens.example import Example
+from utils.training.resumable import last_checkpoint
 from utils.training.trainer import UnlearnTrainer
 
 PARTS: dict[str, Callable[[], object]] = {}
@@ -239,7 +240,8 @@ def resumes() -> dict[str, list[str]]:
 
     with mock.patch.object(Run, "record", cut), suppress(Cut):
         sharded("resumes")
-    return sharded("resumes")
+    from_where = last_checkpoint(Path("run") / "checkpoints")
+    return {"from": [from_where and from_where.name], **sharded("resumes")}
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from tests.models import moved, tiny_model, toy_streams, with_lora
 from tests.naive import naive_tables
 from utils.engine import reference as reference_module
 from utils.engine import token_cache
-from utils.engine.engine import Engine
+from utils.engine.engine import Engine, rounded
 from utils.engine.reference import (
     AdapterReference,
     CachedReference,
@@ -281,6 +281,21 @@ def test_auto_takes_the_cheapest_that_is_exact(tmp_path):
     adapted = Engine(with_lora(tiny_model()), PAD)
     assert isinstance(choose(1.0, "fresh", adapted), CachedReference)
     assert isinstance(choose(0.0, "continued", adapted), AdapterReference)
+
+
+def test_no_second_model_lies_beside_one_that_will_be_sharded(tmp_path, caplog):
+    """Its values are cached instead, computed with weights that are rounded as while it trains; the model itself stays exact."""
+    engine = Engine(tiny_model(), PAD, autocast=True)
+    before = {name: tensor.clone() for name, tensor in engine.model.state_dict().items()}
+    exact = build("cached", engine, tmp_path)
+    found = make_reference("auto", engine, NEEDS, STREAMS, tmp_path, "none", 0.0, sharded=True)
+    assert isinstance(found, CachedReference) and "reference_cache_gib=0): a second model is not sharded" in caplog.text
+    with rounded(engine.model, torch.bfloat16):
+        alike = build("cached", engine, tmp_path / "rounded")
+    packed = engine.pack(STREAMS)
+    assert torch.equal(found.values(packed).logp, alike.values(packed).logp)
+    assert not torch.equal(found.values(packed).logp, exact.values(packed).logp)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in engine.model.state_dict().items())
 
 
 def test_size_of_the_cache_is_known_beforehand():
