@@ -270,7 +270,7 @@ def _sharding_without_gpus() -> Iterator[None]:
 def main(names: list[str]) -> None:
     here, number = Path.cwd(), int(distributed.rank())
     atexit.register(lambda: (here / f"left-{number}").write_text(str(not dist.is_initialized())))  # first in, last out
-    distributed.COMPUTING, distributed.WAITING = timedelta(seconds=30), timedelta(seconds=45)  # an error must not hang the other
+    distributed.COMPUTING, distributed.WAITING = timedelta(seconds=90), timedelta(seconds=90)  # an error must not hang the other
     distributed.start()
     for name in names:
         folder = here / "two" / name

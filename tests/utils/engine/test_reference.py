@@ -171,6 +171,23 @@ def test_second_run_reads_the_cache(tmp_path, calls):
     assert torch.equal(first.values(packed).hidden, second.values(packed).hidden)
 
 
+def test_what_does_not_fit_in_memory_is_halved(tmp_path, monkeypatch):
+    engine = Engine(tiny_model(), PAD)
+    whole, real, sizes = build("cached", engine, tmp_path / "whole"), Engine.hidden_and_logp, []
+
+    def cramped(self, packed):
+        sizes.append(len(packed.examples["batch"]))
+        if sizes[-1] > 2:
+            raise torch.OutOfMemoryError("too much")
+        return real(self, packed)
+
+    monkeypatch.setattr(Engine, "hidden_and_logp", cramped)
+    halves, packed = build("cached", engine, tmp_path / "halves"), engine.pack(STREAMS)
+    assert max(sizes) > 2 >= min(sizes)
+    torch.testing.assert_close(halves.values(packed).logp, whole.values(packed).logp, atol=1e-5, rtol=0)
+    torch.testing.assert_close(halves.values(packed).hidden, whole.values(packed).hidden, atol=1e-4, rtol=0)
+
+
 def test_only_new_examples_are_computed(tmp_path, calls):
     engine = Engine(tiny_model(), PAD, shared=False)
     some = {name: rows[:2] for name, rows in STREAMS.items()}
