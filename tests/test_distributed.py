@@ -212,15 +212,16 @@ def test_sharding_changes_no_curve(tmp_path):
     """Nor do a tied head, accumulated gradients, an adapter on the head, an interruption, and a cache beyond its limit."""
     models(tmp_path)
     start(tmp_path, *MORE_SHARDED)
+    assert said(tmp_path, "resumes")[0]["from"] == ["checkpoint-2"]
     for name, words in MORE_SHARDED.items():
         one, two = both_runs(tmp_path, name, words)
         assert said(tmp_path, name)[0]["sharded"] == ["True"], name
-        assert_same_curve(two, one)
+        near = 1e-3 if "optimizer=adamw_torch" in words else 1e-5  # its first steps make much of the smallest gradients
+        assert_same_curve(two, one, near)
         saved = adapter if (two / "model" / "adapter_model.safetensors").exists() else weights
-        assert_same_weights(saved(two), saved(one), 1e-5)
-    for one, two in ((tmp_path / number / "tied" / "run" for number in ("one", "two")),):
-        file = "snapshots/3/model.safetensors"
-        assert_same_weights(weights(two, file), weights(one, file), 1e-6)
+        assert_same_weights(saved(two), saved(one), near)
+    tied = (weights(tmp_path / number / "tied" / "run", "snapshots/3/model.safetensors") for number in ("one", "two"))
+    assert_same_weights(*tied, 1e-6)
 
 
 @pytest.mark.skipif(find_spec("deepspeed") is None, reason="deepspeed is not installed")

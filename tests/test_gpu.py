@@ -68,6 +68,12 @@ def test_bfloat16_trains_and_saves_in_the_dtype_it_should(precision, dtype, tmp_
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one GPU: nothing to shard over")
+def test_sharding_in_bfloat16_starts_at_its_reference(tmp_path):
+    sharded = unlearn(tmp_path / "sharded", "precision=bfloat16", "launcher=fsdp2", "reference=cached", processes=2)
+    assert losses(sharded)[0]["retain_kl"] < 1e-3
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one GPU: nothing to shard over")
 @pytest.mark.parametrize("launcher", ["fsdp2", "zero2"])
 def test_sharding_changes_no_curve(launcher, tmp_path):
     plain = unlearn(tmp_path / "plain", "precision=float32")
@@ -88,9 +94,12 @@ def test_flash_attention_gives_the_same_with_plain_rows(tmp_path):
 
 
 @pytest.mark.skipif(lacks("bitsandbytes"), reason="no bitsandbytes")
-def test_qlora_trains(tmp_path):
-    run = unlearn(tmp_path / "run", "adapter=qlora", "method=npo")
-    assert losses(run)[-1]["loss"] < losses(run)[0]["loss"] + 1e-3 and (run / "model" / "adapter_model.safetensors").is_file()
+@pytest.mark.parametrize("recompute", ["false", "true"])
+def test_qlora_trains_every_matrix(recompute, tmp_path):
+    run = unlearn(tmp_path / "run", "adapter=qlora", "method=npo", f"gradient_checkpointing={recompute}")
+    assert losses(run)[-1]["loss"] < losses(run)[0]["loss"] + 1e-3
+    adapter = weights(run, "model/adapter_model.safetensors")
+    assert all(tensor.any() for tensor in adapter.values()) and len(adapter) == 2 * 7  # B begins at zero; one layer
 
 
 def test_an_evaluation_runs_on_cuda(tmp_path):

@@ -35,6 +35,7 @@ from utils.runs import settings
 from utils.runs.run import Run, RunError
 from utils.sharding import is_sharded
 from utils.tokens.example import Example
+from utils.training.resumable import last_checkpoint
 from utils.training.trainer import UnlearnTrainer
 
 PARTS: dict[str, Callable[[], object]] = {}
@@ -239,7 +240,8 @@ def resumes() -> dict[str, list[str]]:
 
     with mock.patch.object(Run, "record", cut), suppress(Cut):
         sharded("resumes")
-    return sharded("resumes")
+    from_where = last_checkpoint(Path("run") / "checkpoints")
+    return {"from": [from_where and from_where.name], **sharded("resumes")}
 
 
 @contextmanager
@@ -268,7 +270,7 @@ def _sharding_without_gpus() -> Iterator[None]:
 def main(names: list[str]) -> None:
     here, number = Path.cwd(), int(distributed.rank())
     atexit.register(lambda: (here / f"left-{number}").write_text(str(not dist.is_initialized())))  # first in, last out
-    distributed.COMPUTING, distributed.WAITING = timedelta(seconds=30), timedelta(seconds=45)  # an error must not hang the other
+    distributed.COMPUTING, distributed.WAITING = timedelta(seconds=90), timedelta(seconds=90)  # an error must not hang the other
     distributed.start()
     for name in names:
         folder = here / "two" / name

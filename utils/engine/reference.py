@@ -13,6 +13,7 @@ import copy
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -22,7 +23,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from utils.distributed import rank, world_size
-from utils.engine.batches import batches_of
+from utils.engine.batches import batches_of, in_halves
 from utils.engine.engine import Engine, Project, ReferenceValues, evaluating, rounded
 from utils.engine.loss import Needs
 from utils.engine.packing import Packed
@@ -208,15 +209,20 @@ def fill(cache: TokenCache, engine: Engine, examples: Mapping[str, Sequence[Exam
         # Whose job an example is goes by its digest: other runs may write while the processes look.
         own = [example for example in wanted if int.from_bytes(digest(example)[:4]) % world_size() == rank()]
         todo = sorted((example for example in own if not cache.knows(example, names)), key=digest)
+        compute = partial(_hidden_and_logp, engine, HIDDEN in names)
         for batch in tqdm(batches_of(todo, TOKENS_PER_BATCH), "reference", unit="batch", disable=rank() != 0 or not todo):
-            packed = engine.pack({"batch": batch}).to(engine.device)
-            hidden, logp = engine.hidden_and_logp(packed)
-            lengths = [len(example) for example in batch]
-            states = hidden.cpu().split(lengths) if HIDDEN in names else [None] * len(batch)
-            for example, own_logp, own_states in zip(batch, logp[:, None].cpu().split(lengths), states, strict=True):
-                cache.add(example, ("logp",), own_logp, own_states)
+            for example, (hidden, logp) in zip(batch, in_halves(compute, batch, "answers"), strict=True):
+                cache.add(example, ("logp",), logp[:, None], hidden)
             cache.keep()
     cache.share()
+
+
+def _hidden_and_logp(engine: Engine, with_hidden: bool, examples: Sequence[Example]) -> list[tuple[Tensor | None, Tensor]]:
+    """Of each example, in main memory: its hidden states if they are asked for, and its log-probabilities."""
+    hidden, logp = engine.hidden_and_logp(engine.pack({"batch": examples}).to(engine.device))
+    lengths = [len(example) for example in examples]
+    states = hidden.cpu().split(lengths) if with_hidden else [None] * len(examples)
+    return list(zip(states, logp.cpu().split(lengths), strict=True))
 
 
 def cache_gib(engine: Engine, needs: Needs, examples: Mapping[str, Sequence[Example]]) -> float:

@@ -278,5 +278,7 @@ def write_model(trainer: UnlearnTrainer, folder: Path, dtype: torch.dtype, bare:
         whole = whole_parameters(model)
         if is_main():
             model = with_parameters(bare, whole)
-            model = merge(model) if merged and isinstance(model, PeftModel) else model
+            if merged and isinstance(model, PeftModel):
+                model.get_base_model().set_attn_implementation("eager")  # merging runs the model, and flash attention needs a GPU
+                model = merge(model)
     save_model(model, trainer.processing_class, folder, dtype)

@@ -14,7 +14,7 @@ from tests.models import moved, tiny_model, toy_streams, with_lora
 from tests.naive import naive_tables
 from utils.engine import reference as reference_module
 from utils.engine import token_cache
-from utils.engine.engine import Engine
+from utils.engine.engine import Engine, rounded
 from utils.engine.reference import (
     AdapterReference,
     CachedReference,
@@ -171,6 +171,23 @@ def test_second_run_reads_the_cache(tmp_path, calls):
     assert torch.equal(first.values(packed).hidden, second.values(packed).hidden)
 
 
+def test_what_does_not_fit_in_memory_is_halved(tmp_path, monkeypatch):
+    engine = Engine(tiny_model(), PAD)
+    whole, real, sizes = build("cached", engine, tmp_path / "whole"), Engine.hidden_and_logp, []
+
+    def cramped(self, packed):
+        sizes.append(len(packed.examples["batch"]))
+        if sizes[-1] > 2:
+            raise torch.OutOfMemoryError("too much")
+        return real(self, packed)
+
+    monkeypatch.setattr(Engine, "hidden_and_logp", cramped)
+    halves, packed = build("cached", engine, tmp_path / "halves"), engine.pack(STREAMS)
+    assert max(sizes) > 2 >= min(sizes)
+    torch.testing.assert_close(halves.values(packed).logp, whole.values(packed).logp, atol=1e-5, rtol=0)
+    torch.testing.assert_close(halves.values(packed).hidden, whole.values(packed).hidden, atol=1e-4, rtol=0)
+
+
 def test_only_new_examples_are_computed(tmp_path, calls):
     engine = Engine(tiny_model(), PAD, shared=False)
     some = {name: rows[:2] for name, rows in STREAMS.items()}
@@ -281,6 +298,21 @@ def test_auto_takes_the_cheapest_that_is_exact(tmp_path):
     adapted = Engine(with_lora(tiny_model()), PAD)
     assert isinstance(choose(1.0, "fresh", adapted), CachedReference)
     assert isinstance(choose(0.0, "continued", adapted), AdapterReference)
+
+
+def test_no_second_model_lies_beside_one_that_will_be_sharded(tmp_path, caplog):
+    """Its values are cached instead, computed with weights that are rounded as while it trains; the model itself stays exact."""
+    engine = Engine(tiny_model(), PAD, autocast=True)
+    before = {name: tensor.clone() for name, tensor in engine.model.state_dict().items()}
+    exact = build("cached", engine, tmp_path)
+    found = make_reference("auto", engine, NEEDS, STREAMS, tmp_path, "none", 0.0, sharded=True)
+    assert isinstance(found, CachedReference) and "reference_cache_gib=0): a second model is not sharded" in caplog.text
+    with rounded(engine.model, torch.bfloat16):
+        alike = build("cached", engine, tmp_path / "rounded")
+    packed = engine.pack(STREAMS)
+    assert torch.equal(found.values(packed).logp, alike.values(packed).logp)
+    assert not torch.equal(found.values(packed).logp, exact.values(packed).logp)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in engine.model.state_dict().items())
 
 
 def test_size_of_the_cache_is_known_beforehand():

@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib.util
 
 import pytest
+import torch
 from omegaconf import OmegaConf
 
 import utils.runs.load
 from tests.runs import compose_settings, run, target
 from utils.files import resolve
+from utils.runs import settings
 from utils.runs.capsule import NOT_PART_OF_THE_RESULT
 from utils.runs.settings import SettingsError, check_evaluation, check_training, default_folder
 
@@ -80,6 +82,11 @@ IMPOSSIBLE_PAIRS = [
     ("unlearn", [TRAINED, "reference=adapter"], "reference=adapter: there is no adapter to switch off; use reference=cached"),
     ("unlearn", [TRAINED, "launcher=fsdp2"], "launcher=fsdp2: shards a model over several processes; start with torchrun"),
     ("unlearn", [TRAINED, "reference=resident", "launcher=zero2"], "reference=resident: a second model is not sharded"),
+    (
+        "unlearn",
+        [TRAINED, "method=ascent_plus_kl_divergence", "launcher=zero2"],
+        "launcher=zero2: method.reference_dropout=true runs the reference at every step, and a second model is not sharded; use",
+    ),
     ("finetune", ["adapter=lora"], "adapter=lora: model.path=null draws random weights"),
     (
         "unlearn",
@@ -102,6 +109,13 @@ def test_impossible_pairs_are_refused_with_the_remedy(script, overrides, message
     with pytest.raises(ValueError) as refusal:
         check_training(compose_settings(script, *overrides), script)
     assert message in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+def test_sharding_over_gpus_that_are_not_there_is_refused(monkeypatch):
+    monkeypatch.setattr(settings, "world_size", lambda: 2)
+    monkeypatch.setattr(settings, "device", lambda: torch.device("cpu"))
+    with pytest.raises(ValueError, match="launcher=fsdp2: shards a model over GPUs, and there is none here; leave launcher out"):
+        check_training(compose_settings("unlearn", TRAINED, "launcher=fsdp2"), "unlearn")
 
 
 @pytest.mark.parametrize(
