@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 
 from tests.models import ITEMS, RETAIN, encoder, moved, tiny_model, tokenizer, with_lora
 from tests.runs import (
@@ -30,7 +29,7 @@ from tests.runs import (
     weights,
 )
 from tests.together import EVALUATION, MORE_SHARDED, SHARDED, STEPS, TRAINS
-from utils.distributed import from_main, gathered, highest
+from utils.distributed import gathered
 from utils.engine import reference
 from utils.engine.engine import Engine
 from utils.engine.token_cache import TokenCache
@@ -265,14 +264,3 @@ def oracle(folder: Path) -> None:
     (folder / "oracle").mkdir(parents=True)
     (folder / "oracle" / "model").symlink_to(target())
     (folder / "oracle" / "run.json").write_text(json.dumps({"script": "finetune", "settings": {"split": "retain95"}}))
-
-
-def test_what_all_processes_agree_on_comes_back(tmp_path):
-    """A group of one, in this process."""
-    dist.init_process_group("gloo", store=dist.FileStore(str(tmp_path / "store"), 1), rank=0, world_size=1)
-    try:
-        assert highest(3, torch.device("cpu")) == 3
-        assert from_main({"step": 4}) == {"step": 4}
-        assert gathered([1, 2]) == [1, 2]
-    finally:
-        dist.destroy_process_group()

@@ -119,6 +119,15 @@ def test_micro_batches_add_up_to_the_whole_batch(name, sizes):
 
 
 @every_method
+def test_only_a_loss_that_depends_on_the_micro_batch_says_so(name):
+    loss = method_loss(name)
+    streams = random_streams(loss)
+    parts = [loss(**{stream: rows_of(whole, torch.tensor([row])) for stream, whole in streams.items()}) for row in range(5)]
+    adds_up = sum(part.loss.item() for part in parts) == approx(loss(**streams).loss.item(), abs=1e-12)
+    assert adds_up != loss.micro_batch_dependent
+
+
+@every_method
 def test_descends_and_moves_every_stream_the_right_way(name):
     """50 steps of SGD on free logits: answers get more likely and KL to the reference falls, but the other way round for
     streams that the method repels."""

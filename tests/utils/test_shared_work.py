@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import torch
+import torch.distributed as dist
 
 from utils import shared_work
+from utils.distributed import from_main, gathered, highest
 from utils.shared_work import extended_rows, kept_json, kept_rows, shared_out
 
 
@@ -66,3 +69,14 @@ def test_what_fails_leaves_nothing(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         kept_rows(tmp_path / "parts" / "task.jsonl", compute)
     assert not (tmp_path / "parts").exists()
+
+
+def test_what_all_processes_agree_on_comes_back(tmp_path):
+    """A group of one, in this process."""
+    dist.init_process_group("gloo", store=dist.FileStore(str(tmp_path / "store"), 1), rank=0, world_size=1)
+    try:
+        assert highest(3, torch.device("cpu")) == 3
+        assert from_main({"step": 4}) == {"step": 4}
+        assert gathered([1, 2]) == [1, 2]
+    finally:
+        dist.destroy_process_group()

@@ -29,7 +29,7 @@ def test_items_that_are_left_out_are_counted(caplog):
 def test_a_reference_is_made_where_the_loss_compares_with_one(tmp_path, monkeypatch, method, made):
     """A resident one would double the memory."""
     make, calls = train.make_reference, []
-    monkeypatch.setattr(train, "make_reference", lambda *arguments: calls.append(arguments) or make(*arguments))
+    monkeypatch.setattr(train, "make_reference", lambda *given, **named: calls.append(given) or make(*given, **named))
     dials = ("split=forget01", "batch_size=2", "steps=1", "warmup=0", "checkpoint=none", "reference=resident", "out=run")
     run(tmp_path, "unlearn", f"model.path={target()}", f"method={method}", *dials)
     assert len(calls) == made
