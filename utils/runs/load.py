@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import pickle
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 
 import torch
 from omegaconf import DictConfig
-from safetensors import SafetensorError
 from torch import nn
 
-from utils.checks import first_line
 from utils.distributed import by_main, device
 from utils.engine.engine import Engine
 from utils.items.benchmark import Benchmark
 from utils.runs.lineage import Origin
 from utils.tokens.prompts import Encoder, Template
 from utils.weights.models import (
-    ModelError,
     Precision,
     add_adapter,
     is_adapter,
@@ -42,11 +36,10 @@ def load_engine(model: DictConfig, encoder: Encoder, precision: str, seed: int, 
     """The model to evaluate, on its device, in eval mode. reinforced: `path` (null: the model alone) and `alpha`."""
     held = resolve_precision(precision, model.dtype, training=False)
     _check_weights(model.path, None if reinforced is None else reinforced.path)
-    with _loading(model, reinforced):
-        if reinforced is None or reinforced.path is None:
-            loaded: nn.Module = load_model(model, encoder.tokenizer, held, seed)
-        else:
-            loaded = load_combined(model, reinforced.path, reinforced.alpha, encoder.tokenizer, held, seed)
+    if reinforced is None or reinforced.path is None:
+        loaded: nn.Module = load_model(model, encoder.tokenizer, held, seed)
+    else:
+        loaded = load_combined(model, reinforced.path, reinforced.alpha, encoder.tokenizer, held, seed)
     return _engine(loaded.eval().to(device()), encoder)
 
 
@@ -60,8 +53,7 @@ def load_adapter_engine(model: DictConfig, encoder: Encoder, precision: str, rei
     path = None if model.path is None else model_folder(model.path)
     if path is None or not is_adapter(path):
         raise ValueError(f"model.path={model.path} holds no adapter")
-    with _loading(model):
-        loaded = load_adapter(path, model, resolve_precision(precision, model.dtype, training=False), trainable=True)
+    loaded = load_adapter(path, model, resolve_precision(precision, model.dtype, training=False), trainable=True)
     return _engine(loaded.eval().to(device()), encoder)
 
 
@@ -69,11 +61,10 @@ def trainable_engine(model: DictConfig, adapter: DictConfig, encoder: Encoder, p
     """The model to train, on its device: all its weights, a fresh adapter on it, or the one that it comes with."""
     quantised = adapter.name == "qlora"
     _check_weights(model.path)
-    with _loading(model):
-        if adapter.name == "continue":
-            loaded: nn.Module = load_adapter(model_folder(model.path), model, precision, trainable=True)
-        else:
-            loaded = load_model(model, encoder.tokenizer, precision, seed, quantised)
+    if adapter.name == "continue":
+        loaded: nn.Module = load_adapter(model_folder(model.path), model, precision, trainable=True)
+    else:
+        loaded = load_model(model, encoder.tokenizer, precision, seed, quantised)
     if adapter.name in ("lora", "qlora"):
         torch.manual_seed(seed)
         loaded = add_adapter(loaded, adapter, model.lora, quantised)
@@ -87,20 +78,6 @@ def _check_weights(*paths: str | None) -> None:
         origin = by_main(partial(Origin.of, path))
         if origin is not None:
             origin.check_weights(model_folder(path))
-
-
-@contextmanager
-def _loading(model: DictConfig, reinforced: DictConfig | None = None) -> Iterator[None]:
-    """Files that are cut short, changed or of another shape end in one sentence. Raises ModelError."""
-    try:
-        yield
-    except torch.OutOfMemoryError:
-        raise  # nothing is wrong with the files
-    except (OSError, SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        second = "" if reinforced is None or reinforced.path is None else f", reinforced.path={reinforced.path}"
-        raise ModelError(
-            f"model.path={model.path}{second}: the weights cannot be loaded ({first_line(error)}); copy or save them again"
-        ) from error
 
 
 def _engine(model: nn.Module, encoder: Encoder, autocast: bool = False) -> Engine:

@@ -106,21 +106,16 @@ def load_model(
     if model.path is None:
         return _random_model(model, tokenizer, precision, seed)
     path = model_folder(model.path)
-    try:
-        with main_first():
-            if is_adapter(path):
-                merged = merge(load_adapter(path, model, precision))
-                return merged.requires_grad_(True)  # the adapter had frozen what lies under it
-            return _pretrained(path, model, precision, quantise)
-    except (ModelError, BaseError):
-        raise
-    except LOADING as error:
-        raise ModelError(f"model.path={model.path} {why(path, error)}") from error
+    with _one_sentence(model, path), main_first():
+        if is_adapter(path):
+            merged = merge(load_adapter(path, model, precision))
+            return merged.requires_grad_(True)  # the adapter had frozen what lies under it
+        return _pretrained(path, model, precision, quantise)
 
 
 def load_adapter(path: str, model: DictConfig, precision: Precision, trainable: bool = False) -> PeftModel:
-    """Base model plus the adapter in folder `path`. Raises ModelError if the base model is not where the adapter says, and for
-    weights that are a pickle.
+    """Base model plus the adapter in folder `path`. Raises ModelError if the base model is not where the adapter says, and as
+    `load_model`.
 
     trainable: the adapter goes on training, on a frozen base.
     """
@@ -136,9 +131,25 @@ def load_adapter(path: str, model: DictConfig, precision: Precision, trainable: 
             f"model.path={model.path}: the base model {base} that its adapter belongs to does not exist; bring it back, or "
             f"change {NAME} in {Path(path) / ADAPTER_FILE}"
         ) from error
-    adapted = PeftModel.from_pretrained(_pretrained(folder, model, precision, quantise=False), path, is_trainable=trainable)
+    with _one_sentence(model, folder):
+        under = _pretrained(folder, model, precision, quantise=False)
+    with _one_sentence(model, path):
+        adapted = PeftModel.from_pretrained(under, path, is_trainable=trainable)
     setattr(adapted.active_peft_config, NAME, folder)
     return adapted
+
+
+@contextmanager
+def _one_sentence(model: DictConfig, path: str) -> Iterator[None]:
+    """Whatever libraries raise over the weights in `path` becomes a ModelError that says what helps against it."""
+    try:
+        yield
+    except (ModelError, BaseError, torch.OutOfMemoryError):
+        raise  # of the last, nothing is wrong with the files
+    except LOADING as error:
+        raise ModelError(
+            f"model.path={model.path}{'' if path == model_folder(model.path) else f': {path}'} {why(path, error)}"
+        ) from error
 
 
 def add_adapter(model: nn.Module, adapter: DictConfig, lora: DictConfig, quantised: bool) -> PeftModel:
