@@ -31,8 +31,7 @@ import _path
 
 from utils.files import write_json, write_text
 from utils.report import markdown
-from utils.runs.cli import errors_in_one_sentence, refuse_overrides
-from utils.runs.inherited_settings import as_override
+from utils.runs.cli import as_override, errors_in_one_sentence, refuse_overrides
 from utils.runs.series import Call, Evaluation, Metrics, call_script, finished_run, named_models, open_series, snapshots
 
 UTILITY, KNOWLEDGE = "knowmem_retain", "knowmem_forget"

@@ -29,8 +29,7 @@ import _path
 
 from utils.files import write_json, write_text
 from utils.report import markdown
-from utils.runs.cli import errors_in_one_sentence, refuse_overrides
-from utils.runs.inherited_settings import as_override
+from utils.runs.cli import as_override, errors_in_one_sentence, refuse_overrides
 from utils.runs.series import Call, Evaluation, call_script, named_models, open_series
 
 GRID = "1,2,4,8,16"  # MUSE, released code

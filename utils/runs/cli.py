@@ -6,22 +6,25 @@ import functools
 import os
 import re
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Glob, Override
+from hydra.core.override_parser.types import Glob, Override, OverrideType
 from hydra.errors import CompactHydraException, HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from utils import ROOT, interruption
 from utils.checks import did_you_mean, did_you_mean_or_all
 from utils.files import told
+from utils.runs.recipes import GROUP as RECIPE
+from utils.runs.recipes import recipe_settings, recipes
 
 CONFIG = ROOT / "config"
 BAD_INPUT = (ValueError, ArithmeticError, OmegaConfBaseException)
@@ -47,16 +50,17 @@ def check_command_line(config_name: str, arguments: Sequence[str] | None = None)
 
     Runs before Hydra, whose own message would not say which name was meant.
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
-    problem = find_problem(config_name, _overrides(arguments))
+    problem = find_problem(config_name, _overrides(sys.argv[1:] if arguments is None else arguments))
     if problem:
         sys.exit(problem)
+    if arguments is None:
+        _unfold_command_line(config_name)
 
 
 def find_problem(config_name: str, overrides: Sequence[str]) -> str | None:
     """What is wrong with the overrides, in one sentence; None if nothing is."""
     try:
-        parsed = parse_overrides(overrides)
+        parsed = parse_overrides(unfolded(config_name, overrides))
     except ValueError as error:
         return str(error)
     choices = [o for o in parsed if _is_group(o.key_or_group)]
@@ -66,7 +70,8 @@ def find_problem(config_name: str, overrides: Sequence[str]) -> str | None:
             if value not in valid:
                 return f"{group}={value}: there is no such {group}{did_you_mean_or_all(value, valid)}"
     try:
-        keys = _keys(compose_settings(config_name, [o.input_line for o in choices if not o.is_sweep_override()]))
+        chosen = [o.input_line for o in choices if not o.is_sweep_override() and o.key_or_group != RECIPE]
+        keys = _keys(compose_settings(config_name, chosen))
         everywhere = frozenset(keys)
         if any(o.is_sweep_override() for o in choices):
             # A sweep over choices: a key is fine if any of the swept choices has it.
@@ -82,7 +87,8 @@ def find_problem(config_name: str, overrides: Sequence[str]) -> str | None:
         if not free and not _is_group(name) and name not in keys:
             names = keys | {path.name for path in CONFIG.iterdir() if path.is_dir()}
             hint = did_you_mean(name, names) or f"; there are {', '.join(sorted(n for n in names if '.' not in n))}"
-            return f"{override.input_line}: there is no key {name}{hint}"
+            source = "" if override.input_line in overrides else f"{_recipe_words(parsed)[-1].input_line}: "
+            return f"{source}{override.input_line}: there is no key {name}{hint}"
         if not free and not _is_group(name) and name not in everywhere and not override.is_sweep_override():
             # Hydra composes once without the swept choices, where the key is unknown.
             return f"{override.input_line}: only some of the choices swept over have this key; write ++{override.input_line}"
@@ -101,6 +107,58 @@ def parse_overrides(words: Sequence[str]) -> list[Override]:
     return parsed
 
 
+def as_override(key: str, value: Any) -> str:
+    """key=value as Hydra reads it, whatever characters the value holds."""
+    return f"{key}={_written(value)}"
+
+
+def _written(value: Any) -> str:
+    if isinstance(value, str):
+        # A backslash means one only before a quote.
+        doubled = re.sub(r"\\+(?='|\Z)", lambda found: 2 * found[0], value)
+        return "'" + doubled.replace("'", "\\'") + "'"
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{key}:{_written(entry)}" for key, entry in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(map(_written, value)) + "]"
+    return {None: "null", True: "true", False: "false"}[value] if value is None or isinstance(value, bool) else repr(value)
+
+
+def unfolded(script: str | None, overrides: Sequence[str]) -> list[str]:
+    """`overrides`, with what their recipe says and they do not in front of them. A sweep over recipes is left as it is.
+
+    Raises ValueError as `parse_overrides` and `recipe_settings`. Again unfolded, they stay as they are.
+    """
+    parsed = parse_overrides(overrides)
+    said = {override.key_or_group for override in parsed}
+    new: dict[str, Any] = {}
+    for override in _recipe_words(parsed):
+        found = [recipe_settings(name, str(script), said) for name in _recipes(override)]
+        new = {} if override.is_sweep_override() else found[0]
+    return [*(as_override(key, value) for key, value in new.items()), *overrides]
+
+
+def _recipes(override: Override) -> list[str]:
+    """The recipes that a word chooses: one, or those of a sweep."""
+    if override.type is not OverrideType.CHANGE or isinstance(override.value(), Glob):
+        raise ValueError(f"{override.input_line}: write {RECIPE}=NAME, or for a sweep -m {RECIPE}=NAME,NAME")
+    return _chosen(override) if override.is_sweep_override() else [str(override.value())]
+
+
+def _recipe_words(parsed: Iterable[Override]) -> list[Override]:
+    return [override for override in parsed if override.key_or_group == RECIPE]
+
+
+def _unfold_command_line(script: str) -> None:
+    """Gives Hydra, which composes first, the keys that only a recipe's choices have."""
+    words = _overrides(sys.argv[1:])
+    new = unfolded(script, words)[: -len(words) or None]
+    if new:
+        # Beside the others: what follows a flag is lost to Hydra if overrides stand on both sides of it.
+        at = sys.argv.index(words[0])
+        sys.argv[at:at] = new
+
+
 def refuse_overrides(words: Sequence[str], fixed: Collection[str]) -> None:
     """Raises ValueError for an override of one of the `fixed` keys, which every run gets by itself, and as `parse_overrides`."""
     for override in parse_overrides(words):
@@ -114,10 +172,15 @@ def compose_settings(script: str | None, overrides: Iterable[str] = ()) -> DictC
 
     Raises HydraException for an override that it refuses.
     """
+    parsed = parse_overrides(unfolded(script, list(overrides)))
+    recipe = _recipe_words(parsed)
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONFIG), version_base="1.3"):
-        cfg = compose(script, overrides=list(overrides))
+        cfg = compose(script, overrides=[o.input_line for o in parsed if o not in recipe])
     GlobalHydra.instance().clear()
+    if recipe:
+        with open_dict(cfg):
+            cfg.recipe = recipe[-1].value()  # its name; what it says stands in the other settings
     return cfg
 
 
@@ -193,7 +256,7 @@ def _overrides(arguments: Sequence[str]) -> list[str]:
 
 
 def _choices(group: str) -> list[str]:
-    return sorted(path.stem for path in (CONFIG / group).glob("*.yaml"))
+    return recipes() if group == RECIPE else sorted(path.stem for path in (CONFIG / group).glob("*.yaml"))
 
 
 def _chosen(override: Override) -> list[str]:

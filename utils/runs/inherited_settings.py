@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -12,8 +11,9 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from utils.files import flat_settings
-from utils.runs.cli import CONFIG, compose_settings, parse_overrides, refuse_overrides
+from utils.runs.cli import CONFIG, as_override, compose_settings, parse_overrides, refuse_overrides, unfolded
 from utils.runs.lineage import Origin
+from utils.runs.recipes import check_start
 
 log = logging.getLogger(__name__)
 
@@ -29,14 +29,16 @@ def follows_weights(main: Callable[[DictConfig], None]) -> Callable[[DictConfig]
     @functools.wraps(main)
     def wrapped(cfg: DictConfig) -> None:
         hydra = HydraConfig.get()
-        main(followed(str(hydra.job.config_name), cfg, hydra.overrides.task))
+        script, overrides = str(hydra.job.config_name), list(hydra.overrides.task)
+        main(settings_of(script, overrides) if "recipe" in cfg else followed(script, cfg, overrides))
 
     return wrapped
 
 
 def settings_of(script: str, overrides: Sequence[str]) -> DictConfig:
     """What `python <script>.py OVERRIDES` works with. Raises ValueError as `followed`, HydraException as `compose_settings`."""
-    return followed(script, compose_settings(script, overrides), overrides)
+    words = unfolded(script, overrides)
+    return followed(script, compose_settings(script, words), words)
 
 
 def followed(script: str, cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
@@ -45,6 +47,7 @@ def followed(script: str, cfg: DictConfig, overrides: Sequence[str]) -> DictConf
     Raises ValueError for a model that no run wrote while nobody says which model file it goes with, for one whose run is not
     finished, and for prompts other than the run's, unless override_model=true.
     """
+    check_start(cfg, script)
     path = cfg.model.path
     if not isinstance(path, str):
         return cfg  # random weights; or no path at all, which is refused where all values are
@@ -99,7 +102,8 @@ def evaluation_settings(trained: Mapping[str, Any], overrides: Sequence[str]) ->
     Raises ValueError for an override of what is different for every model, HydraException for one that Hydra refuses.
     """
     refuse_overrides(overrides, SET_HERE)
-    return compose_settings("evaluate", [*inherited(trained, overrides), *overrides])
+    words = unfolded("evaluate", overrides)
+    return compose_settings("evaluate", [*inherited(trained, words), *words])
 
 
 def inherited(
@@ -143,23 +147,6 @@ def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Dotted keys; options of a chat template, whose names nobody knows before, are one value."""
     flat = {key: value for key, value in flat_settings(settings).items() if not key.startswith(OPTIONS + ".")}
     return flat | {OPTIONS: settings.get("model", {}).get("template", {}).get("options") or None}
-
-
-def as_override(key: str, value: Any) -> str:
-    """key=value as Hydra reads it, whatever characters the value holds."""
-    return f"{key}={_written(value)}"
-
-
-def _written(value: Any) -> str:
-    if isinstance(value, str):
-        # A backslash means one only before a quote.
-        doubled = re.sub(r"\\+(?='|\Z)", lambda found: 2 * found[0], value)
-        return "'" + doubled.replace("'", "\\'") + "'"
-    if isinstance(value, Mapping):
-        return "{" + ",".join(f"{key}:{_written(entry)}" for key, entry in value.items()) + "}"
-    if isinstance(value, list | tuple):
-        return "[" + ",".join(map(_written, value)) + "]"
-    return {None: "null", True: "true", False: "false"}[value] if value is None or isinstance(value, bool) else repr(value)
 
 
 def _follows(cfg: DictConfig, key: str) -> bool:

@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 from utils import ROOT
 from utils.checks import did_you_mean_or_all
 from utils.files import read_json, write_json
-from utils.runs.inherited_settings import as_override
+from utils.runs.cli import as_override
 
 Metrics = Mapping[str, Mapping[str, Any]]
 Call = Callable[[str, Sequence[str]], None]  # does what `python <script>.py OVERRIDES` does, given script and overrides
