@@ -20,10 +20,10 @@ from utils.runs.inherited_settings import follows_weights
 def main(cfg: DictConfig) -> None:
     # Slow imports: a misspelt name was refused without them.
     from utils import distributed
+    from utils.evaluation.results import describe
     from utils.reading import files_read
     from utils.runs.load import make_encoder
     from utils.runs.oracles import bring_oracle, check_oracle
-    from utils.runs.results import describe
     from utils.runs.run import Run
     from utils.runs.score import metrics_from_files, score_run, show_requests, write_metrics
     from utils.runs.settings import check_evaluation

@@ -12,8 +12,8 @@ from utils.tokens.prompts import Template
 
 FOLDER = ROOT / "config" / "model"
 FILES = sorted(FOLDER.glob("*.yaml"))
-NAMES = """tiny smollm2-135m opt-1.3b opt-2.7b llama2-7b llama2-7b-chat llama3.2-1b llama3.2-3b llama3.1-8b phi-1.5
-phi-3.5-mini pythia-1.4b stablelm-3b zephyr-7b qwen1.5-7b-chat qwen2.5-1.5b qwen2.5-7b gemma-7b-it""".split()
+NAMES = """tiny smollm2-135m opt-1.3b opt-2.7b llama2-7b llama2-7b-chat llama2-13b llama3.2-1b llama3.2-3b llama3.1-8b
+phi-1.5 phi-3.5-mini pythia-1.4b stablelm-3b zephyr-7b qwen1.5-7b-chat qwen2.5-1.5b qwen2.5-7b gemma-7b-it""".split()
 KEYS = """architecture attn batch_size data_root dtype epochs epochs.finetune epochs.unlearn expects expects.model_type
 expects.vocab_size lora lora.alpha lora.dropout lora.r lora.target_modules lr lr.finetune
 lr.unlearn max_length name path template template.answer_tag template.date template.eos template.kind

@@ -25,7 +25,7 @@ from utils.secrets import struck
 PER_DEVICE = "per_device_batch_size"
 NOT_PART_OF_THE_RESULT = tuple(
     "out resume overwrite override_model trust_oracle cache cache_gib report_to per_device_batch_size log_every checkpoint "
-    "checkpoints_kept show_prompts workers tokens_per_batch rescore".split()
+    "checkpoints_kept show_prompts workers tokens_per_batch rescore recipe".split()
 )
 LIBRARIES = ("torch", "transformers", "accelerate", "peft", "datasets", "hydra-core", "rouge_score", "scipy", "numpy")
 

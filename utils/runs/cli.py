@@ -14,15 +14,17 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Glob, Override
+from hydra.core.override_parser.types import Glob, Override, OverrideType
 from hydra.errors import CompactHydraException, HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from utils import ROOT, interruption
 from utils.checks import did_you_mean, did_you_mean_or_all, shown
 from utils.files import told
+from utils.runs.recipes import GROUP as RECIPE
+from utils.runs.recipes import recipe_settings, recipes
 from utils.secrets import STRUCK, struck, without_secrets
 
 CONFIG = ROOT / "config"
@@ -66,13 +68,13 @@ def check_command_line(config_name: str, arguments: Sequence[str] | None = None)
     if arguments is None:
         # Flags first: what follows one is lost to Hydra if overrides stand on both sides.
         flags = [word for word in words if word not in overrides]
-        sys.argv[1:] = [*flags, *(str(override.input_line) for override in parse_overrides(overrides))]
+        sys.argv[1:] = [*flags, *(str(override.input_line) for override in parse_overrides(unfolded(config_name, overrides)))]
 
 
 def find_problem(config_name: str, overrides: Sequence[str], sweeps: bool = True) -> str | None:
     """What is wrong with the overrides, in one sentence; None if nothing is. sweeps: whether a,b means two runs."""
     try:
-        parsed = parse_overrides(overrides)
+        parsed = parse_overrides(unfolded(config_name, overrides))
     except ValueError as error:
         return str(error)
     for override in parsed:
@@ -88,7 +90,8 @@ def find_problem(config_name: str, overrides: Sequence[str], sweeps: bool = True
     if refused is None and not any(o.is_sweep_override() for o in parsed):
         return None
     try:
-        cfg = compose_settings(config_name, [o.input_line for o in choices if not o.is_sweep_override()])
+        chosen = [o.input_line for o in choices if not o.is_sweep_override() and o.key_or_group != RECIPE]
+        cfg = compose_settings(config_name, chosen)
         keys = _keys(cfg)
         everywhere = frozenset(keys)
         if any(o.is_sweep_override() for o in choices):
@@ -111,7 +114,8 @@ def find_problem(config_name: str, overrides: Sequence[str], sweeps: bool = True
         if name not in keys:
             names = keys | set(groups_of(config_name))
             hint = did_you_mean(name, names) or f"; there are {', '.join(sorted(n for n in names if '.' not in n))}"
-            return f"{line}: there is no key {name}{hint}"
+            source = "" if line in overrides else f"{_recipe_words(parsed)[-1].input_line}: "
+            return f"{source}{line}: there is no key {name}{hint}"
         if name not in everywhere and not override.is_sweep_override():
             # Hydra composes once without the swept choices, where the key is unknown.
             return f"{line}: only some of the choices swept over have this key; write ++{line}"
@@ -202,6 +206,31 @@ def _written(value: Any) -> str:
     return {None: "null", True: "true", False: "false"}[value] if value is None or isinstance(value, bool) else repr(value)
 
 
+def unfolded(script: str | None, overrides: Sequence[str]) -> list[str]:
+    """`overrides`, with what their recipe says and they do not in front of them. A sweep over recipes is left as it is.
+
+    Raises ValueError as `parse_overrides` and `recipe_settings`. Again unfolded, they stay as they are.
+    """
+    parsed = parse_overrides(overrides)
+    said = {override.key_or_group for override in parsed}
+    new: dict[str, Any] = {}
+    for override in _recipe_words(parsed):
+        found = [recipe_settings(name, str(script), said) for name in _recipes(override)]
+        new = {} if override.is_sweep_override() else found[0]
+    return [*(as_override(key, value) for key, value in new.items()), *overrides]
+
+
+def _recipes(override: Override) -> list[str]:
+    """The recipes that a word chooses: one, or those of a sweep."""
+    if override.type is not OverrideType.CHANGE or isinstance(override.value(), Glob):
+        raise ValueError(f"{override.input_line}: write {RECIPE}=NAME, or for a sweep -m {RECIPE}=NAME,NAME")
+    return _chosen(override) if override.is_sweep_override() else [str(override.value())]
+
+
+def _recipe_words(parsed: Iterable[Override]) -> list[Override]:
+    return [override for override in parsed if override.key_or_group == RECIPE]
+
+
 def refuse_overrides(words: Sequence[str], fixed: Collection[str]) -> None:
     """Raises ValueError for an override of one of the `fixed` keys, which every run gets by itself, and as `parse_overrides`."""
     for override in parse_overrides(words):
@@ -215,10 +244,15 @@ def compose_settings(script: str | None, overrides: Iterable[str] = ()) -> DictC
 
     Raises HydraException for an override that it refuses, ValueError for what is none.
     """
+    parsed = parse_overrides(unfolded(script, list(overrides)))
+    recipe = _recipe_words(parsed)
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONFIG), version_base="1.3"):
-        cfg = compose(script, overrides=[override.input_line for override in parse_overrides(list(overrides))])
+        cfg = compose(script, overrides=[o.input_line for o in parsed if o not in recipe])
     GlobalHydra.instance().clear()
+    if recipe:
+        with open_dict(cfg):
+            cfg.recipe = recipe[-1].value()  # its name; what it says stands in the other settings
     return cfg
 
 
@@ -294,7 +328,7 @@ def _overrides(arguments: Sequence[str]) -> list[str]:
 
 
 def _choices(group: str) -> list[str]:
-    return sorted(path.stem for path in (CONFIG / group).glob("*.yaml"))
+    return recipes() if group == RECIPE else sorted(path.stem for path in (CONFIG / group).glob("*.yaml"))
 
 
 def _chosen(override: Override) -> list[str]:

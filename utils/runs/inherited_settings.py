@@ -11,8 +11,9 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from utils.files import flat_settings
-from utils.runs.cli import CONFIG, as_override, compose_settings, parse_overrides, refuse_overrides
+from utils.runs.cli import CONFIG, as_override, compose_settings, parse_overrides, refuse_overrides, unfolded
 from utils.runs.lineage import Origin
+from utils.runs.recipes import check_start
 
 log = logging.getLogger(__name__)
 
@@ -28,14 +29,16 @@ def follows_weights(main: Callable[[DictConfig], None]) -> Callable[[DictConfig]
     @functools.wraps(main)
     def wrapped(cfg: DictConfig) -> None:
         hydra = HydraConfig.get()
-        main(followed(str(hydra.job.config_name), cfg, hydra.overrides.task))
+        script, overrides = str(hydra.job.config_name), list(hydra.overrides.task)
+        main(settings_of(script, overrides) if "recipe" in cfg else followed(script, cfg, overrides))
 
     return wrapped
 
 
 def settings_of(script: str, overrides: Sequence[str]) -> DictConfig:
     """What `python <script>.py OVERRIDES` works with. Raises ValueError as `followed`, HydraException as `compose_settings`."""
-    return followed(script, compose_settings(script, overrides), overrides)
+    words = unfolded(script, overrides)
+    return followed(script, compose_settings(script, words), words)
 
 
 def followed(script: str, cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
@@ -44,6 +47,7 @@ def followed(script: str, cfg: DictConfig, overrides: Sequence[str]) -> DictConf
     Raises ValueError for a model that no run wrote while nobody says which model file it goes with, for one whose run is not
     finished, and for prompts other than the run's, unless override_model=true.
     """
+    check_start(cfg, script)
     path = cfg.model.path
     if not isinstance(path, str):
         return cfg  # random weights; or no path at all, which is refused where all values are
@@ -98,7 +102,8 @@ def evaluation_settings(trained: Mapping[str, Any], overrides: Sequence[str]) ->
     Raises ValueError for an override of what is different for every model, HydraException for one that Hydra refuses.
     """
     refuse_overrides(overrides, SET_HERE)
-    return compose_settings("evaluate", [*inherited(trained, overrides), *overrides])
+    words = unfolded("evaluate", overrides)
+    return compose_settings("evaluate", [*inherited(trained, words), *words])
 
 
 def inherited(

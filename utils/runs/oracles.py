@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from utils.distributed import barrier, by_main, is_main
 from utils.engine.token_cache import TokenCache
 from utils.evaluation.questions import Questions
+from utils.evaluation.results import GENERATIONS, NULLS, ORACLE, SCORES, check, read_table
 from utils.evaluation.scoring import requests_hash
 from utils.files import read_json, read_rows, write_parquet
 from utils.items.benchmark import Benchmark
@@ -28,7 +29,6 @@ from utils.items.saved import Row, seen_by
 from utils.reading import files_read
 from utils.runs.lineage import Origin
 from utils.runs.load import load_engine
-from utils.runs.results import GENERATIONS, NULLS, ORACLE, SCORES, check, read_table
 from utils.runs.run import Run
 from utils.runs.score import put
 from utils.runs.settings import SettingsError, build

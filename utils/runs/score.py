@@ -13,6 +13,7 @@ from utils.distributed import barrier, is_main
 from utils.engine.engine import Engine
 from utils.engine.token_cache import TokenCache
 from utils.evaluation.questions import Questions
+from utils.evaluation.results import GENERATIONS, NULLS, ORACLE, SCORES, check, read_table
 from utils.evaluation.scoring import check_requests, continue_prompts, requests_hash, score
 from utils.files import read_rows, write_json, write_parquet, write_rows
 from utils.interruption import Interrupted
@@ -21,7 +22,6 @@ from utils.items.metric import Metric
 from utils.items.requests import Request, as_example
 from utils.items.saved import Row, Saved, seen_by
 from utils.runs.load import load_adapter_engine, load_engine
-from utils.runs.results import GENERATIONS, NULLS, ORACLE, SCORES, check, read_table
 from utils.runs.run import Run
 from utils.runs.settings import SettingsError
 from utils.tokens.prompts import Encoder

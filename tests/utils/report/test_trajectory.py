@@ -20,7 +20,8 @@ from utils.report.read import Estimate, ReportError
 from utils.report.trajectory import EvaluatedModel, ModelAtStep, Trajectory, follow, models_of, plan
 from utils.report.trajectory_page import columns, page, plot, to_json, to_markdown
 from utils.runs import capsule, inherited_settings
-from utils.runs.cli import as_override, evaluation_settings, inherited
+from utils.runs.cli import as_override
+from utils.runs.inherited_settings import evaluation_settings, inherited
 from utils.runs.run import Run
 from utils.runs.settings import SettingsError
 

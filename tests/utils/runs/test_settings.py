@@ -234,7 +234,7 @@ def test_default_folders_differ_exactly_where_results_do():
         "workers": "2",
     }
     assert {folder(f"{key}={value}") for key, value in same.items()} == {plain}
-    assert set(NOT_PART_OF_THE_RESULT) == {*same, "tokens_per_batch", "rescore", "override_model", "trust_oracle"}
+    assert set(NOT_PART_OF_THE_RESULT) == {*same, "tokens_per_batch", "rescore", "override_model", "trust_oracle", "recipe"}
 
 
 @pytest.mark.parametrize(

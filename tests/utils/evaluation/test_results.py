@@ -5,8 +5,8 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
+from utils.evaluation.results import GENERATIONS, ORACLE, SCORES, ResultsError, check, describe
 from utils.files import write_json, write_parquet
-from utils.runs.results import GENERATIONS, ORACLE, SCORES, ResultsError, check, describe
 
 
 @pytest.fixture
