@@ -25,9 +25,13 @@ def require(holds: bool, key: str, value: object, words: str) -> None:
 
 def shown(value: object) -> str:
     """A value as part of a sentence: on one line, and no longer than fits."""
-    text = str(value).encode("utf-8", "backslashreplace").decode()
-    line = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+    line = printable(str(value))
     return line if len(line) <= LONGEST else f"{line[:LONGEST]} ..."
+
+
+def printable(text: str) -> str:
+    """The text on one line, with an escape for every letter that would not be seen, or would end the line."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
 def choose(key: str, value: object, valid: Iterable[object]) -> None:

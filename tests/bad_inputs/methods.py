@@ -20,7 +20,7 @@ unlearn  | launcher=zero2 ; reference=resident | reference=resident: a second mo
 finetune | adapter=lora | adapter=lora: model.path=null draws random weights, and an adapter is kept without the weights under
 unlearn  | method.loss=null | method.loss=null: write its options one by one
 unlearn  | method.loss=5 | method.loss=5: write its options one by one
-unlearn  | method.loss._target_=5 | method.loss._target_=5: write the name of a class, package.module.Name, as the YAML files do
+unlearn  | method.loss._target_=5 | method.loss._target_=5: write the dotted name of a class
 unlearn  | method.loss._target_=losses.npo.NOP | method.loss._target_=losses.npo.NOP: is no class of Python (Error loading
 unlearn  | method.loss._target_=nowhere.Loss | method.loss._target_=nowhere.Loss: is no class of Python (Error loading
 unlearn  | method.loss.divergence=tvv | method.loss: divergence=tvv: write one of kl, tv, js, pearson, jeffrey, reverse_kl,

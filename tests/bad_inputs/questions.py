@@ -4,7 +4,7 @@ ROWS = r"""
 unlearn  | benchmark.name=a/b | benchmark.name=a/b: write a name of letters, digits and . _ + -
 unlearn  | benchmark.name=5 | benchmark.name=5: write a name of letters, digits and . _ + -
 evaluate | probe=sample ; probe.name=../x | probe.name=../x: write a name of letters, digits and . _ + -
-evaluate | benchmark._target_=5 | benchmark._target_=5: write the name of a class, package.module.Name, as the YAML files do
+evaluate | benchmark._target_=5 | benchmark._target_=5: write the dotted name of a class
 evaluate | benchmark.metrics=5 | benchmark.metrics=5: write its options one by one
 evaluate | benchmark.hub=5 | benchmark.hub=5: write a text, in quotes where it looks like a number
 evaluate | benchmark.revision=null | benchmark.revision=null: write a text, in quotes where it looks like a number

@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from utils import ROOT, interruption
-from utils.checks import did_you_mean, did_you_mean_or_all, shown
+from utils.checks import did_you_mean, did_you_mean_or_all, printable, shown
 from utils.files import told
 from utils.runs.recipes import GROUP as RECIPE
 from utils.runs.recipes import recipe_settings, recipes
@@ -64,7 +64,7 @@ def check_command_line(config_name: str, arguments: Sequence[str] | None = None)
     overrides = _overrides(words)
     problem = find_problem(config_name, overrides, sweeps=bool({"-m", "--multirun"} & set(words)))
     if problem:
-        sys.exit(struck(problem))
+        sys.exit(problem)
     if arguments is None:
         # Flags first: what follows one is lost to Hydra if overrides stand on both sides.
         flags = [word for word in words if word not in overrides]
@@ -73,6 +73,11 @@ def check_command_line(config_name: str, arguments: Sequence[str] | None = None)
 
 def find_problem(config_name: str, overrides: Sequence[str], sweeps: bool = True) -> str | None:
     """What is wrong with the overrides, in one sentence; None if nothing is. sweeps: whether a,b means two runs."""
+    problem = _problem(config_name, overrides, sweeps)
+    return None if problem is None else struck(printable(problem))
+
+
+def _problem(config_name: str, overrides: Sequence[str], sweeps: bool) -> str | None:
     try:
         parsed = parse_overrides(unfolded(config_name, overrides))
     except ValueError as error:

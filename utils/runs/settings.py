@@ -150,7 +150,7 @@ def _check_types(node: DictConfig, path: str, kind: type | None = None) -> None:
     options = _plain(node)
     target = options.pop("_target_", None)
     if kind is None and not isinstance(target, str | None):
-        raise SettingsError(f"{path}._target_={target}: write the name of a class, package.module.Name, as the YAML files do")
+        raise SettingsError(f"{path}._target_={target}: write the dotted name of a class, as the files in config have it")
     try:
         if kind is None and target is not None:
             kind = get_class(target)
