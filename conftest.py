@@ -1,3 +1,21 @@
 """Importing `utils` keeps `import evaluate` pointed at the Hugging Face library, see utils/__init__.py."""
 
+from copy import deepcopy
+
+from hydra._internal.config_repository import ConfigRepository, ConfigResult
+
 import utils  # noqa: F401
+
+# Thousands of tests compose settings from the same files: each is parsed once.
+_parse = ConfigRepository.load_config
+_parsed: dict[tuple[str, ...], ConfigResult | None] = {}
+
+
+def _load_config(self: ConfigRepository, config_path: str) -> ConfigResult | None:
+    key = (config_path, *(source.path for source in self.sources))
+    if key not in _parsed:
+        _parsed[key] = _parse(self, config_path)
+    return deepcopy(_parsed[key])
+
+
+ConfigRepository.load_config = _load_config

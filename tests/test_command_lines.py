@@ -158,6 +158,7 @@ def check_refusal(refused: Finished, folder: Path, message: str) -> None:
     assert not list(folder.iterdir())
 
 
+@pytest.mark.slow
 def test_a_mistake_in_a_new_python(tmp_path):
     refused = launch(tmp_path, "finetune.py", "model=tiny", "split=full", "per_device_batch_size=3", "out=runs/x", fresh=True)
     check_refusal(refused, tmp_path, "per_device_batch_size=3: does not divide the 16 items")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from tests.naive import NAIVE_STATISTICS
 from utils.engine.loss import STREAMS, check_needs, parts_of
 from utils.engine.table import TokenTable
 from utils.engine.token_statistics import name_of, need_reference_logits
+from utils.runs.recipes import recipe_settings
 from utils.training.method import Templates
 
 every_method = pytest.mark.parametrize("name", METHODS)
@@ -23,7 +25,11 @@ every_method = pytest.mark.parametrize("name", METHODS)
 def test_config_is_short_sourced_and_complete(name):
     lines = METHOD_FILES[name].read_text().splitlines()
     config = method_config(name)
-    assert re.match(rf"# python (unlearn|finetune)\.py method={name} ", lines[0])
+    _, script, *words = lines[0].removeprefix("# ").split()
+    assert lines[0].startswith("# python ") and script in ("unlearn.py", "finetune.py")
+    said = dict(word.split("=", 1) for word in words if not word.startswith("-"))
+    recipe = recipe_settings(said["recipe"], Path(script).stem, said) if "recipe" in said else {}
+    assert (recipe | said)["method"] == name
     assert len(lines) <= 18
     assert config.name == name
     unsourced = [line for line in lines if re.match(r"\s*\w+: [\d.]+", line) and "# " not in line]

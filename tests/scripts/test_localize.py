@@ -71,7 +71,7 @@ def test_two_processes_measure_the_same(tmp_path, monkeypatch):
         (("model.pth=x",), "model.pth=x: there is no key model.pth; did you mean model.path"),
         (("model.path=runs/nowhere", *SPLIT), "model.path=runs/nowhere does not exist"),
         (SPLIT, "model.path=null: unlearning starts from a trained model"),
-        (("model.path=x", "seed=0,1"), "Ambiguous value for argument 'seed=0,1'"),
+        (("model.path=x", "seed=0,1"), "seed=0,1: several values are a sweep; add -m"),
         (
             ("method=ga", "model=tiny", f"model.path={target()}", *SPLIT[:3]),
             "method=ga: has no region to locate; use method=memflex",

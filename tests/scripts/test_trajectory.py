@@ -82,7 +82,7 @@ def test_two_processes_measure_the_same(here):
         (["npo", "npo"], "2 runs: say with --out DIR where the page that compares them goes"),
         (["npo", "splt=forget05"], "splt=forget05: there is no key splt; did you mean split"),
         (["npo", "model.path=x"], "model.path=x: model.path is set for every run by itself; leave it out"),
-        (["npo", "resamples=100,200"], "Ambiguous value for argument 'resamples=100,200'"),
+        (["npo", "resamples=100,200"], "resamples=100,200: several values are a sweep; add -m"),
         (["npo"], "npo, step 0 ("),  # no retain oracle is named
         (["npo/model"], "npo/model is no run of unlearn.py or finetune.py"),
     ],

@@ -65,7 +65,7 @@ def pressed(monkeypatch):
     yield press
 
 
-@pytest.mark.parametrize("code, at", [(130, 3), (143, 5)])
+@pytest.mark.parametrize("code, at", [pytest.param(130, 3, marks=pytest.mark.slow), (143, 5)])
 def test_the_step_is_finished_and_the_same_command_ends_as_if_nothing_had_been(tmp_path, pressed, code, at):
     pressed(at, PRESS[code])
     finished = script(tmp_path, "unlearn", *STEPS, "out=run")

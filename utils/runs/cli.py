@@ -106,7 +106,7 @@ def _problem(config_name: str, overrides: Sequence[str], sweeps: bool) -> str | 
                 keys |= _keys(compose_settings(config_name, [choice]))
     except (HydraException, OmegaConfBaseException) as error:
         return f"command line: {_one_line(error)}"
-    for override in parsed:
+    for place, override in enumerate(parsed):
         name, line = override.key_or_group, override.input_line
         if (
             override.is_add()
@@ -119,7 +119,7 @@ def _problem(config_name: str, overrides: Sequence[str], sweeps: bool) -> str | 
         if name not in keys:
             names = keys | set(groups_of(config_name))
             hint = did_you_mean(name, names) or f"; there are {', '.join(sorted(n for n in names if '.' not in n))}"
-            source = "" if line in overrides else f"{_recipe_words(parsed)[-1].input_line}: "
+            source = f"{_recipe_words(parsed)[-1].input_line}: " if place < len(parsed) - len(overrides) else ""
             return f"{source}{line}: there is no key {name}{hint}"
         if name not in everywhere and not override.is_sweep_override():
             # Hydra composes once without the swept choices, where the key is unknown.

@@ -55,7 +55,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("overwrite", ["true", "false"])
+@pytest.mark.parametrize("overwrite", ["true", pytest.param("false", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("script, out, overrides, said", CASES)
 def test_what_is_read_is_never_written_over(made, monkeypatch, script, out, overrides, said, overwrite):
     monkeypatch.chdir(made.parents[1])

@@ -13,8 +13,9 @@ LEAST = {
     "show_prompts": (0, -1),
     "cache_gib": (0, -TINY),
     "model.max_length": (2, 1),
-    "lr": (TINY, 0),
-    "epochs": (TINY, 0),
+    **dict.fromkeys(("lr", "model.lr.finetune", "model.lr.unlearn"), (TINY, 0)),
+    **dict.fromkeys(("epochs", "model.epochs.finetune", "model.epochs.unlearn"), (TINY, 0)),
+    "model.expects.vocab_size": (1, 0),
     "steps": (1, 0),
     "batch_size": (1, 0),
     "per_device_batch_size": (1, 0),
@@ -59,7 +60,7 @@ def test_every_dial_with_a_least_value_is_here():
             return True
         return False
 
-    assert {key for key in DIALS if takes_numbers(key)} == set(LEAST)
+    assert {key for key in DIALS if takes_numbers(key)} - {"split"} == set(LEAST)  # a split may be called by a number
 
 
 @pytest.mark.parametrize("group", ["adapter", "model"])

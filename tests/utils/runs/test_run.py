@@ -52,7 +52,14 @@ def cut_off(monkeypatch, tmp_path):
     return start
 
 
-@pytest.mark.parametrize("at_step, reached, again", [(1, None, ()), (4, 2, ()), (5, 4, ("per_device_batch_size=2",))])
+@pytest.mark.parametrize(
+    "at_step, reached, again",
+    [
+        pytest.param(1, None, (), marks=pytest.mark.slow),
+        pytest.param(4, 2, (), marks=pytest.mark.slow),
+        (5, 4, ("per_device_batch_size=2",)),
+    ],
+)
 def test_a_run_that_was_cut_off_ends_as_if_it_had_not_been(cut_off, undisturbed, at_step, reached, again):
     out = cut_off(at_step)
     found = last_checkpoint(out / "checkpoints")

@@ -36,7 +36,11 @@ def weights_size() -> int:
 
 @pytest.mark.parametrize(
     "checkpoint, room, where",
-    [("none", 0.5, "run/model"), ("2", 0.5, "run/checkpoints"), ("2", 1.5, "run/checkpoints")],
+    [
+        pytest.param("none", 0.5, "run/model", marks=pytest.mark.slow),
+        pytest.param("2", 0.5, "run/checkpoints", marks=pytest.mark.slow),
+        ("2", 1.5, "run/checkpoints"),
+    ],
 )
 def test_a_full_disk_ends_a_training_with_one_sentence_and_it_goes_on_later(tmp_path, checkpoint, room, where):
     """The model, the model of a checkpoint, or its optimizer has no room."""

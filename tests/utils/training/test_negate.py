@@ -135,7 +135,7 @@ def crash(*_):
     raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("checkpoint", ["none", "1"])
+@pytest.mark.parametrize("checkpoint", [pytest.param("none", marks=pytest.mark.slow), "1"])
 @pytest.mark.parametrize("at", ["negate", "rmtree"])
 def test_a_run_that_was_interrupted_at_its_end_goes_on(tmp_path, kept, monkeypatch, at, checkpoint):
     """Before the result is written, or after it and before what was trained is deleted; with a checkpoint or without."""

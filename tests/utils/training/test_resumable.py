@@ -64,7 +64,9 @@ class PowerCut(Exception):
     pass
 
 
-@pytest.mark.parametrize("kept, reached", [("checkpoints_kept=2", 2), ("checkpoints_kept=1", 0)])
+@pytest.mark.parametrize(
+    "kept, reached", [("checkpoints_kept=2", 2), pytest.param("checkpoints_kept=1", 0, marks=pytest.mark.slow)]
+)
 def test_a_run_with_a_damaged_checkpoint_ends_as_if_nothing_had_been(tmp_path, monkeypatch, caplog, capfd, kept, reached):
     """A tied model: its checkpoints hold the shared tensor once, which is no reason to warn."""
     tied = tiny_model(hidden_size=32, num_hidden_layers=1, intermediate_size=64, tie_word_embeddings=True)

@@ -37,7 +37,9 @@ def unlearn(out: Path, *overrides: object) -> Path:
     return out
 
 
-@pytest.mark.parametrize("method", ["npo_kl", "flat", "graddiff", "po"])
+@pytest.mark.parametrize(
+    "method", ["npo_kl", *(pytest.param(name, marks=pytest.mark.slow) for name in ("flat", "graddiff", "po"))]
+)
 def test_curve_and_weights_belong_to_the_global_batch(method, tmp_path):
     for size in (4, 2, 1):
         out = unlearn(tmp_path / str(size), f"method={method}", f"per_device_batch_size={size}")
@@ -234,8 +236,8 @@ def test_a_kl_over_padding_is_the_mean_of_its_micro_batches(tmp_path, per_device
     assert_same_weights(model.state_dict(), plain.state_dict(), 1e-5)
 
 
-@pytest.mark.parametrize("span", ["open_unlearning", "flat"])
-@pytest.mark.parametrize("reference", ["cached", "resident"])
+@pytest.mark.parametrize("span", ["open_unlearning", pytest.param("flat", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("reference", ["cached", pytest.param("resident", marks=pytest.mark.slow)])
 def test_runs_with_a_kl_over_padding(span, reference, tmp_path):
     """A fixed length belongs to the global batch as everything else does; the longest row belongs to the micro-batch."""
     dials = ("method=kl", f"method.loss.kl_span={span}", f"reference={reference}", "lr=0.05", "method.loss.padded_length=128")
