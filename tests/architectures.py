@@ -154,7 +154,7 @@ OTHERS: dict[str, dict] = {
 }
 EVERY = {**PROMISED, **OTHERS}
 # One of each kind: full attention, a window in all layers or in some, soft caps, sinks, positions that are learnt, ALiBi.
-FEW = ("llama", "mistral", "qwen2", "gemma2", "gemma3_text", "phi3", "gpt_oss", "gpt2", "cohere", "mpt")
+FEW = ("llama", "mistral", "gemma2", "gemma3_text", "gpt_oss", "gpt2", "cohere", "mpt")
 
 
 def tiny_config(name: str, **settings) -> PretrainedConfig:

@@ -1,6 +1,6 @@
 """Two processes give what one gives: the same curve, the same weights, the same metrics; sharded or not.
 
-All that two processes do is done in one start of torchrun: tests/together.py. Each test looks at its part of it.
+All that two processes do is done in one start: tests/together.py, under -m slow with torchrun. Each test looks at its part of it.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ def models(folder: Path) -> None:
     save_model(adapted, tokenizer(), folder / "models" / "adapter", torch.float32)
 
 
-def start(folder: Path, *parts: str) -> None:
-    finished = launch(folder, "-m", "tests.together", *parts, processes=2, fresh=True, PYTHONPATH=str(ROOT))
+def start(folder: Path, *parts: str, fresh: bool = False) -> None:
+    finished = launch(folder, "-m", "tests.together", *parts, processes=2, fresh=fresh, PYTHONPATH=str(ROOT))
     assert finished.code == 0, finished.err
     assert {(folder / f"left-{number}").read_text() for number in (0, 1)} == {"True"}  # the process group
 
@@ -210,7 +210,7 @@ def test_what_one_process_does_alone_may_take_longer_than_what_all_compute(toget
 def test_sharding_changes_no_curve(tmp_path):
     """Nor do a tied head, accumulated gradients, an adapter on the head, an interruption, and a cache beyond its limit."""
     models(tmp_path)
-    start(tmp_path, *MORE_SHARDED)
+    start(tmp_path, *MORE_SHARDED, fresh=True)
     assert said(tmp_path, "resumes")[0]["from"] == ["checkpoint-2"]
     for name, words in MORE_SHARDED.items():
         one, two = both_runs(tmp_path, name, words)

@@ -14,6 +14,7 @@ import pytest
 from tests.runs import ROOT, launch
 
 
+@pytest.mark.slow
 def test_a_new_python_in_the_root_finds_the_library():
     code = (
         "import utils, evaluate, data, losses, metrics\n"

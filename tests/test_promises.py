@@ -117,7 +117,7 @@ def test_sharing_prompts_changes_nothing(name, trained, cache_folder):
 
 
 @every_method
-@pytest.mark.parametrize("shared", [True, False], ids=["shared", "plain"])
+@pytest.mark.parametrize("shared", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["shared", "plain"])
 def test_padding_has_no_part_in_it(name, shared, trained, cache_folder, monkeypatch):
     """Another pad id gives the same, and the embedding of an id that is only padding gets no gradient."""
     monkeypatch.setattr("utils.engine.packing.WIDTH_COST", 1.0)  # rather padding than wide lines
@@ -162,7 +162,7 @@ def test_row_order_changes_nothing(name, trained, cache_folder):
 
 
 @every_method
-@pytest.mark.parametrize("sizes", [(1, 1, 1, 1, 1), (2, 3)], ids=str)
+@pytest.mark.parametrize("sizes", [pytest.param((1, 1, 1, 1, 1), marks=pytest.mark.slow), (2, 3)], ids=str)
 def test_micro_batches_add_up(name, sizes, trained, cache_folder):
     """Losses and gradients of the parts sum to those of the whole batch."""
     loss = method_loss(name)

@@ -38,7 +38,7 @@ class WarmPython:
     def run(
         self, folder: Path, command: Sequence[str], processes: int, port: int, environment: Mapping[str, str], said: Path
     ) -> int:
-        """The exit code of `command` (a script with its arguments, or -c code) in `folder`.
+        """The exit code of `command` (a script with its arguments, -m module or -c code) in `folder`.
 
         said: folder for the files `out` and `err`, all that the processes print. Of several the first failure counts, and ends
         the others.
@@ -99,7 +99,11 @@ def become(request: Mapping[str, Any]) -> None:
     for number, name in ((0, os.devnull), (1, f"{request['said']}/out"), (2, f"{request['said']}/err")):
         os.dup2(os.open(name, os.O_RDWR | os.O_CREAT | os.O_APPEND), number)
     program, *words = request["command"]
-    if program == "-c":
+    sys.path[1:1] = request["environment"].get("PYTHONPATH", "").split(os.pathsep)
+    if program == "-m":
+        sys.path[0], sys.argv = "", words
+        runpy.run_module(words[0], run_name="__main__", alter_sys=True)
+    elif program == "-c":
         sys.path[0], sys.argv = "", ["-c", *words[1:]]
         exec(compile(words[0], "<string>", "exec"), {"__name__": "__main__"})
     else:
