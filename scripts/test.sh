@@ -9,5 +9,5 @@ lint-imports
 mypy
 # One thread each: the models of the tests are too small for more. A file's tests stay in one process, so what they share is made once.
 export OMP_NUM_THREADS=1
-cores="$(nproc)"
-python -m pytest -n "$((cores < 4 ? cores : 4))" --dist loadfile --no-loadscope-reorder "$@"
+cores="$(python -c 'import os; print(min(4, os.cpu_count() or 1))')"
+python -m pytest -n "$cores" --dist loadfile --no-loadscope-reorder "$@"
