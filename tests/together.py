@@ -1,6 +1,6 @@
-"""What two processes do together: the parts that are named, one after the other, in one start of torchrun (gloo).
+"""What two processes do together: the parts that are named, one after the other, in one start (gloo).
 
-torchrun --nproc_per_node=2 -m tests.together PART ...
+torchrun --nproc_per_node=2 -m tests.together PART ..., or processes forked for it by tests/warm_python.py
 
 Called in a folder with models/. In two/PART it leaves what tests/test_distributed.py looks at: what was written there, and in
 said-N.json what process N has to say.

@@ -1,7 +1,8 @@
 """A Python that has imported the heavy libraries once and forks for every program that a test wants in processes of its own.
 
 A fresh interpreter imports for seconds before it does anything, and a launcher of several adds its own. What a forked process
-runs is the same program under the same variables as torchrun sets; tests of the command line itself start a real one.
+runs is the same program under the same variables as torchrun sets; tests of the command line itself start a real Python,
+and those under -m slow the real torchrun.
 """
 
 from __future__ import annotations

@@ -147,9 +147,8 @@ def _one_sentence(model: DictConfig, path: str) -> Iterator[None]:
     except (ModelError, BaseError, torch.OutOfMemoryError):
         raise  # of the last, nothing is wrong with the files
     except LOADING as error:
-        raise ModelError(
-            f"model.path={model.path}{'' if path == model_folder(model.path) else f': {path}'} {why(path, error)}"
-        ) from error
+        under = "" if path == model_folder(model.path) else f": its base {path}"
+        raise ModelError(f"model.path={model.path}{under} {why(path, error)}") from error
 
 
 def add_adapter(model: nn.Module, adapter: DictConfig, lora: DictConfig, quantised: bool) -> PeftModel:
