@@ -19,3 +19,8 @@ def _load_config(self: ConfigRepository, config_path: str) -> ConfigResult | Non
 
 
 ConfigRepository.load_config = _load_config
+
+
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Bytes name no test: compressed ones carry a clock, and processes that collect the same tests must call them the same."""
+    return "bytes" if isinstance(val, bytes) else None

@@ -127,10 +127,10 @@ def test_missing_file(tmp_path):
     ("name", "content", "sentence"),
     [
         ("plain.json.gz", b"{}", "broken gzip"),
-        ("short.json.gz", gzip.compress(b"{}" * 1000)[:-12], "broken gzip"),
-        ("zipped.json", gzip.compress(b"{}"), "not JSON"),
+        ("short.json.gz", gzip.compress(b"{}" * 1000, mtime=0)[:-12], "broken gzip"),
+        ("zipped.json", gzip.compress(b"{}", mtime=0), "not JSON"),
         ("text.json", b"{'a': 1}", "not JSON"),
-        ("text.json.gz", gzip.compress(b"hello"), "not JSON"),
+        ("text.json.gz", gzip.compress(b"hello", mtime=0), "not JSON"),
         ("list.json", b"[1, 2]", "holds a list"),
     ],
 )
