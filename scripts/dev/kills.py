@@ -32,7 +32,7 @@ TRAINING = (
     ("method=npo_rt", "split=forget05", "batch_size=4", "epochs=1.2", "lr=1e-3", "warmup=1", "checkpoint=1", "snapshots=2"),
 )
 QUICK = ("benchmark.rows=2", "benchmark.max_new_tokens=4", "resamples=100", "split=forget05")
-EVALUATION = ("evaluate", (*QUICK, "oracle=oracle"))
+EVALUATION = ("evaluate", (*QUICK, "oracle=oracle", "trust_oracle=true"))
 TIDYING = ("evaluate", (*QUICK, "oracle=none", "cache_gib=0"))
 KINDS = {"training": TRAINING, "evaluation": EVALUATION, "cache": TIDYING}
 # Events of Python's audit hook that change a folder, and where the path stands among their arguments.

@@ -132,7 +132,7 @@ def test_mauve_is_asked_with_the_released_settings(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_two_processes_give_the_same_texts(evaluated, tmp_path):
-    overrides = ("benchmark=nlg", f"model.path={target()}", "resamples=100", "out=eval")
+    overrides = ("model=tiny", "benchmark=nlg", f"model.path={target()}", "resamples=100", "out=eval")
     finished = launch(tmp_path, "evaluate.py", *overrides, processes=2)
     assert finished.code == 0, finished.err
     assert read_rows(tmp_path / "eval" / "generations.jsonl") == read_rows(evaluated / "generations.jsonl")

@@ -197,7 +197,14 @@ def test_rescoring_reads_the_files_alone_and_only_in_their_own_form(evaluated, t
 def test_two_processes_give_the_same_outputs(tmp_path):
     overrides = ("benchmark.form=meow", "benchmark.rows=3")
     alone = evaluate(tmp_path, *overrides)
-    common = ("benchmark=nlu", f"model.path={target()}", "resamples=100", "benchmark.max_new_tokens=6", "out=together")
+    common = (
+        "model=tiny",
+        "benchmark=nlu",
+        f"model.path={target()}",
+        "resamples=100",
+        "benchmark.max_new_tokens=6",
+        "out=together",
+    )
     finished = launch(tmp_path, "evaluate.py", *common, *overrides, processes=2)
     assert finished.code == 0, finished.err
     assert read_rows(tmp_path / "together" / "generations.jsonl") == read_rows(alone / "generations.jsonl")

@@ -228,7 +228,7 @@ def test_without_a_network_the_hub_is_refused_in_a_sentence(monkeypatch):
 
 @pytest.mark.slow
 def test_two_processes_give_the_same_numbers(evaluated, tmp_path):
-    overrides = ("benchmark=utility", f"model.path={target()}", "resamples=100", "out=eval")
+    overrides = ("model=tiny", "benchmark=utility", f"model.path={target()}", "resamples=100", "out=eval")
     finished = launch(tmp_path, "evaluate.py", *overrides, processes=2)
     assert finished.code == 0, finished.err
     for name, metric in metrics(evaluated).items():
