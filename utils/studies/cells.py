@@ -1,0 +1,252 @@
+"""A study as a graph of cells: each is one command line that a person could type, with one folder that it writes.
+
+Cells lie in one folder for all studies, under a readable name and a hash of everything that changes their result, the cells they
+start from included. So what two studies share (a target, an oracle, the evaluation of the untouched model) is made once.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from utils.fingerprint import settings_hash
+from utils.runs.capsule import NOT_PART_OF_THE_RESULT
+from utils.runs.cli import as_override, compose_settings, find_problem, groups_of
+from utils.studies.study import REFERENCE, Entry, Script, Study
+
+POOL = Path("runs/cells")
+PLAIN = re.compile(r"(?!(?:true|false|null|nan|inf)$)[A-Za-z_./][\w./+-]*", re.IGNORECASE | re.ASCII)
+CONFIG_OF: Mapping[Script, str] = {"finetune": "finetune", "localize": "unlearn", "unlearn": "unlearn", "evaluate": "evaluate"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One command. settings: what it is told, paths of other cells in place. needs: names of the cells whose folders it reads.
+
+    entry, seed: whose and which; evaluation: the way of asking, None for a cell that trains or locates; trial: number of the
+    tuning trial it belongs to, None for the study's own.
+    """
+
+    name: str
+    script: Script
+    settings: Mapping[str, Any]
+    folder: Path
+    needs: tuple[str, ...]
+    entry: Entry
+    seed: int | None
+    evaluation: str | None = None
+    trial: int | None = None
+    processes: int = 1
+
+    @property
+    def words(self) -> list[str]:
+        """The overrides as they are typed, `out` among them."""
+        return [*_words(self.script, self.settings), _word("out", str(self.folder))]
+
+    def command(self, again: bool = False) -> list[str]:
+        """The command line. again: what the folder holds is given up."""
+        file = "scripts/localize.py" if self.script == "localize" else f"{self.script}.py"
+        start = ["python"] if self.processes == 1 else ["torchrun", "--standalone", f"--nproc_per_node={self.processes}"]
+        return [*start, file, *self.words, *(["overwrite=true"] if again else [])]
+
+
+@dataclass
+class Graph:
+    """The cells of a study by name, each after those it needs."""
+
+    study: Study
+    pool: Path = POOL
+    cells: dict[str, Cell] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, study: Study, pool: Path = POOL) -> Graph:
+        """All cells but those of tuning. Raises ValueError for settings that a script would refuse, naming the entry."""
+        graph = cls(study, pool)
+        for entry in study.entries.values():
+            for seed in entry.seeds if entry.script else (None,):
+                graph.add_with_evaluations(entry, seed)
+        return graph
+
+    def evaluations(self) -> list[Cell]:
+        """The cells whose numbers the table shows."""
+        return [cell for cell in self.cells.values() if cell.evaluation is not None]
+
+    def add_with_evaluations(
+        self,
+        entry: Entry,
+        seed: int | None,
+        more: Mapping[str, Any] | None = None,
+        trial: int | None = None,
+        evaluations: Iterable[str] | None = None,
+    ) -> list[Cell]:
+        """The cells that evaluate an entry under one seed, with the one that makes it. more: settings over the entry's own."""
+        made = self._make(entry, seed, more or {}, trial) if entry.script else None
+        if entry.evaluate is None:
+            return []
+        return [self._ask(entry, seed, made, name, trial) for name in evaluations or self.study.evaluations]
+
+    def _make(self, entry: Entry, seed: int | None, more: Mapping[str, Any], trial: int | None) -> Cell:
+        assert entry.script is not None
+        return self._add(
+            _name(entry, seed, trial, more),
+            entry,
+            entry.script,
+            {**entry.settings, **more, "seed": seed},
+            seed,
+            None,
+            trial,
+        )
+
+    def _ask(self, entry: Entry, seed: int | None, made: Cell | None, evaluation: str, trial: int | None) -> Cell:
+        settings = {
+            **self.study.settings_of("evaluate"),
+            **self.study.evaluations[evaluation],
+            **(entry.evaluate or {}),
+        }
+        start = made.name if made else _name(entry, None, None, {})
+        if made is not None:
+            settings = {"model.path": str(made.folder), **settings}
+        elif entry.path is not None:
+            settings = {"model.path": entry.path, **settings}
+        needs = (made.name,) if made else ()
+        return self._add(f"{start}.{evaluation}", entry, "evaluate", settings, seed, evaluation, trial, needs)
+
+    def _add(
+        self,
+        name: str,
+        entry: Entry,
+        script: Script,
+        settings: Mapping[str, Any],
+        seed: int | None,
+        evaluation: str | None,
+        trial: int | None,
+        needs: tuple[str, ...] = (),
+    ) -> Cell:
+        if name in self.cells:
+            return self.cells[name]
+        used: list[str] = []
+        filled = {key: self._filled(value, seed, used) for key, value in settings.items() if value is not None or key != "seed"}
+        try:
+            folder = self.pool / _folder(script, filled, evaluation, str(self.pool))
+        except ValueError as error:
+            raise ValueError(f"study {self.study.name}, {entry.kind}.{entry.name}: {error}") from error
+        processes = entry.processes or self.study.processes if script != "localize" else 1
+        cell = Cell(
+            name, script, filled, folder, tuple(dict.fromkeys([*needs, *used])), entry, seed, evaluation, trial, processes
+        )
+        self.cells[name] = cell
+        return cell
+
+    def _filled(self, value: Any, seed: int | None, used: list[str]) -> Any:
+        """A value with folders in place of references; their cells are noted in `used`."""
+        if isinstance(value, list | tuple):
+            return [path for part in value for path in self._paths(part, seed, used)]
+        paths, match = list(self._paths(value, seed, used)), _reference(value)
+        return paths if match is not None and match["which"] else paths[0]
+
+    def _paths(self, value: Any, seed: int | None, used: list[str]) -> Iterator[Any]:
+        match = _reference(value)
+        if match is None:
+            yield value
+            return
+        entry = self.study.entries[match["entry"]]
+        if entry.script is None:
+            if entry.path is None:
+                raise ValueError(f"{value}: {entry.name} has no folder of its own; give it a path")
+            yield entry.path
+            return
+        meant = seed if seed is not None and seed in entry.seeds else entry.seeds[0]
+        others = tuple(one for one in entry.seeds if one != meant)
+        seeds = {"": (meant,), "*": entry.seeds, "+": others}[match["which"]]
+        for one in seeds:
+            inside = (match["inside"] or "").lstrip("/")
+            cell = self._inner(entry, one, inside)
+            used.append(cell.name)
+            rest = inside.partition("/")[2] if cell.evaluation else inside
+            yield str(cell.folder / rest) if rest else str(cell.folder)
+
+    def _inner(self, entry: Entry, seed: int, inside: str) -> Cell:
+        """The cell that a reference means: the entry's own, or with @NAME/EVALUATION one of its evaluations."""
+        made = self._make(entry, seed, {}, None)
+        evaluation = inside.partition("/")[0]
+        return self._ask(entry, seed, made, evaluation, None) if evaluation in self.study.evaluations else made
+
+
+def _reference(value: Any) -> re.Match[str] | None:
+    return REFERENCE.fullmatch(value) if isinstance(value, str) else None
+
+
+def _name(entry: Entry, seed: int | None, trial: int | None, more: Mapping[str, Any]) -> str:
+    parts = [entry.name]
+    if trial is not None:
+        parts.append(f"t{trial:02d}")
+    elif more:
+        parts.append("tuned")
+    return "_".join([*parts, *([f"s{seed}"] if seed is not None and entry.script else [])])
+
+
+def _words(script: Script, settings: Mapping[str, Any]) -> list[str]:
+    groups = groups_of(CONFIG_OF[script])
+    first = [key for key in settings if key in groups]  # as people write them; the order changes nothing
+    return [_word(key, settings[key]) for key in [*first, *(key for key in settings if key not in groups)]]
+
+
+def _word(key: str, value: Any) -> str:
+    """An override as people type it, with quotes only where Hydra or a shell would read something else."""
+    if isinstance(value, list | tuple) and all(isinstance(one, str) and PLAIN.fullmatch(one) for one in value):
+        return f"{key}=[{','.join(value)}]"
+    return f"{key}={value}" if isinstance(value, str) and PLAIN.fullmatch(value) else as_override(key, value)
+
+
+def composed_settings(cell: Cell) -> DictConfig:
+    """All settings that a cell's command works with, as far as they stand in files and on its line."""
+    return _settings(cell.script, cell.settings, str(cell.folder.parent))
+
+
+def _settings(script: Script, settings: Mapping[str, Any], pool: str) -> DictConfig:
+    changing = {key: value for key, value in settings.items() if key == "seed" or _in_pool(value, pool)}
+    # One composition serves all seeds and all cells that differ in what they start from.
+    blank = {key: [] if isinstance(value, list) else "" for key, value in changing.items() if key != "seed"}
+    told = {key: blank.get(key, value) for key, value in settings.items() if key != "seed"}
+    composed = _composed(CONFIG_OF[script], tuple(_words(script, told))).copy()
+    with open_dict(composed):
+        for key, value in changing.items():
+            OmegaConf.update(composed, key, _moved(value, pool), force_add=True)
+    return composed
+
+
+def _folder(script: Script, settings: Mapping[str, Any], evaluation: str | None, pool: str) -> str:
+    """A readable name, and 8 hex digits of all settings that the command works with, wherever the pool lies."""
+    composed = _settings(script, settings, pool)
+    plain = OmegaConf.to_container(composed, resolve=True)
+    digest = settings_hash({"script": script, **plain}, set(NOT_PART_OF_THE_RESULT))[:8]
+    if evaluation is not None and _in_pool(settings.get("model.path"), pool):
+        made = Path(settings["model.path"]).name.rpartition("-")[0]
+        return f"{made}_{evaluation}-{digest}"
+    parts = [composed.benchmark.name, str(composed.split).replace("/", "_"), composed.model.name]
+    parts.append(evaluation or ("region" if script == "localize" else composed.method.name))
+    return "_".join([*parts, *([f"s{settings['seed']}"] if "seed" in settings else [])]) + f"-{digest}"
+
+
+@cache
+def _composed(config: str, words: tuple[str, ...]) -> DictConfig:
+    """Raises ValueError for what the script would refuse."""
+    if problem := find_problem(config, words, sweeps=False):
+        raise ValueError(problem)
+    return compose_settings(config, words)
+
+
+def _in_pool(value: Any, pool: str) -> bool:
+    return any(isinstance(part, str) and part.startswith(f"{pool}/") for part in (value if isinstance(value, list) else [value]))
+
+
+def _moved(value: Any, pool: str) -> Any:
+    if isinstance(value, list):
+        return [_moved(part, pool) for part in value]
+    return value.removeprefix(pool) if isinstance(value, str) else value
