@@ -10,7 +10,8 @@ A file holds tables by name; `<source>/<table>` is the id of one. Beside anchors
     unread       why there are no values, where nobody could read them
     note         anything else that a reader should know
     runs         over how many runs a printed value is the mean, 1 unless said otherwise
-    columns      published name -> metric (its key in metrics.json, null: not measured here), unit (share | percent | p | number),
+    columns      published name -> metric (its key in metrics.json, null: not measured here), unit (share | percent | p |
+                 perplexity | number),
                  measured_in (share | percent, where ours differs), decimals (printed), complement (true: 1 minus ours is printed)
     ours         published row -> target, oracle, the name of a method, or settings that make it
     rows         published row -> its values as printed, in the order of the columns
@@ -31,6 +32,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -50,7 +52,8 @@ from utils.items.metric import LEVEL, Interval, Metric
 FOLDER = ROOT / "config" / "published"
 NOISE = 1e-9  # relative: what sums in another order differ by
 SMALLEST = 1e-300  # a p-value of 0 has no logarithm
-UNITS = {"share": 1.0, "percent": 100.0, "p": 1.0, "number": 1.0}  # a share of 1 in this unit
+UNITS = {"share": 1.0, "percent": 100.0, "p": 1.0, "perplexity": 1.0, "number": 1.0}  # a share of 1 in this unit
+LOGS = ("p", "perplexity")  # units whose values are compared by their logarithms
 ROLES = ("target", "oracle")
 NUMBER = r"-?\d+(?:\.(?P<decimals>\d+))?(?:e(?P<exponent>[+-]?\d+))?"
 
@@ -59,12 +62,12 @@ Word = Literal["within", "differs", "another setting", "no published value"]
 
 @dataclass(frozen=True)
 class Printed:
-    """A printed value, and the range of numbers that would be printed so. powers: of ten, which are compared as logarithms."""
+    """A printed value, and the range of numbers that would be printed so. logs: they are compared by their logarithms."""
 
     value: float
     low: float
     high: float
-    powers: bool = False
+    logs: bool = False
 
 
 @dataclass(frozen=True)
@@ -128,7 +131,7 @@ class Table:
         """
         if name in self.rows:
             return name
-        found = [row for row in self.rows if name in (self.ours.get(row), self._setting(row).get("method.name"))]
+        found = [row for row in self.rows if name in (self.ours.get(row), self.setting_of(row).get("method.name"))]
         if len(found) > 1:
             raise ValueError(f"published.rows={name}: {self.id} has it as {' and as '.join(found)}; name one of these")
         if not found:
@@ -149,9 +152,9 @@ class Table:
         text, remark = self.values(row)[column.name], self.remarks.get(row, {}).get(column.name, "")
         if read_printed(text, column.decimals) is None:
             return Cell(self, row, column, None, why=_without(text, remark))
-        return Cell(self, row, column, text, self._setting(row), remark=remark)
+        return Cell(self, row, column, text, self.setting_of(row), remark=remark)
 
-    def _setting(self, row: str) -> dict[str, Any]:
+    def setting_of(self, row: str) -> dict[str, Any]:
         """What a run has to agree with to stand beside a row."""
         ours = self.ours.get(row)
         if ours in ROLES:
@@ -177,7 +180,8 @@ class Cell:
 class Verdict:
     """How a measured value stands to a published one, in a word and in a sentence that states the tolerance.
 
-    difference: measured minus published, in the printed unit; of p-values and powers of ten, of their logarithms to base 10
+    difference: measured minus published, in the printed unit; of p-values, perplexities, bounds and powers of ten the logarithms
+                to base 10 are subtracted
     tolerance:  how large it may be: rounding of the print and uncertainty of the measurement, on the side of the published value
     settings:   keys in which the run is another one than the published
     """
@@ -218,11 +222,12 @@ def verdict(metrics: Sequence[Metric], cell: Cell, settings: Mapping[str, Any], 
     printed = None if cell.printed is None else read_printed(cell.printed, cell.column.decimals)
     if printed is None:
         return Verdict("no published value", f"no published value: {cell.why}")
-    place = _log10 if printed.powers or cell.column.unit == "p" else float
-    value, (low, high), over = _measured(metrics, cell, deterministic, printed.powers)
+    logs = printed.logs or cell.column.unit in LOGS
+    place = _log10 if logs else float
+    value, (low, high), over = _measured(metrics, cell, deterministic, logs)
     edges = (printed.high, low) if value > printed.value else (printed.low, high)
     gaps = [0.0 if a == b else abs(place(a) - place(b)) for a, b in zip((printed.value, value), edges, strict=True)]
-    numbers = place(value) - place(printed.value), sum(gaps)
+    difference, tolerance = place(value) - place(printed.value), sum(gaps)
     sign = " %" if cell.column.unit == "percent" else ""
     asides = [cell.remark, f"second-hand: {cell.table.second_hand}" if cell.table.second_hand else ""]
     said = (
@@ -231,9 +236,11 @@ def verdict(metrics: Sequence[Metric], cell: Cell, settings: Mapping[str, Any], 
     )
     keys, words = _another(cell, settings)
     if words:
-        return Verdict("another setting", f"another setting, {'; '.join(words)}: {said}", *numbers, settings=keys)
-    word: Word = "within" if low <= printed.high and high >= printed.low else "differs"
-    return Verdict(word, f"{word}: {said}", *numbers)
+        return Verdict("another setting", f"another setting, {'; '.join(words)}: {said}", difference, tolerance, keys)
+    if low <= printed.high and high >= printed.low:
+        return Verdict("within", f"within: {said}", difference, tolerance)
+    by = f"a factor of {_power(difference):.3g}" if logs else f"{difference:+.3g}{sign}"
+    return Verdict("differs", f"differs by {by}: {said}", difference, tolerance)
 
 
 def read_printed(text: str, decimals: int = 0) -> Printed | None:
@@ -244,13 +251,13 @@ def read_printed(text: str, decimals: int = 0) -> Printed | None:
     if text in ("-", "NM") or re.fullmatch(f"sic:{NUMBER}", text):
         return None
     if power := re.fullmatch(r"10\^(-?\d+)", text):
-        return Printed(*(10.0 ** (int(power[1]) + off) for off in (0, -0.5, 0.5)), powers=True)
+        return Printed(*(10.0 ** (int(power[1]) + off) for off in (0, -0.5, 0.5)), logs=True)
     found = re.fullmatch(rf"(?P<sign>[<>~]?)(?P<number>{NUMBER})", text)
     if found is None:
         raise ValueError(f"value {text}: write a number as it was printed, or one of the forms of {Path(__file__).name}")
     value, sign = float(found["number"]), found["sign"]
     if sign in ("<", ">"):
-        return Printed(value, *((value, math.inf) if sign == ">" else (-math.inf, value)))
+        return Printed(value, *((value, math.inf) if sign == ">" else (-math.inf, value)), logs=value > 0)
     exponent = int(found["exponent"] or 0)
     places = len(found["decimals"] or "") - exponent
     unit = 10.0 ** -(places if exponent else max(places, decimals))
@@ -266,10 +273,10 @@ def _without(text: str, remark: str) -> str:
     return f"{printed}{': ' + remark if remark else ''}"
 
 
-def _measured(metrics: Sequence[Metric], cell: Cell, deterministic: bool, powers: bool) -> tuple[float, Interval, str]:
+def _measured(metrics: Sequence[Metric], cell: Cell, deterministic: bool, logs: bool) -> tuple[float, Interval, str]:
     """The measured value in the printed unit, its 95 % interval, and in words what that is over.
 
-    One run: over its questions; of a log that was computed again, none. Several seeds: `_further_runs`, of powers of ten on their
+    One run: over its questions; of a log that was computed again, none. Several seeds: `_further_runs`, with `logs` of their
     logarithms. p-values are never averaged: the median of the seeds, and their range.
     """
     if not metrics:
@@ -279,10 +286,10 @@ def _measured(metrics: Sequence[Metric], cell: Cell, deterministic: bool, powers
         ends = float(values.min()), float(values.max())
         return float(np.median(values)), ends, f" ({ends[0]:.4g} to {ends[1]:.4g}: median and range of {len(values)} seeds)"
     if len(values) > 1:
-        places = [_log10(value) for value in values] if powers else values
-        found = _further_runs(np.array(places), cell.table.runs)
-        value, *ends = (10.0**place for place in found) if powers else found
-        return value, (ends[0], ends[1]), f" ({ends[0]:.4g} to {ends[1]:.4g}: 95 % over {len(values)} seeds)"
+        places = np.array([_log10(value) for value in values]) if logs else values
+        found = _further_runs(places, cell.table.runs)
+        value, low, high = map(_power, found) if logs else found
+        return value, (low, high), f" ({low:.4g} to {high:.4g}: 95 % over {len(values)} seeds)"
     value = float(values[0])
     if deterministic:
         return value, (value, value), ""
@@ -331,6 +338,11 @@ def _range(printed: Printed) -> str:
 
 def _log10(value: float) -> float:
     return math.log10(max(value, SMALLEST))
+
+
+def _power(place: float) -> float:
+    """The number of a logarithm; one beyond all numbers is infinite."""
+    return math.inf if place > sys.float_info.max_10_exp else 10.0**place
 
 
 @cache

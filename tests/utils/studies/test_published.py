@@ -6,6 +6,8 @@ import gzip
 import json
 import math
 import re
+import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
@@ -26,6 +28,7 @@ from utils.items.metric import Metric
 from utils.report.columns import read_display
 from utils.studies.published import Cell, Column, Table, Verdict, published_table, published_tables, read_printed, verdict
 
+MAX = sys.float_info.max  # a perplexity that overflows is reported as this
 needs_shared = pytest.mark.skipif(REAL is None, reason="LETHE_SHARED is not set: no logs, no reference values")
 every_table = pytest.mark.parametrize("name", published_tables())
 
@@ -99,7 +102,7 @@ def test_rounding_alone_for_what_is_only_computed_again(value, printed, word):
 
 def test_the_sentence_states_value_print_and_tolerance():
     found = judged(0.641, "0.63")
-    assert found.sentence == "differs: 0.641 against 0.63 in paper/table_1, which stands for 0.625 to 0.635"
+    assert found.sentence == "differs by +0.011: 0.641 against 0.63 in paper/table_1, which stands for 0.625 to 0.635"
     assert (found.difference, found.tolerance) == (approx(0.011), approx(0.005))
     below = judged([metric(0.60, 0.55, 0.64)], "0.63")
     assert below.word == "within" and "0.6 (0.55 to 0.64: 95 % over 400 items)" in below.sentence
@@ -126,6 +129,7 @@ def test_p_values_are_compared_by_their_logarithms():
     assert judged(1.944e-119, "1.94e-119", p).word == "within" and judged(1.95e-119, "1.94e-119", p).word == "differs"
     found = judged(1e-21, "1.00e-20", p)
     assert (found.difference, found.tolerance) == (approx(-1), approx(-math.log10(0.995)))
+    assert found.sentence.startswith("differs by a factor of 0.1: 1e-21 against 1.00e-20 in ")
     assert judged(3e-9, "0.00", p).word == "within" and judged(0.006, "0.00", p).word == "differs"
     # Three seeds are not averaged: their median, and their range.
     seeds = judged([metric(1e-8), metric(0.3), metric(1e-3)], "0.25", p)
@@ -144,6 +148,22 @@ def test_seeds_give_the_range_of_a_further_run():
     assert judged(seeds, "0.59", runs=5).word == "differs"
     # Perplexities that are printed as powers of ten: 10^3, 10^4, 10^5 lie around 10^4, not around their mean.
     assert judged([metric(10.0**k) for k in (3, 4, 5)], "10^4").difference == approx(0)
+
+
+@pytest.mark.parametrize(
+    "seeds, bound, number",
+    [
+        ((MAX, MAX, MAX), "within", "differs"),
+        ((1e12, 1e13, 1e14), "within", "differs"),  # 1e13 and a factor of 1e5 to both sides
+        ((20.0, 22.0, 21.0), "differs", "differs"),
+        ((1e3, 1e20, MAX), "within", "within"),  # so far apart that a further one could lie anywhere
+    ],
+)
+def test_perplexities_of_seeds_are_compared_by_their_logarithms(seeds, bound, number):
+    column, of_seeds = Column("PPL", "perplexity", "perplexity"), [metric(value) for value in seeds]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert (judged(of_seeds, ">1e10", column).word, judged(of_seeds, "3", column).word) == (bound, number)
 
 
 def test_the_interval_of_a_run_holds_its_value():
@@ -223,7 +243,11 @@ GOOD = "t: {source: x, columns: {A: {metric: a}, B: {metric: b}}, rows: {GA: 1 2
         ("1 2", "1 two", "value two: write a number as it was printed"),
         ("source", "sauce", "there is no key sauce; did you mean source?"),
         ("source: x, ", "", "missing 1 required positional argument: 'source'"),
-        ("metric: a", "metric: a, unit: shares", "A.unit=shares: write one of share, percent, p, number; did you mean share?"),
+        (
+            "metric: a",
+            "metric: a, unit: shares",
+            "A.unit=shares: write one of share, percent, p, perplexity, number; did you mean share?",
+        ),
         ("metric: a", "metric: a, measured_in: p", "A.measured_in=p: write one of null, share, percent"),
         ("metric: a", "metrics: a", "unexpected keyword argument 'metrics'"),
         ("rows", "ours: {GB: ga}, rows", "ours.GB: there is no such row"),
@@ -254,7 +278,7 @@ def test_what_a_table_asks_of_a_run_is_there(name):
     """Models, benchmarks and methods have their files, and every dial exists where it is asked for."""
     table = published_table(name)
     for row in table.rows or [None]:
-        setting = {} if row is None else table._setting(row)
+        setting = {} if row is None else table.setting_of(row)
         chosen = {group: setting[f"{group}.name"] for group in CHOICES if f"{group}.name" in setting}
         assert all(choice in CHOICES[group] for group, choice in chosen.items()), chosen
         keys = keys_of("evaluate") | keys_of("unlearn")
@@ -279,10 +303,11 @@ def test_every_metric_is_one_of_ours_in_its_unit():
                 continue
             scale = known[column.metric.removesuffix("_prompted")]
             ours = column.measured_in or column.unit
-            if scale in ("share", "percent") and column.metric != "wikitext_word_perplexity":
+            if scale in ("share", "percent"):
                 # open-unlearning's MUSE, and ours in that form, counts in shares
                 assert ours == scale or "compat" in table.setting and table.setting["compat"] == "open_unlearning", (name, column)
             assert (column.unit == "p") == (scale == "p"), (name, column)
+            assert (column.unit == "perplexity") == ("perplexity" in column.metric), (name, column)
 
 
 def numbers_of(name: str, row: str) -> dict[str, float]:
