@@ -46,7 +46,7 @@ from scipy.stats import t as student
 from yaml import YAMLError
 
 from utils import ROOT
-from utils.checks import choose, did_you_mean, did_you_mean_or_all, first_line, require
+from utils.checks import choose, declared, did_you_mean, did_you_mean_or_all, first_line, require
 from utils.items.metric import LEVEL, Interval, Metric
 
 FOLDER = ROOT / "config" / "published"
@@ -111,14 +111,15 @@ class Table:
 
     def __post_init__(self) -> None:
         for row, line in self.rows.items():
-            if not isinstance(line, str) or len(line.split()) != len(self.columns):
-                raise ValueError(f"rows.{row}={line}: write a text of {len(self.columns)} values, one per column")
+            require(len(line.split()) == len(self.columns), f"rows.{row}", line, f"{len(self.columns)} values, one per column")
             for column, text in self.values(row).items():
                 read_printed(text, self.columns[column].decimals)
-        for key, names in (("ours", self.ours), ("remarks", self.remarks)):
-            for row in names:
-                if row not in self.rows:
-                    raise ValueError(f"{key}.{row}: there is no such row{did_you_mean_or_all(row, self.rows)}")
+        for row in (*self.ours, *self.remarks):
+            if row not in self.rows:
+                raise ValueError(f"{row}: there is no such row{did_you_mean_or_all(row, self.rows)}")
+        for column in {column for remarks in self.remarks.values() for column in remarks}:
+            if column not in self.columns:
+                raise ValueError(f"remarks: there is no column {column}{did_you_mean_or_all(column, self.columns)}")
 
     def values(self, row: str) -> dict[str, str]:
         """Published column -> value as printed."""
@@ -208,7 +209,7 @@ def published_table(name: str, folder: Path = FOLDER) -> Table:
     try:
         return _table(name, _read(path)[table])
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{path}: {table}: {first_line(error).removeprefix('Table.__init__() ')}") from None
+        raise ValueError(f"{path}: {table}: {first_line(error).removeprefix('Table.__init__() ').removeprefix('.')}") from None
 
 
 def verdict(metrics: Sequence[Metric], cell: Cell, settings: Mapping[str, Any], deterministic: bool = False) -> Verdict:
@@ -360,10 +361,16 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _table(name: str, written: Mapping[str, Any]) -> Table:
-    """Raises ValueError for unknown keys, TypeError for missing ones."""
+    """Raises ValueError for unknown keys and values of another type, TypeError for missing ones."""
     keys = [key for key in Table.__dataclass_fields__ if key != "id"]
     for key in written:
         if key not in keys:
             raise ValueError(f"there is no key {key}{did_you_mean(key, keys)}")
-    columns = {column: Column(column, **options) for column, options in written.get("columns", {}).items()}
-    return Table(name, **{**written, "columns": columns})
+    columns = written.get("columns", {})
+    require(isinstance(columns, Mapping), "columns", columns, "published names, each with its metric, unit and decimals")
+    for column, options in columns.items():
+        require(isinstance(options, Mapping), f"columns.{column}", options, "its metric, unit and decimals")
+        declared(f"columns.{column}", options, Column)
+    made = {column: Column(column, **options) for column, options in columns.items()}
+    declared("", {key: value for key, value in written.items() if key != "columns"}, Table)
+    return Table(name, **{**written, "columns": made})

@@ -239,7 +239,13 @@ GOOD = "t: {source: x, columns: {A: {metric: a}, B: {metric: b}}, rows: {GA: 1 2
 @pytest.mark.parametrize(
     "before, after, problem",
     [
-        ("1 2", "1", "rows.GA=1: write a text of 2 values, one per column"),
+        ("1 2", "1", "rows={'GA': 1}: write options, each a text, in quotes where it looks like a number"),
+        ("1 2", "1 2 3", "rows.GA=1 2 3: write 2 values, one per column"),
+        ("{A: {metric: a}, B: {metric: b}}", "[A, B]", "columns=['A', 'B']: write published names, each with its metric"),
+        ("{metric: a}", "a", "columns.A=a: write its metric, unit and decimals"),
+        ("metric: a", "metric: a, decimals: two", "columns.A.decimals=two: write a whole number"),
+        ("source: x", "source: x, unreached: the model", "unreached=the model: write a list, each of it a text"),
+        ("source: x", "source: x, runs: five", "runs=five: write a whole number"),
         ("1 2", "1 two", "value two: write a number as it was printed"),
         ("source", "sauce", "there is no key sauce; did you mean source?"),
         ("source: x, ", "", "missing 1 required positional argument: 'source'"),
@@ -250,8 +256,9 @@ GOOD = "t: {source: x, columns: {A: {metric: a}, B: {metric: b}}, rows: {GA: 1 2
         ),
         ("metric: a", "metric: a, measured_in: p", "A.measured_in=p: write one of null, share, percent"),
         ("metric: a", "metrics: a", "unexpected keyword argument 'metrics'"),
-        ("rows", "ours: {GB: ga}, rows", "ours.GB: there is no such row"),
-        ("rows", "remarks: {GB: {A: odd}}, rows", "remarks.GB: there is no such row"),
+        ("rows", "ours: {GB: ga}, rows", "GB: there is no such row"),
+        ("rows", "remarks: {GB: {A: odd}}, rows", "GB: there is no such row"),
+        ("rows", "remarks: {GA: {C: odd}}, rows", "remarks: there is no column C"),
     ],
 )
 def test_a_wrong_table_is_one_sentence(tmp_path, before, after, problem):
