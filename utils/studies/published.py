@@ -7,7 +7,7 @@ A file holds tables by name; `<source>/<table>` is the id of one. Beside anchors
     setting      dotted key -> value: what the settings of a run must agree with; a list: with one of them
     training     the same, of rows that were unlearned
     unreached    what the source fixes or leaves open and no setting of ours reaches: nothing is `within` such a table
-    unread       why there are no values, where nobody could read them
+    unread       why there are no values, or no other rows than these, where nobody could read them
     note         anything else that a reader should know
     runs         over how many runs a printed value is the mean, 1 unless said otherwise
     columns      published name -> metric (its key in metrics.json, null: not measured here), unit (share | percent | p |
@@ -130,9 +130,7 @@ class Table:
 
         Raises ValueError for none, and for a name of ours that several rows share.
         """
-        if name in self.rows:
-            return name
-        found = [row for row in self.rows if name in (self.ours.get(row), self.setting_of(row).get("method.name"))]
+        found = self._rows_of(name)
         if len(found) > 1:
             raise ValueError(f"published.rows={name}: {self.id} has it as {' and as '.join(found)}; name one of these")
         if not found:
@@ -142,10 +140,10 @@ class Table:
     def cell(self, name: str, metric: str) -> Cell:
         """The value of a row (`row_of`) for a metric of ours, or for a published column.
 
-        A metric that was not published, and a table that nobody could read, give a cell without a value.
+        A metric that was not published, and a row that nobody could read, give a cell without a value.
         """
         column = self.columns.get(metric) or next((c for c in self.columns.values() if c.metric == metric), None)
-        if self.unread and not self.rows:
+        if self.unread and not self._rows_of(name):
             return Cell(self, name, column or Column(metric, metric), None, why=self.unread)
         row = self.row_of(name)
         if column is None:
@@ -154,6 +152,12 @@ class Table:
         if read_printed(text, column.decimals) is None:
             return Cell(self, row, column, None, why=_without(text, remark))
         return Cell(self, row, column, text, self.setting_of(row), remark=remark)
+
+    def _rows_of(self, name: str) -> list[str]:
+        """The published row of that name, else those that are ours of that name."""
+        if name in self.rows:
+            return [name]
+        return [row for row in self.rows if name in (self.ours.get(row), self.setting_of(row).get("method.name"))]
 
     def setting_of(self, row: str) -> dict[str, Any]:
         """What a run has to agree with to stand beside a row."""

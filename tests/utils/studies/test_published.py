@@ -224,6 +224,8 @@ def test_what_was_not_published_is_no_error():
     assert verdict([metric(0.3)], table.cell("npo_rt", "ks_statistic"), {}).word == "no published value"
     unread = published_table("flat/table_3").cell("flat_kl", "train_fq_gap")
     assert verdict([metric(0.3)], unread, {}).sentence == "no published value: FLAT's Table 3 could not be read"
+    in_part = published_table("flat/table_4")
+    assert in_part.cell("npo", "forget_quality").printed == "6e-3" and in_part.cell("flat_kl", "forget_quality").printed is None
 
 
 def test_an_unknown_table_is_told_with_its_neighbours():
