@@ -1,0 +1,1 @@
+"""Studies: one file says what a table is, one command makes it."""
