@@ -62,7 +62,7 @@ def spread(values: Sequence[float]) -> Spread:
     if not len(values):
         raise ValueError("there are no values to take a mean of")
     array = np.asarray(values, dtype=np.float64)
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore"):  # of infinite values
         return Spread(float(array.mean()), float(array.std(ddof=1)) if len(array) > 1 else nan, len(array))
 
 
