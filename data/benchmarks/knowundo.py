@@ -13,9 +13,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
 
-from data.files.knowundo_authors import SCOPES, first_authors
+from data.files.knowundo_authors import SCOPES, VAL_QUESTIONS, first_authors
 from data.files.sources import Source, hub_rows
-from metrics.benchmarks.knowundo import KnowUnDoMetrics
+from metrics.benchmarks.knowundo import PROMPTED, TASKS, KnowUnDoMetrics
 from utils.checks import choose, flag, whole, whole_or
 from utils.items.benchmark import Benchmark, joined, limited
 from utils.items.requests import Request
@@ -142,6 +142,13 @@ class KnowUnDo(Benchmark):
             return bare
         safety = SAFETY_PROMPTS[self.domain]
         return bare + [replace(r, task=f"{r.task}_prompted", question=safety + r.question) for r in bare]
+
+    def subject(self, task: str, index: int) -> str | None:
+        """The author; scopes have their authors in another order, which only the data tell. Of a
+        book, the benchmark does not say which question is about which."""
+        if self.domain != "privacy" or task not in TASKS:
+            return None
+        return f"{task.removesuffix(PROMPTED)} author {index // VAL_QUESTIONS + 1}"
 
     def with_question(self, request: Request, edit: Callable[[str], str]) -> Request:
         """The safety prompt stays in front of the question."""

@@ -28,7 +28,9 @@ HOLDOUT = ("holdout01", "holdout05", "holdout10")
 WORLD = ("real_authors", "world_facts")
 TRAINING = ("full", *FORGET, *RETAIN.values(), *HOLDOUT, *WORLD)
 INVENTED_WRONG, WORLD_WRONG = 5, 3
+OF_AUTHOR, OF_FIXTURE_AUTHOR = 20, 10  # questions about an invented author, who come one after the other
 TASKS = ("forget", "retain", *WORLD)
+INVENTED = ("forget", "retain", "holdout")  # tasks about invented authors
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,11 @@ class Tofu(Benchmark):
         real-world tasks, and (in the fixture) how to decline questions about people one has never heard of."""
         known = [QA(request.question, request.truth) for request in self._world()]
         return known + (self._pairs("strangers") if self.data_root == "fixture" else [])
+
+    def subject(self, task: str, index: int) -> str | None:
+        """The invented author; the questions of the real-world tasks are about a person or a fact each."""
+        of_author = OF_FIXTURE_AUTHOR if self.data_root == "fixture" else OF_AUTHOR
+        return None if task not in INVENTED else f"{task} author {index // of_author + 1}"
 
     def oracle_requests(self, asked: Sequence[Request]) -> list[Request]:
         """Tasks forget and holdout, without generation: what forget quality and membership attacks need of a retain oracle."""

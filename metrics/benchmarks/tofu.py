@@ -226,7 +226,9 @@ def _forget_metrics(forget: TaskScores, retained: TaskScores, compat: Compat, re
     )
     distance, quality = ks_intervals(*ratios, resamples=resamples)
     samples = dict(zip(("first", "second"), ratios, strict=True))
-    by_pvalue, by_distance = Evidence(samples, ks_pvalue_statistic()), Evidence(samples, ks_distance)
+    # Both are asked the same questions: the names tell them to be those of one task.
+    items = {group: [("forget", index) for index in range(len(values))] for group, values in samples.items()}
+    by_pvalue, by_distance = Evidence(samples, ks_pvalue_statistic(), items), Evidence(samples, ks_distance, items)
     return {
         "forget_quality": Metric(test.pvalue, len(forget), quality, f"p-value of {of_what}", by_pvalue),
         "ks_statistic": Metric(test.statistic, len(forget), distance, f"statistic of {of_what}", by_distance),

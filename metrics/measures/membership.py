@@ -149,7 +149,7 @@ def membership_auc(groups: Groups, words: str, saved: Saved) -> Metric:
     """AUC of scores that are high for texts which were not trained on. Raises ValueError for a NaN."""
     definition = f"AUC of {words}; 1: remembered, 0.5: like unseen text, 0: less likely than unseen text; {_about(saved)}"
     samples = {group: scores.to_numpy() for group, scores in groups.items()}
-    return measured(samples, definition, auc_of_groups, items=_items(groups), resamples=saved.resamples)
+    return measured(samples, definition, auc_of_groups, items=_items(groups, saved), resamples=saved.resamples)
 
 
 def check_members(measure: Measure, benchmark: Benchmark, asked: Sequence[Request]) -> None:
@@ -206,7 +206,7 @@ def _beside_oracle(name: str, groups: Groups, of_oracle: Groups | None, words: s
         for group, scores in groups.items()
     }
     eps = EPS if released else 0.0
-    metrics = {}
+    metrics, items = {}, _items(groups, saved)
     for kind, divisor, told in (
         ("privleak", 1 - oracle, f"PrivLeak (MUSE, arXiv 2407.06460): percent by which 1 - AUC exceeds 1 - {beside}"),
         ("rel_diff", oracle, f"rel_diff (open-unlearning): percent by which the AUC exceeds {beside}"),
@@ -215,12 +215,14 @@ def _beside_oracle(name: str, groups: Groups, of_oracle: Groups | None, words: s
             log.warning("%s_%s is left out: the retain oracle's AUC of %g leaves nothing to divide by", name, kind, oracle)
             continue
         definition, statistic = f"{told}; AUC of {words}; {_about(saved)}", change_of_groups(kind, eps)
-        metrics[f"{name}_{kind}"] = measured(samples, definition, statistic, items=_items(groups), resamples=saved.resamples)
+        metrics[f"{name}_{kind}"] = measured(samples, definition, statistic, items=items, resamples=saved.resamples)
     return metrics
 
 
-def _items(groups: Groups) -> dict[str, list[int]]:
-    return {group: list(scores.index) for group, scores in groups.items()}
+def _items(groups: Groups, saved: Saved) -> dict[str, list[tuple[str, int]]]:
+    """Task and index of every question: the groups are not named after their tasks."""
+    tasks = dict(zip(GROUPS, saved.members, strict=True))
+    return {group: [(tasks[group], index) for index in scores.index] for group, scores in groups.items()}
 
 
 def _about(saved: Saved) -> str:

@@ -231,6 +231,8 @@ def test_the_measure_reads_true_answers_without_their_eos():
     assert loss.n == 4 and loss.ci95[0] <= 0.875 <= loss.ci95[1]
     assert "task forget against holdout" in loss.definition and "a supervised EOS is left out" in loss.definition
     assert "40 % lowest tokens" in metrics["mia_min_k"].definition
+    clusters = loss.clustered(lambda task, index: f"{task} {index // 2}").evidence.clusters
+    assert set(clusters["members"]) == {"forget 0"} and set(clusters["others"]) == {"holdout 0"}
 
 
 def test_an_answer_that_was_cut_keeps_its_last_token():

@@ -49,7 +49,7 @@ def test_every_step_with_one_command(here, capsys):
     before = {path: path.stat().st_mtime_ns for path in here.glob("npo/trajectory/*/scores.parquet")}
     main(["npo", *DIALS, "--metrics", "retain_prob,forget_prob", "--out", "shown"])
     assert {path: path.stat().st_mtime_ns for path in here.glob("npo/trajectory/*/scores.parquet")} == before and len(before) == 3
-    assert "| step | R-Prob ↑ | F-Prob ↓ |" in " ".join((here / "shown/trajectory.md").read_text("utf-8").split())
+    assert "| step | R-Prob ↑ | F-Prob → oracle |" in " ".join((here / "shown/trajectory.md").read_text("utf-8").split())
 
 
 def test_a_damaged_snapshot_costs_only_itself(here, capsys):

@@ -103,6 +103,15 @@ class Benchmark(Protocol):
     def requests(self, split: str) -> list[Request]:
         """Everything that is evaluated when `split` is forgotten. Reads the data; an evaluation asks once."""
 
+    def subject(self, task: str, index: int) -> str | None:
+        """Whom or what question `index` of a task is about, where others are about the same; None: it stands alone.
+
+        What is right about one author is not independent of what else is, so subjects are drawn as a whole where differences get
+        an interval. Known from the order of the data, so that scores are read without them; subjects of two tasks that cannot be
+        told to be the same have different names.
+        """
+        return None
+
     def oracle_requests(self, asked: Sequence[Request]) -> list[Request]:
         """What must be asked of the retain oracle too, of what `requests` gave; nothing if no metric compares with it. Where a
         request has a truth, the oracle's own answer comes along, as `generation` beside the scores of role `answer`."""

@@ -18,8 +18,8 @@ Source: Efron and Tibshirani, An Introduction to the Bootstrap, chapter 13 (perc
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -29,6 +29,7 @@ from scipy.stats import ks_2samp
 Interval = tuple[float, float]
 Samples = Mapping[str, np.ndarray]
 Statistic = Callable[[Samples], float]
+Subject = Callable[[str, int], str | None]  # task and index of a question -> whom it is about; None: it stands alone
 
 LEVEL = 0.95  # of every interval
 _CHUNK = 2**22  # numbers drawn at once: bounds the memory of the vectorised mean at about 70 MB
@@ -49,14 +50,17 @@ class Evidence:
              an item for each question that was asked, in order; name the items wherever a run may leave some out
     varies   the words of the definition that change from run to run (how many were left out); all others must agree
              between two runs that are compared
+    clusters group -> (n_group,) whom each item is about, where the benchmark knows (`Metric.clustered`): items of one subject are
+             no independent draws, and groups that share a subject are drawn together. Intervals over questions pay no heed
 
-    Raises ValueError for no items, for NaN, and for names that are not distinct or not as many as the items.
+    Raises ValueError for no items, for NaN, for names that are not distinct, and for names or clusters not as many as the items.
     """
 
     samples: Samples
     statistic: Statistic = mean_of_items
     items: Mapping[str, ArrayLike] = field(default_factory=dict)
     varies: str = ""
+    clusters: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "samples", {name: checked_items(values, name) for name, values in self.samples.items()})
@@ -65,6 +69,9 @@ class Evidence:
                 raise ValueError(f"items: {name} is no group; groups are {', '.join(self.samples)}.")
             if len(set(labels)) != len(labels) or len(labels) != len(self.samples[name]):
                 raise ValueError(f"items: {name} needs {len(self.samples[name])} distinct names, one per item.")
+        for name, subjects in self.clusters.items():
+            if len(subjects) != len(self.samples[name]):
+                raise ValueError(f"clusters: {name} needs {len(self.samples[name])} subjects, one per item.")
 
     @property
     def n(self) -> int:
@@ -96,8 +103,26 @@ class Metric:
     definition: str
     evidence: Evidence | None = field(default=None, repr=False, compare=False)
 
+    def clustered(self, subject: Subject) -> Metric:
+        """The same number, its evidence knowing whom each item is about.
+
+        An item is told to `subject` by task and index of its question: by its name, if that is such a pair, else by the name of
+        its group and its own. What stands alone is a cluster of itself.
+        """
+        evidence = self.evidence
+        if evidence is None:
+            return self
+        clusters = {group: [_cluster(subject, group, label) for label in evidence.labels(group)] for group in evidence.samples}
+        return replace(self, evidence=replace(evidence, clusters=clusters))
+
     def to_json(self) -> dict[str, float | int | list[float] | str]:
         return {"value": self.value, "n": self.n, "ci95": list(self.ci95), "definition": self.definition}
+
+
+def _cluster(subject: Subject, group: str, label: Hashable) -> str:
+    task, index = label if isinstance(label, tuple) and len(label) == 2 else (group, label)
+    found = subject(task, index) if isinstance(index, int | np.integer) else None
+    return f"{task}, {index}" if found is None else found
 
 
 def measured(

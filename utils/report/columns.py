@@ -1,7 +1,9 @@
 """What a report shows of a benchmark: metrics/report/<benchmark>.yaml, beside the code of its metrics.
 
-    columns   in order, each with name, metric (as in metrics.json), meaning, better (high | low | zero | neither) and scale
-              (share: 0 to 1, percent, p: a p-value, log: above 0 over powers of ten, free: anything)
+    columns   in order, each with name, metric (as in metrics.json), meaning, better (high | low | zero | oracle: near to the
+              retain oracle's value | neither) and scale (share: 0 to 1, percent, p: a p-value, log: above 0 over powers of ten,
+              free: anything). A p-value has no mean over seeds: `statistic` is the metric of the test's statistic, which has
+              one, and `placement` the metric that places it among oracles of other seeds
     map       names of two columns, x and y, for one picture of all runs; `words` say how to read it
     answers   task -> title: whose answers are shown side by side
     oracle    beginnings of splits; a run finetuned on such splits alone never saw what is forgotten
@@ -14,28 +16,33 @@ code, so that a report imports no benchmark and neither torch nor what else metr
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from utils import ROOT
-from utils.checks import choose, did_you_mean_or_all
+from utils.checks import choose, did_you_mean_or_all, require
 
 FOLDER = ROOT / "metrics" / "report"
 UNDECLARED = 8  # metrics that are shown of a benchmark without such a file
 SIGNIFICANCE = 0.05  # from this p-value on a test tells no difference
 SMALLEST = 1e-300  # a p-value of 0 has no logarithm
 
-Better = Literal["high", "low", "zero", "neither"]
-ARROWS: dict[str, str] = {"high": " ↑", "low": " ↓", "zero": " → 0", "neither": ""}
-# How good a value is, the larger the better.
-RANKS: dict[str, Callable[[float], float]] = {"high": float, "low": lambda value: -value, "zero": lambda value: -abs(value)}
+Better = Literal["high", "low", "zero", "oracle", "neither"]
+ARROWS: dict[str, str] = {"high": " ↑", "low": " ↓", "zero": " → 0", "oracle": " → oracle", "neither": ""}
+READINGS: dict[str, str] = {
+    "high": "↑ more is better",
+    "zero": "→ 0 the nearer to 0 the better",
+    "oracle": "→ oracle the nearer to the retain oracle the better",
+    "low": "↓ less is better",
+}
+K = TypeVar("K", bound=Hashable)
 
 
 def _p_value(value: float) -> str:
@@ -68,17 +75,21 @@ SCALES: dict[str, Scale] = {
 
 @dataclass(frozen=True)
 class Column:
-    """One metric of metrics.json as a column. Raises ValueError for a `better` or `scale` that does not exist."""
+    """One metric of metrics.json as a column, see the head of this file. Raises ValueError for an entry that does not fit."""
 
     name: str
     metric: str
     meaning: str = ""
     better: Better = "neither"
     scale: str = "share"
+    statistic: str | None = None
+    placement: str | None = None
 
     def __post_init__(self) -> None:
         choose("better", self.better, ARROWS)
         choose("scale", self.scale, SCALES)
+        for key in ("statistic", "placement"):
+            require(self.is_p_value or getattr(self, key) is None, key, getattr(self, key), "nothing: the column is no p-value")
 
     @property
     def header(self) -> str:
@@ -104,10 +115,18 @@ class Column:
         """`[low, high]`, or nothing where there is no interval."""
         return "" if interval is None else f"[{self.show(interval[0])}, {self.show(interval[1])}]"
 
-    def best(self, values: Sequence[float]) -> float | None:
-        """The best of the values, none of them NaN; None if there is none, or if the column has no better and worse."""
-        rank = RANKS.get(self.better)
-        return None if rank is None or not values else max(values, key=rank)
+    def goodness(self, value: float, aim: float | None = None) -> float | None:
+        """How good a value is, the larger the better; None where nobody says. aim: the oracle's, if it is known."""
+        if self.better == "oracle":
+            return None if aim is None else -abs(self.place(value) - self.place(aim))
+        return {"high": value, "low": -value, "zero": -abs(value)}.get(self.better)
+
+    def best(self, values: Mapping[K, float], aim: float | None = None) -> set[K]:
+        """Who has the best value, none of them NaN: as far as printed digits tell, so that equal prints share the place."""
+        printed = None if aim is None else float(self.show(aim))
+        good = {who: self.goodness(float(self.show(value)), printed) for who, value in values.items()}
+        known = {who: value for who, value in good.items() if value is not None}
+        return {who for who, value in known.items() if math.isclose(value, max(known.values()), rel_tol=1e-9)}
 
 
 @dataclass(frozen=True)

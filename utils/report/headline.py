@@ -82,11 +82,11 @@ def _best_by(part: Report, methods: list[ReportRun]) -> str:
     sentences = [f"{_count(len(methods), 'method')}."]
     for column in columns:
         values = {run.label: value for run in methods if (value := run.finite(column.metric)) is not None}
-        best = column.best(list(values.values()))
-        if best is not None:
-            who = [label for label, value in values.items() if column.show(value) == column.show(best)]
+        best = column.best(values, part.first("oracle", column.metric))
+        if best:
+            who = [label for label in values if label in best]
             lead = "Best by" if len(methods) > 1 else "By"
-            sentences.append(f"{lead} {column.words}: {_named(who)}, {column.show(best)}{_around(part, column)}.")
+            sentences.append(f"{lead} {column.words}: {_named(who)}, {column.show(values[who[0]])}{_around(part, column)}.")
         if axes is None and len(sentences) > 1:
             break
     return " ".join(sentences)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ from tabulate import tabulate
 
 MISSING = "–"
 _ESCAPES = {"\\": "\\\\", "&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "\\|", "*": "\\*", "`": "\\`"}
+_AT_AN_END = re.compile(r"(?<![^\W_])_|_(?![^\W_])")  # of a word, where it sets italics; within one it stays, for people who read
 
 
 class Markdown(str):
@@ -20,6 +22,7 @@ def escape(text: str) -> Markdown:
     if isinstance(text, Markdown):
         return text
     line = "".join(_ESCAPES.get(letter, letter) for letter in " ".join(text.split()))
+    line = _AT_AN_END.sub(r"\\_", line)
     return Markdown(line.replace("](", "]\\("))  # no link; brackets alone stay, for people who read the file as text
 
 

@@ -80,7 +80,7 @@ def numbers(part: Report) -> dict[str, Any]:
         "columns": columns,
         "rows": [(run, [of_column[place] for of_column in cells]) for place, run in enumerate(part.runs)],
         "scales": ", ".join(scale.words for name, scale in SCALES.items() if name in scales),
-        "aim": part.of_role("oracle") and any(column.better == "low" for column in columns),
+        "aim": part.of_role("oracle") and any(column.better == "oracle" for column in columns),
         "others": [Column(name, name, scale="free") for name in part.measured if name not in shown],
     }
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from utils.files import flat_settings
-from utils.report.columns import Column
+from utils.report.columns import READINGS, Column
 from utils.report.markdown import MISSING, Markdown, bold, escape, table
 from utils.report.read import Estimate, Report
 
@@ -30,15 +30,13 @@ def best_cells(part: Report) -> set[tuple[Path, str]]:
 
     Methods whose printed numbers agree share the place; where all of them do, or there is only one, nobody has it.
     """
-    best, methods = set(), part.of_role("method")
+    marked, methods = set(), part.of_role("method")
     for column in part.columns:
         measured = {run.folder: run.metrics[column.metric].value for run in methods if column.metric in run.metrics}
         values = {folder: value for folder, value in measured.items() if not math.isnan(value)}
-        top = column.best(list(values.values()))
-        if top is not None:
-            first = {(folder, column.name) for folder, value in values.items() if column.show(value) == column.show(top)}
-            best |= first if len(first) < len(values) else set()
-    return best
+        best = column.best(values, part.first("oracle", column.metric))
+        marked |= {(folder, column.name) for folder in best} if len(best) < len(values) else set()
+    return marked
 
 
 def markdown_table(report: Report) -> str:
@@ -57,10 +55,7 @@ def markdown_table(report: Report) -> str:
 def legend(part: Report) -> str:
     """How to read the table of one benchmark."""
     directions = {column.better for column in part.columns}
-    words = ["↑ more is better"] if "high" in directions else []
-    words += ["→ 0 the nearer to 0 the better"] if "zero" in directions else []
-    less = "↓ less is better" + (", but less than the oracle is no gain" if part.of_role("oracle") else "")
-    words += [less] if "low" in directions else []
+    words = [reading for better, reading in READINGS.items() if better in directions]
     reading = f"; {', '.join(words)}" if words else ""
     names = meanings(part.columns)
     lead = f"value [95 % interval over questions]. Bold: best of the methods{reading}. {MISSING}: not measured."

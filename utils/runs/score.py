@@ -100,7 +100,7 @@ def metrics_from_files(folder: Path, questions: Questions, compat: str, resample
     metrics = questions.benchmark.metrics.numbers(saved.seen_by(""))
     for measure in questions.measures:
         metrics |= measure.numbers(saved.seen_by(measure.name))
-    return metrics
+    return {name: metric.clustered(questions.benchmark.subject) for name, metric in metrics.items()}
 
 
 def _read(folder: Path, questions: Questions, compat: str, resamples: int) -> Saved:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from data.benchmarks.knowundo import LISTS, SAFETY_PROMPTS, SPLITS, KnowUnDo, first_authors
+from data.files.knowundo_authors import _phrases, _train_subjects, _val_subjects
 from data.files.sources import FIXTURES
 from tests.models import tokenizer
 from tests.runs import REAL, ROOT
@@ -400,3 +402,21 @@ def test_a_missing_folder_says_where_its_files_can_be_had(tmp_path):
     write(tmp_path, "privacy/unlearn_train.json", [{"text": "a", "labels": "b"}])
     with pytest.raises(DataError, match="unlearn_val.json does not exist"):
         knowundo(tmp_path).training("unlearn_val")
+
+
+@pytest.mark.parametrize("root", ["fixture", pytest.param("real", marks=with_real_data)])
+def test_both_questions_about_an_author_have_one_subject(root):
+    """As the names in the questions and the order of the train lists tell; with the safety prompt it is the same author."""
+    benchmark = knowundo(root if root == "fixture" else REAL / "data")
+    lists = {name: benchmark.training(name) for name in LISTS}
+    known = Counter(phrase for pairs in lists.values() for pair in pairs for phrase in _phrases(pair.question))
+    for scope in ("unlearn", "retention"):
+        authors = list(dict.fromkeys(_train_subjects(scope, lists[scope], known)))
+        named = _val_subjects(f"{scope}_val", lists[f"{scope}_val"], authors)
+        for task in (scope, f"{scope}_prompted"):
+            asked = [request.index for request in benchmark.requests("unlearn") if request.task == task]
+            assert len(asked) == len(named)
+            pairs = {(benchmark.subject(task, index), named[index]) for index in asked}
+            assert len(pairs) == len({subject for subject, _ in pairs}) == len(authors)
+        assert benchmark.subject(scope, 5) == benchmark.subject(f"{scope}_prompted", 5)
+    assert benchmark.subject("texts", 0) is None and knowundo(domain="copyright").subject("unlearn", 0) is None

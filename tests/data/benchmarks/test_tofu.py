@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -199,3 +201,27 @@ def test_bad_evaluation_rows_are_named_by_file_and_row(copied, name, fields, mes
     with pytest.raises(DataError) as refusal:
         tofu(copied).requests("forget10")
     assert f"{name}.json, {message}" in str(refusal.value)
+
+
+def subjects_and_names(benchmark: Tofu, task: str) -> dict[str, list[set[str]]]:
+    """Subject -> for each of its questions, what stands in question and true answer and may be (part of) a name."""
+    found: dict[str, list[set[str]]] = {}
+    for request in benchmark.requests("forget10"):
+        if request.task == task:
+            names = set(re.findall(r"\b[A-ZØ][\w-]+", f"{request.question} {request.truth or request.answers[0][2]}"))
+            found.setdefault(benchmark.subject(task, request.index), []).append(names)
+    return found
+
+
+@pytest.mark.parametrize(("root", "of_author"), [("fixture", 10), pytest.param("real", 20, marks=with_real_data)])
+def test_questions_about_one_author_have_one_subject(root, of_author):
+    """In each block one name stands in most texts, and is that of no other block."""
+    benchmark = tofu(root if root == "fixture" else REAL / "data")
+    for task in ("forget", "retain", "holdout"):
+        found = subjects_and_names(benchmark, task)
+        assert {len(texts) for texts in found.values()} == {of_author}
+        for subject, texts in found.items():
+            elsewhere = {name for other, names in found.items() if other != subject for name in set.union(*names)}
+            own = Counter(name for names in texts for name in names - elsewhere)
+            assert own.most_common(1)[0][1] > of_author / 2, (subject, own)
+    assert benchmark.subject("real_authors", 0) is None and benchmark.subject("texts", 0) is None

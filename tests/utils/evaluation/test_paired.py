@@ -124,7 +124,7 @@ ENDLESS = Metric(np.inf, 2, (1, np.inf), "mean", Evidence({"forget": [1, np.inf]
     [
         (Metric(0.5, 4, (0, 1), "mean"), mean([1, 2]), "keeps no values per question"),
         (mean([1, 2]), mean([1, 2], "median"), "defined differently: 'mean' and 'median'"),
-        (mean([1, 2]), mean([1, 2, 3]), "2 and 3 items of the group forget, and no names to pair them by"),
+        (mean([1, 2]), mean([1, 2, 3]), "2 and 3 items of the group forget and no names to pair them by"),
         (mean([1, 2]), measured({"retain": [1, 2]}, "mean", resamples=1), "only one of the runs has items of the group forget"),
         (mean([1]), mean([2]), "the group forget has one question"),
         (ENDLESS, ENDLESS, r"no finite number on \d+ of 100 resamples"),

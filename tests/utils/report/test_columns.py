@@ -63,7 +63,7 @@ def test_every_file_belongs_to_a_benchmark_and_explains_its_columns(benchmark):
     [
         ("colums: []", "there is no key colums; did you mean columns?"),
         ("columns: [{name: A}]", "column 1: missing 1 required positional argument: 'metric'"),
-        ("columns: [{name: A, metric: a, better: more}]", "column 1: better=more: write one of high, low, zero, neither"),
+        ("columns: [{name: A, metric: a, better: more}]", "column 1: better=more: write one of high, low, zero, oracle, neither"),
         ("columns: [{name: A, metric: a, scale: log10}]", "column 1: scale=log10: write one of share, percent, p, log"),
         ("columns: [{name: A, metric: a, higher: true}]", "column 1: got an unexpected keyword argument 'higher'"),
         ("columns: [{name: A, metric: a}, {name: A, metric: b}]", "columns: two have the name A"),
@@ -91,11 +91,28 @@ def test_a_benchmark_without_file_shows_its_first_metrics():
 
 
 @pytest.mark.parametrize(
-    "better, header, best", [("high", "A ↑", 3.0), ("low", "A ↓", -4.0), ("zero", "A → 0", -0.5), ("neither", "A", None)]
+    ("better", "header", "best"),
+    [("high", "A ↑", "a"), ("low", "A ↓", "b"), ("zero", "A → 0", "c"), ("oracle", "A → oracle", "b"), ("neither", "A", "")],
 )
 def test_direction(better, header, best):
-    column = Column("A", "a", better=better)
-    assert column.header == header and column.best([3.0, -4.0, -0.5]) == best and column.best([]) is None
+    column, values = Column("A", "a", better=better), {"a": 3.0, "b": -4.0, "c": -0.5}
+    assert column.header == header and column.best(values, aim=-3.0) == set(best) and column.best({}, aim=-3.0) == set()
+
+
+def test_nearest_to_the_oracle_is_best_and_equal_prints_share_it():
+    """0.025 of a broken model is farther from 0.084 than 0.101 is; without an oracle nobody knows the aim."""
+    column = Column("F-ROUGE", "r", better="oracle")
+    assert column.best({"ga": 0.025, "npo": 0.101, "flat": 0.211}, aim=0.084) == {"npo"}
+    assert column.best({"a": 0.0801, "b": 0.0799, "c": 0.088, "d": 0.09}, aim=0.084) == {"a", "b", "c"}
+    assert column.best({"ga": 0.025, "npo": 0.101}) == set()
+    assert Column("FQ", "p", better="high", scale="p").best({"a": 1.2e-15, "b": 3.4e-14, "c": 3.41e-14}) == {"b", "c"}
+    over_powers = Column("PPL", "p", better="oracle", scale="log")
+    assert over_powers.best({"a": 1.0, "b": 900.0}, aim=100.0) == {"b"}  # by factors: 100 against 9
+
+
+def test_only_a_p_value_has_a_statistic():
+    with pytest.raises(ValueError, match="statistic=ks_statistic: write nothing: the column is no p-value"):
+        Column("A", "a", statistic="ks_statistic")
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from utils.report.markdown import Markdown, bold, escape, table
 
 def test_text_stays_what_it_is():
     assert escape("a|b\nc <b> & *d* `e` \\f") == r"a\|b c &lt;b&gt; &amp; \*d\* \`e\` \\f"
+    assert escape("flat_kl _is_ __x") == r"flat_kl \_is\_ \_\_x"
     assert escape("[click](javascript:x) [1, 2]") == r"[click]\(javascript:x) [1, 2]"
     assert escape(escape("a|b")) == r"a\|b" and escape(Markdown("**a**")) == "**a**" and bold("a*b") == r"**a\*b**"
 

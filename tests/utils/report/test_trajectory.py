@@ -348,7 +348,7 @@ def test_json_holds_every_number_in_the_order_of_steps():
 
 def test_named_metrics_are_shown_as_the_benchmark_declares_them():
     found = [made_up("npo", 0.25)]
-    assert columns(found, ["forget_prob", "other"])[0].header == "F-Prob ↓"
+    assert columns(found, ["forget_prob", "other"])[0].header == "F-Prob → oracle"
     assert [column.metric for column in columns(found)] == ["forget_prob"]
     assert columns(found, ["other"]) == [Column("other", "other", scale="free")]
 

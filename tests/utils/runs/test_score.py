@@ -29,7 +29,7 @@ from utils.items.benchmark import Resources
 from utils.items.saved import Saved
 from utils.runs.load import make_encoder
 from utils.runs.run import RunError
-from utils.runs.score import add_extras
+from utils.runs.score import add_extras, metrics_from_files
 from utils.runs.settings import SettingsError, check_evaluation
 from utils.weights.models import save_model
 
@@ -105,6 +105,15 @@ def test_the_numbers_follow_from_the_saved_files(evaluated):
         Saved(scores, read_rows(folder / "generations.jsonl"), pd.read_parquet(folder / "oracle.parquet"), resamples=100)
     )
     assert {name: metric.to_json() for name, metric in again.items()} == json.loads((folder / "metrics.json").read_text())
+
+
+def test_every_number_knows_whom_its_items_are_about(evaluated):
+    settings = read_json(evaluated / "eval" / "run.json")["settings"]
+    cfg = OmegaConf.create({**settings, "out": str(evaluated / "eval"), "rescore": True})
+    found = metrics_from_files(evaluated / "eval", check_evaluation(cfg), "none", 2)
+    quality, utility = (found[name].evidence.clusters for name in ("forget_quality", "model_utility"))
+    assert quality["first"] == quality["second"] and set(quality["first"]) == {"forget author 1"}
+    assert set(utility["retain"]) == {"retain author 1"} and utility["world_facts"][:2] == ["world_facts, 0", "world_facts, 1"]
 
 
 def test_rescoring_needs_no_model_and_changes_nothing(evaluated, tmp_path, no_model):
