@@ -131,6 +131,7 @@ def train(settings: TrainingSettings, run: Run, encoder: Encoder, streams: Strea
         trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
         if stopped.number:
             raise Interrupted(stopped.number, _how_to_go_on(trainer.state.global_step, dataset.steps, stopped.saves))
+        run.note(tokens=trainer.state.num_input_tokens_seen)
         _save(run, write, method.finish, cfg.model.path)
         run.finish()
 

@@ -1,8 +1,8 @@
-"""What of a study is committed beside its table: every evaluated cell's scores, compact, so that table and numbers can be made again
-where no run folder is.
+"""What of a study is committed beside its table: every evaluated cell's scores, compact, so that table and numbers can be made
+again where no run folder is.
 
-    docs/results/<study>/cells.jsonl             a line for each evaluation: what it is, run.json of it and of its training, its metrics
-    docs/results/<study>/scores/<hash>.parquet   its files: token scores, answers, the oracle's scores; equal ones lie there once
+    <study>/cells.jsonl             a line for each evaluation: what it is, run.json of it and of its training, its metrics
+    <study>/scores/<hash>.parquet   its files: token scores, answers, the oracle's scores; equal ones lie there once
 
 Unpacked, an evaluation is an ordinary folder, as evaluate.py left it: whoever reads those reads these.
 """
@@ -20,14 +20,16 @@ import pandas as pd
 
 from utils import ROOT
 from utils.evaluation.results import GENERATIONS, NULLS, ORACLE, SCORES, describe
-from utils.files import read_json, read_rows, write_json, write_parquet, write_rows
+from utils.files import read_json, read_rows, write_json, write_rows
 from utils.fingerprint import file_hash
 from utils.studies.cells import Cell
 
 FOLDER = ROOT / "docs" / "results"
 CELLS, TABLES = "cells.jsonl", "scores"
 UNPACKED = Path(".cache/lethe/studies")
-TRAINING_FACTS = tuple("script status settings settings_hash role seconds steps items tokens batch weights code started libraries".split())
+TRAINING_FACTS = tuple(
+    "script status settings settings_hash role seconds steps items tokens batch weights code started libraries".split()
+)
 
 
 @dataclass
@@ -88,7 +90,7 @@ class Archive:
                 path.unlink()
 
     def unpacked(self, name: str, into: Path = UNPACKED) -> Path:
-        """The folder of an archived evaluation, made if it is not there. Raises ValueError for a table that is gone or damaged."""
+        """The folder of an archived evaluation, made if it is not there. Raises ValueError for a damaged table."""
         line = self.lines[name]
         folder = into / f"{name}-{line['hash']}"
         if (folder / "run.json").is_file():
@@ -135,6 +137,3 @@ def _packed(path: Path, tables: Path) -> str:
     digest = file_hash(partial)
     partial.rename(tables / f"{digest}.parquet")
     return digest
-
-
-__all__ = ["Archive", "write_parquet"]

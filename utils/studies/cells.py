@@ -58,20 +58,11 @@ class Cell:
 
 @dataclass
 class Graph:
-    """The cells of a study by name, each after those it needs."""
+    """The cells of a study by name, each after those it needs; utils/studies/planning.py puts them in."""
 
     study: Study
     pool: Path = POOL
     cells: dict[str, Cell] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, study: Study, pool: Path = POOL) -> Graph:
-        """All cells but those of tuning. Raises ValueError for settings that a script would refuse, naming the entry."""
-        graph = cls(study, pool)
-        for entry in study.entries.values():
-            for seed in entry.seeds if entry.script else (None,):
-                graph.add_with_evaluations(entry, seed)
-        return graph
 
     def evaluations(self) -> list[Cell]:
         """The cells whose numbers the table shows."""

@@ -10,28 +10,32 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.checks import did_you_mean_or_all, flag
+from utils.checks import did_you_mean_or_all, flag, path
 from utils.files import read_json, write_json
 from utils.runs.cli import parse_overrides
-from utils.studies.cells import POOL, Graph
-from utils.studies.conduct import conduct, duration, line, summary
+from utils.studies.cells import POOL, Cell
+from utils.studies.conduct import conduct, line, summary
 from utils.studies.estimate import estimated
 from utils.studies.launch import Launch
+from utils.studies.outcome import write_outcome
+from utils.studies.planning import Plan
 from utils.studies.runner import BEHIND, stop
-from utils.studies.states import State, needed, states
+from utils.studies.states import State, needed
 from utils.studies.study import Study, read_study, studies
 
-SWITCHES = ("plan", "status", "stop")
+SWITCHES = ("plan", "status", "stop", "table")
+RESULTS = Path("runs/studies")
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A command line, read. name: None for all studies."""
+    """A command line, read. name: None for all studies. pool: of the cells; results: where <study>/ with its table goes."""
 
     name: str | None
     overrides: Sequence[str]
     switches: Mapping[str, bool]
     pool: Path
+    results: Path
 
     @classmethod
     def of(cls, words: Sequence[str]) -> Asked:
@@ -41,17 +45,25 @@ class Asked:
             raise ValueError(f"{' '.join(names)}: one study at a time")
         if names and names[0] not in studies():
             raise ValueError(f"{names[0]}: there is no such study{did_you_mean_or_all(names[0], studies())}")
-        switches, pool, rest = dict.fromkeys(SWITCHES, False), POOL, []
+        switches, folders, rest = dict.fromkeys(SWITCHES, False), {"pool": POOL, "results": RESULTS}, []
         for override in parse_overrides([word for word in words if "=" in word]):
             key, value = override.key_or_group, override.value()
             if key in SWITCHES:
                 flag(key, value)
                 switches[key] = value
-            elif key == "pool":
-                pool = Path(str(value))
+            elif key in folders:
+                path(key, value)
+                folders[key] = Path(value)
             else:
                 rest.append(override.input_line)
-        return cls(names[0] if names else None, rest, switches, pool)
+        asked = [switch for switch, on in switches.items() if on]
+        if len(asked) > 1:
+            raise ValueError(f"{'=true '.join(asked)}=true: one at a time")
+        return cls(names[0] if names else None, rest, switches, **folders)
+
+    def plan(self, name: str) -> Plan:
+        """A study as far as it is known now."""
+        return Plan.of(read_study(name, self.overrides), self.pool, self.results)
 
 
 def run(words: Sequence[str]) -> int:
@@ -59,35 +71,57 @@ def run(words: Sequence[str]) -> int:
     asked = Asked.of(words)
     if asked.name is None:
         for name in studies():
-            graph = Graph.of(read_study(name, asked.overrides), asked.pool)
-            print(f"{name}: {graph.study.title}: {summary(states(graph))}")
+            plan = asked.plan(name)
+            print(f"{name}: {plan.study.title}: {summary(plan.states)}")
         return 0
     study = read_study(asked.name, asked.overrides)
     if asked.switches["stop"]:
         return _stop(study, asked.pool)
-    graph = Graph.of(study, asked.pool)
+    plan = asked.plan(asked.name)
     if asked.switches["plan"]:
-        print(planned(graph))
-        return 0
-    if asked.switches["status"]:
-        print(status(graph))
-        return 0
-    launch = Launch(study.launcher, asked.pool, dict(study.launch), study.parallel)
-    launch.check()
-    return _conducted(study, asked, launch)
+        print(planned(plan))
+    elif asked.switches["status"]:
+        print(status(plan))
+    elif asked.switches["table"]:
+        if not _written(plan, asked):
+            raise ValueError(f"study {study.name}: nothing of it is done yet; run it first")
+    else:
+        launch = Launch(study.launcher, asked.pool, dict(study.launch), study.parallel)
+        launch.check()
+        return _conducted(study, asked, launch)
+    return 0
 
 
 def _conducted(study: Study, asked: Asked, launch: Launch) -> int:
     launch.behind.mkdir(parents=True, exist_ok=True)
-    write_json(launch.behind / f"{study.name.replace('/', '_')}.launch", {"token": launch.token})
+    write_json(_launched(study, asked.pool), {"token": launch.token})
+
+    def plan() -> Plan:
+        made = asked.plan(study.name)
+        made.keep()
+        return made
+
+    interrupted = False
     try:
         with _terminated_like_interrupted():
-            found = conduct(lambda: Graph.of(study, asked.pool), launch)
+            conduct(plan, launch)
     except KeyboardInterrupt:
-        print(f"stopped; {summary(states(Graph.of(study, asked.pool)))}. The same command goes on", file=sys.stderr)
+        interrupted = True
+    last = plan()
+    _written(last, asked)
+    if interrupted:
+        print(f"stopped; {summary(last.states)}. The same command goes on", file=sys.stderr)
         return 130
-    print(summary(found))
-    return 0 if all(found[cell.name].done for cell in Graph.of(study, asked.pool).evaluations()) else 1
+    print(summary(last.states))
+    return 0 if not last.waiting and all(last.states[cell.name].done for cell in last.graph.evaluations()) else 1
+
+
+def _written(plan: Plan, asked: Asked) -> bool:
+    plan.keep()
+    paths = write_outcome(plan, asked.results / plan.study.name)
+    for written in paths:
+        print(written)
+    return bool(paths)
 
 
 @contextmanager
@@ -104,8 +138,13 @@ def _terminated_like_interrupted():
         signal.signal(signal.SIGTERM, before)
 
 
+def _launched(study: Study, pool: Path) -> Path:
+    """File that names the last start of a study."""
+    return pool / BEHIND / f"{study.name.replace('/', '_')}.launch"
+
+
 def _stop(study: Study, pool: Path) -> int:
-    launched = read_json(pool / BEHIND / f"{study.name.replace('/', '_')}.launch")
+    launched = read_json(_launched(study, pool))
     if launched is None:
         raise ValueError(f"study {study.name}: was not started in {pool}; nothing to stop")
     stop(pool / BEHIND, launched["token"])
@@ -113,40 +152,35 @@ def _stop(study: Study, pool: Path) -> int:
     return 0
 
 
-def planned(graph: Graph) -> str:
+def planned(plan: Plan) -> str:
     """The plan in words: stages of commands, what exists, and what is still to be paid."""
-    found = states(graph)
-    todo = needed(graph, found)
-    lines = [f"{graph.study.title} ({graph.study.name}): {summary(found)}", ""]
-    depth: dict[str, int] = {}
+    graph, found = plan.graph, plan.states
+    todo, costs = needed(graph, found), estimated(graph, found)
+    lines = [f"{plan.study.title} ({plan.study.name}): {summary(found)}"]
+    stages: dict[str, int] = {}
     for cell in todo:
-        depth[cell.name] = 1 + max((depth.get(need, 0) for need in cell.needs), default=0)
-    costs = estimated(graph, found)
-    for stage in range(1, max(depth.values(), default=0) + 1):
-        cells = [cell for cell in todo if depth[cell.name] == stage]
-        lines.append(f"Stage {stage}: {len(cells)} cells")
+        stages[cell.name] = 1 + max((stages.get(need, 0) for need in cell.needs), default=0)
+    for stage in range(1, max(stages.values(), default=0) + 1):
+        cells = [cell for cell in todo if stages[cell.name] == stage]
+        lines += ["", f"Stage {stage}: {len(cells)} cells"]
         for cell in cells:
-            reads = f"  (reads {', '.join(cell.needs)})" if cell.needs else ""
-            cost = costs.of(cell)
-            lines += [f"  {cell.name}: {cost}{reads}", f"    {shlex.join(cell.command(found[cell.name].word == 'spent'))}"]
-    done = [cell.name for cell in graph.cells.values() if found[cell.name].done]
+            reads = f", reads {', '.join(cell.needs)}" if cell.needs else ""
+            lines += [f"  {cell.name}: {costs.of(cell)}{reads}", f"    {_command(cell, found[cell.name])}"]
+    if plan.waiting:
+        lines += ["", f"Then, with the settings that their trials choose: {', '.join(plan.waiting)}, under each seed."]
+    done = [name for name, state in found.items() if state.done]
     if done:
         lines += ["", f"There already: {', '.join(done)}"]
-    lines += ["", costs.total(todo)] if todo else ["", "Nothing is left to run."]
+    lines += ["", costs.total(todo) if todo else "Nothing is left to run."]
     return "\n".join(lines)
 
 
-def status(graph: Graph) -> str:
+def _command(cell: Cell, state: State) -> str:
+    return shlex.join(cell.command(again=state.word == "spent"))
+
+
+def status(plan: Plan) -> str:
     """How far every cell is: running and failed ones in words, the others counted."""
-    found = states(graph)
-    shown = [
-        line(graph.cells[name], state) for name, state in found.items() if state.word in ("running", "failed", "interrupted")
-    ]
-    return "\n".join([*shown, summary(found)])
-
-
-def states_of(graph: Graph) -> dict[str, State]:
-    return states(graph)
-
-
-__all__ = ["duration", "planned", "run", "status"]
+    cells, told = plan.graph.cells, ("running", "failed", "interrupted")
+    lines = [line(cells[name], state) for name, state in plan.states.items() if state.word in told]
+    return "\n".join([*lines, summary(plan.states)])

@@ -5,49 +5,46 @@ from __future__ import annotations
 import shutil
 import sys
 import threading
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from utils.studies.cells import Cell, Graph
 from utils.studies.launch import Launch
-from utils.studies.states import State, needed, ready, states
+from utils.studies.planning import Plan
+from utils.studies.states import State, needed, ready
 
 SHOWN_EVERY = 2.0  # seconds
-Replan = Callable[[], Graph]  # the graph as what is finished now lets it be known: tuned rows appear when their trials are done
+TOLD = ("running", "finished", "failed", "interrupted")
+Replan = Callable[[], Plan]  # as what is finished now lets it be known: tuned rows appear when their trials are done
 
 
-def conduct(plan: Replan, launch: Launch, kept: Collection[str] = (), say: Callable[[str], None] = print) -> dict[str, State]:
-    """Runs stage after stage until nothing is left that can begin; returns the states of all cells.
+def conduct(replan: Replan, launch: Launch, say: Callable[[str], None] = print) -> None:
+    """Runs stage after stage until nothing is left that can begin.
 
-    What failed stays failed for this call, and so does what needs it; the same call tries both again. Raises KeyboardInterrupt when
-    the cells that ran have written their checkpoints.
+    What failed stays failed for this call, and so does what needs it; the same call tries both again. Raises KeyboardInterrupt
+    when the cells that ran have written their checkpoints.
     """
     tried: set[str] = set()
     while True:
-        graph = plan()
-        found = states(graph, kept)
+        plan = replan()
+        graph, found = plan.graph, plan.states
         give_up_weights(graph, found)
-        stage = [cell for cell in _stage(graph, found, tried)]
+        stage = [cell for cell in ready(graph, _hopeful(graph, found, tried)) if cell.name not in tried]
         if not stage:
-            return states(graph, kept)
+            return
         tried |= {cell.name for cell in stage}
-        again = [cell.name for cell in stage if found[cell.name].word in ("spent", "kept")]
-        with watched(graph, stage, kept, say):
+        again = [cell.name for cell in stage if found[cell.name].word == "spent"]
+        with watched(plan, stage, say):
             launch.run(stage, again)
 
 
-def _stage(graph: Graph, found: Mapping[str, State], tried: Collection[str]) -> list[Cell]:
-    """What can begin, what failed in an earlier call included."""
-    fresh = {
-        name: State("waiting") if state.word in ("failed", "blocked") and name not in tried and not _hopeless(graph, name, tried) else state
-        for name, state in found.items()
-    }  # fmt: skip
-    return [cell for cell in ready(graph, fresh) if cell.name not in tried]
-
-
-def _hopeless(graph: Graph, name: str, tried: Collection[str]) -> bool:
-    """Whether something that the cell needs has failed in this call."""
-    return any(need in tried or _hopeless(graph, need, tried) for need in graph.cells[name].needs)
+def _hopeful(graph: Graph, found: Mapping[str, State], tried: Collection[str]) -> dict[str, State]:
+    """The states, but what failed in an earlier call waits for another try."""
+    again: dict[str, State] = {}
+    for name, state in found.items():
+        lost = name in tried or any(again[need].word in ("failed", "blocked") for need in graph.cells[name].needs)
+        again[name] = State("waiting") if state.word in ("failed", "blocked") and not lost else state
+    return again
 
 
 def give_up_weights(graph: Graph, found: Mapping[str, State]) -> list[str]:
@@ -70,10 +67,10 @@ def give_up_weights(graph: Graph, found: Mapping[str, State]) -> list[str]:
 
 
 @contextmanager
-def watched(graph: Graph, stage: list[Cell], kept: Collection[str], say: Callable[[str], None]):
-    """Tells what becomes of the cells of a stage while they run: a table that renews itself, or lines where there is no screen."""
+def watched(plan: Plan, stage: Sequence[Cell], say: Callable[[str], None]) -> Iterator[None]:
+    """Tells what becomes of the cells of a stage while they run: a line for each change, below them how many are done."""
     over = threading.Event()
-    thread = threading.Thread(target=_watch, args=(graph, stage, kept, say, over), daemon=True)
+    thread = threading.Thread(target=_watch, args=(plan, stage, say, over), daemon=True)
     thread.start()
     try:
         yield
@@ -82,21 +79,26 @@ def watched(graph: Graph, stage: list[Cell], kept: Collection[str], say: Callabl
         thread.join()
 
 
-def _watch(graph: Graph, stage: list[Cell], kept: Collection[str], say: Callable[[str], None], over: threading.Event) -> None:
+def _watch(plan: Plan, stage: Sequence[Cell], say: Callable[[str], None], over: threading.Event) -> None:
     told: dict[str, str] = {}
+    screen = sys.stderr.isatty()
     while True:
         last = over.wait(SHOWN_EVERY)
-        found = states(graph, kept)
+        found = plan.states
+        running = [line(cell, found[cell.name]) for cell in stage if found[cell.name].word == "running"]
         for cell in stage:
             state = found[cell.name]
-            if state.word in ("running", "finished", "failed", "interrupted") and told.get(cell.name) != state.word:
-                if not (cell.name not in told and state.word in ("failed", "interrupted") and not last):
-                    told[cell.name] = state.word
-                    say(line(cell, state))
-        if sys.stderr.isatty():
-            sys.stderr.write(f"\r\033[K{summary(found)}{'' if not last else chr(10)}")
+            old = cell.name not in told and state.word in ("failed", "interrupted") and not last  # of an earlier call
+            if state.word in TOLD and told.get(cell.name) != state.word and not old:
+                told[cell.name] = state.word
+                say(("\r\033[K" if screen else "") + line(cell, state))
+        if screen:
+            now = f"{summary(found)}; {'; '.join(running)}" if running else summary(found)
+            sys.stderr.write(f"\r\033[K{now[: shutil.get_terminal_size().columns - 1]}")
             sys.stderr.flush()
         if last:
+            if screen:
+                sys.stderr.write("\n")
             return
 
 

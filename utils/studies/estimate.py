@@ -1,4 +1,4 @@
-"""What a study will still cost: measured times where cells of the same kind have finished, else operations over a device's speed."""
+"""What a study will still cost: measured times where cells of its kind have finished, else operations over a device's speed."""
 
 from __future__ import annotations
 
@@ -98,13 +98,14 @@ def _from_sizes(cell: Cell, cfg: DictConfig, sizes: Mapping[str, Any], device: M
     if parameters is None:
         return None
     if cell.script == "evaluate":
-        questions = sizes["questions"].get(benchmark)
+        questions = sizes["questions"].get(f"{benchmark} fixture" if cfg.data_root == "fixture" else benchmark)
         if questions is None:
             return None
         scored = SCORING * parameters * questions * (tokens or 100) * 3 / device["flops"]
         read = 2 * parameters / device["bytes"] * sizes["new_tokens"] * questions / GENERATED_TOGETHER
         return START + scored + read
-    rows = sizes["rows"].get(benchmark, {}).get(str(cfg.split))
+    of = f"{benchmark} fixture" if cfg.data_root == "fixture" else benchmark
+    rows = sizes["rows"].get(of, {}).get(str(cfg.split))
     items = None if rows is None else rows * cfg.epochs
     if cfg.steps is not None:
         items = cfg.steps * cfg.batch_size

@@ -74,6 +74,8 @@ class Launch:
         """
         self.behind.mkdir(parents=True, exist_ok=True)
         orders = [self._order(cell, cell.name in again).write() for cell in cells]
+        for name in ("hydra", "hydra_plugins", "submitit"):
+            logging.getLogger(name).setLevel(logging.WARNING)  # they list every order
         try:
             with self._hydra() as made:
                 made.launch([[as_override("order", str(path.absolute()))] for path in orders], initial_job_idx=0)

@@ -1,4 +1,4 @@
-"""The whole graph of a study, trials of tuning and the rows that were chosen among them included, and the numbers of its cells."""
+"""The whole graph of a study, trials of tuning and the rows chosen among them included, and the numbers of its cells."""
 
 from __future__ import annotations
 
@@ -93,9 +93,7 @@ class Plan:
         return found
 
     def _of_role(self, role: str, tune: Tune) -> Metrics | None:
-        cells = [
-            cell for cell in self.graph.cells.values() if cell.entry.role == role and cell.evaluation == tune.evaluation
-        ]
+        cells = [cell for cell in self.graph.cells.values() if cell.entry.role == role and cell.evaluation == tune.evaluation]
         return self.metrics(cells[0]) if cells else None
 
     def folder(self, cell: Cell) -> Path | None:

@@ -24,7 +24,7 @@ from __future__ import annotations
 import itertools
 import random
 import re
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -66,9 +66,7 @@ class Tune:
         for key, values in self.space.items():
             require(isinstance(values, list | tuple) and len(values) > 0, f"tune.space.{key}", values, "a list of values")
             if self.equal == "steps":
-                require(
-                    key not in FIXED_BY_EQUAL_STEPS, "tune.space", key, "what leaves the steps equal, or tune.equal=trials"
-                )
+                require(key not in FIXED_BY_EQUAL_STEPS, "tune.space", key, "what leaves the steps equal, or tune.equal=trials")
 
     @classmethod
     def of(cls, study: Study) -> Tune | None:
@@ -179,7 +177,7 @@ def folds_of(metrics: Metrics, count: int) -> dict[str, int]:
 
 
 def restricted(metric: Metric, part: Part) -> Metric | None:
-    """The number on a part of the subjects; None where the part holds none of a group's, or where nothing is known per subject."""
+    """The number on a part of the subjects; None where the part holds none of a group's, or nothing is known per subject."""
     if part.fold is None:
         return metric
     evidence = metric.evidence
@@ -251,5 +249,3 @@ def _value(metrics: Metrics, name: str, part: Part) -> float:
 
 def _mean(runs: Sequence[Metrics], name: str, part: Part) -> float:
     return float(np.mean([_value(metrics, name, part) for metrics in runs]))
-
-

@@ -71,15 +71,20 @@ class UnlearnTrainer(Trainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device
     ) -> tuple[list[dict[str, Packed]], Counts]:
-        """The micro-batches of one optimizer step, with the step's examples and tokens per stream over all processes."""
+        """The micro-batches of one optimizer step, with the step's examples and tokens per stream over all processes.
+
+        What the model is about to read is added to the state's `num_input_tokens_seen`, which checkpoints keep.
+        """
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         names = list(self.needs)
-        own = torch.zeros(len(names), 2, dtype=torch.float64)
+        own = torch.zeros(len(names) + 1, 2, dtype=torch.float64)
         for batch in batches:
             for row, name in enumerate(names):
                 _, lengths = batch["packed"].streams[name]
                 own[row] += torch.tensor([len(lengths), sum(lengths)], dtype=torch.float64)
+            own[-1, 0] += int((batch["packed"].reach > 0).sum())
         counts = total(own.to(self.args.device, torch.float32))
+        self.state.num_input_tokens_seen += int(counts[-1, 0])
         return batches, {name: (counts[row, 0], counts[row, 1]) for row, name in enumerate(names)}
 
     def compute_loss(

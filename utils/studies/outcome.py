@@ -1,0 +1,226 @@
+"""What a study shows so far: its table, its trials, and where both are written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from utils.files import flat_settings, read_json, write_text
+from utils.report.columns import Column, read_display
+from utils.report.markdown import table as markdown_table
+from utils.studies.measured import MeasuredCell
+from utils.studies.planning import Plan
+from utils.studies.published import Verdict, published_table, verdict
+from utils.studies.states import State
+from utils.studies.study import Entry
+from utils.studies.table import StudyTable, TableSpec, make_table, study_columns
+from utils.studies.writers import write_table
+
+SEEDS = {"models": "finetuning", "regions": "locating", "rows": "unlearning"}
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A verdict beside a cell of the table, with the value as it was printed."""
+
+    words: str
+    published: str | None
+    difference: float | None
+    sentence: str
+
+
+def outcome(plan: Plan) -> StudyTable | None:
+    """The table of what is done; None while nothing is. Raises ValueError for columns or published rows that there are not."""
+    cells = plan.measured()
+    if not cells:
+        return None
+    study, declared = plan.study, _declared(plan, cells)
+    measured = {name for cell in cells for name in cell.metrics}
+    entries = study.columns or [column.name for column in declared if column.metric in measured]
+    columns = study_columns(entries, declared, list(study.evaluations))
+    labels = {entry.name: entry.label for entry in study.entries.values()}
+    spec = TableSpec(
+        title=study.title,
+        columns=columns,
+        primary=_primary(plan, declared),
+        baseline=None if study.baseline is None else labels[study.baseline],
+        plain=next(iter(study.evaluations)),
+        settings=settings_sentence(plan),
+        shared_target=all(len(entry.seeds) == 1 for entry in study.of_kind("models") if entry.role == "target"),
+        verdicts=_verdicts(plan, cells, [column.column for column in columns]),
+        left_out=left_out(plan),
+    )
+    return make_table(cells, spec)
+
+
+def write_outcome(plan: Plan, folder: Path) -> list[Path]:
+    """Writes the table in all its forms, and trials.md where there was tuning; their paths, none while nothing is done."""
+    made = outcome(plan)
+    if made is None:
+        return []
+    paths = write_table(made, folder)
+    if plan.tune is not None:
+        write_text(folder / "trials.md", trials_page(plan))
+        paths.append(folder / "trials.md")
+    return paths
+
+
+def settings_sentence(plan: Plan) -> str:
+    """How all of it was made, seeds of each kind included."""
+    study, parts = plan.study, []
+    shared = {**study.common}
+    parts.append(", ".join(f"{key} {value}" for key, value in shared.items()))
+    for role in ("target", "oracle"):
+        seeds = [seed for entry in study.of_kind("models") if entry.role == role and entry.script for seed in entry.seeds]
+        if seeds:
+            parts.append(f"{role}: {_counted(seeds)}")
+    if any(entry.script for entry in study.of_kind("rows")):
+        parts.append(f"unlearning: {_counted(study.seeds)}")
+    if plan.tune is not None:
+        tune = plan.tune
+        where = "on all subjects" if tune.folds == 1 else f"cross-fitted over {tune.folds} parts of the subjects"
+        steps = "equal steps" if tune.equal == "steps" else "steps not equal"
+        parts.append(
+            f"tuned: {tune.budget} trials each over {', '.join(tune.space)} ({steps}; {_counted(tune.seeds)}), chosen {where}: nearest "
+            f"to the oracle in {', '.join(tune.near)} among trials that keep {tune.keep:.0%} of the target's {tune.utility}"
+        )
+    return "; ".join(part for part in parts if part)
+
+
+def left_out(plan: Plan) -> dict[str, str]:
+    """Rows and seeds without numbers -> why: failed cells stay visible."""
+    found: dict[str, str] = {}
+    for name, state in plan.states.items():
+        if state.word == "failed":
+            found[name] = state.told
+    for row in plan.waiting:
+        found[row] = "its trials are not done"
+    return found
+
+
+def trials_page(plan: Plan) -> str:
+    """Every trial of every row: settings, tokens that it read, how near it came to the oracle, what it kept, who chose it."""
+    assert plan.tune is not None
+    tune, lines = plan.tune, [f"# Trials: {plan.study.title}", ""]
+    header = [
+        "row",
+        "trial",
+        *tune.space,
+        "tokens read",
+        "distance to the oracle",
+        f"share of the target's {tune.utility}",
+        "chosen",
+    ]
+    rows = []
+    for entry in plan.study.of_kind("rows"):
+        if not tune.tunes(entry):
+            continue
+        for number, settings in enumerate(tune.trials(entry)):
+            rows.append([entry.label, str(number), *_trial_cells(plan, entry, number, settings)])
+    lines += [markdown_table(header, rows), "", _how_to_read(plan)]
+    return "\n".join(lines) + "\n"
+
+
+def _trial_cells(plan: Plan, entry: Entry, number: int, settings: Mapping[str, Any]) -> list[str]:
+    assert plan.tune is not None
+    own = {**{key: entry.settings.get(key, "own") for key in plan.tune.space}, **settings}
+    cells = [str(own[key]) for key in plan.tune.space]
+    cells.append(_tokens(plan, entry, number))
+    choices = plan.choices.get(entry.name)
+    if choices is None:
+        return [*cells, "", "", "not done"]
+    judged = [next(one for one in choice.judged if one.trial == number) for choice in choices.values()]
+    cells.append(", ".join(f"{one.distance:.4f}" for one in judged))
+    cells.append(", ".join(f"{one.utility:.3f}{'' if one.admissible else ' (too little)'}" for one in judged))
+    chosen = [f"part {fold + 1}" for fold, choice in choices.items() if choice.chosen.trial == number]
+    return [*cells, "yes" if chosen and len(choices) == 1 else " and ".join(chosen)]
+
+
+def _tokens(plan: Plan, entry: Entry, number: int) -> str:
+    found = []
+    for cell in plan.graph.cells.values():
+        if cell.entry.name == entry.name and cell.trial == number and cell.seed in (plan.tune.seeds if plan.tune else ()):
+            capsule = read_json(cell.folder / "run.json") or {}
+            if cell.evaluation is not None:
+                capsule = plan.archive.lines.get(cell.folder.name, {}).get("training") or {}
+            found += [capsule["tokens"]] if "tokens" in capsule else []
+    return f"{found[0]:,}" if found else ""
+
+
+def _how_to_read(plan: Plan) -> str:
+    assert plan.tune is not None
+    parts = "" if plan.tune.folds == 1 else (
+        " Two numbers are of the subjects that chose for part 1 and for part 2: what is reported on a part was chosen on the others."
+    )  # fmt: skip
+    return (
+        f"Distance: mean of |{' − oracle|, |'.join(plan.tune.near)} − oracle|. The rule takes the nearest trial that keeps "
+        f"{plan.tune.keep:.0%} of the target's {plan.tune.utility}, of equals the earlier; if none keeps it, the one with the most. "
+        f"It looks at the oracle. Trial 0 is the row's own setting.{parts}"
+    )
+
+
+def _declared(plan: Plan, cells: Sequence[MeasuredCell]) -> Sequence[Column]:
+    capsule = read_json(cells[0].folder / "run.json") or {}
+    return read_display(str(capsule.get("settings", {}).get("benchmark", {}).get("name"))).columns
+
+
+def _primary(plan: Plan, declared: Sequence[Column]) -> list[str]:
+    """Names of the primary columns, which a study may name by metric too."""
+    names = {column.metric: column.name for column in declared}
+    return [names.get(name, name) for name in plan.study.primary]
+
+
+def _verdicts(plan: Plan, cells: Sequence[MeasuredCell], columns: Sequence[Column]) -> dict[tuple[str, str], Shown]:
+    named = plan.study.published
+    if not named:
+        return {}
+    table = published_table(str(named["table"]))
+    rows, plain = named.get("rows") or {}, next(iter(plan.study.evaluations))
+    found: dict[tuple[str, str], Shown] = {}
+    for entry in plan.study.entries.values():
+        own = [cell for cell in cells if cell.row == entry.label and cell.evaluation == plain]
+        theirs = entry.published or rows.get(entry.name) or _theirs(entry)
+        if not own or theirs is None:
+            continue
+        for column in columns:
+            metrics = [cell.metrics[column.metric] for cell in own if column.metric in cell.metrics]
+            if metrics:
+                cell = table.cell(theirs, column.metric)
+                told = verdict(metrics, cell, _all_settings(plan, own[0]), deterministic=entry.role == "log")
+                found[entry.label, column.name] = _shown(told, cell.printed)
+    return found
+
+
+def _shown(told: Verdict, printed: str | None) -> Shown:
+    return Shown(told.word, printed, told.difference, told.sentence)
+
+
+def _theirs(entry: Entry) -> str | None:
+    """What a published table may call a row of ours: its role, or its method."""
+    if entry.role in ("target", "oracle"):
+        return entry.role
+    method = entry.settings.get("method")
+    return None if method is None else str(method)
+
+
+def _all_settings(plan: Plan, cell: MeasuredCell) -> dict[str, Any]:
+    """Settings of the evaluation over those of the training that made its model."""
+    capsule = read_json(cell.folder / "run.json") or {}
+    evaluation = flat_settings(capsule.get("settings", {}))
+    training = read_json(Path(str(evaluation.get("model.path"))) / "run.json")
+    if training is None:
+        name = cell.folder.name
+        line = next((line for line in plan.archive.lines.values() if name.startswith(line["folder"])), {})
+        training = line.get("training")
+    return {**flat_settings((training or {}).get("settings", {})), **evaluation}
+
+
+def _counted(seeds: Sequence[int]) -> str:
+    return f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {', '.join(map(str, seeds))}"
+
+
+def failures(found: Mapping[str, State]) -> list[str]:
+    """A sentence for each cell that failed."""
+    return [f"{name}: {state.told}" for name, state in found.items() if state.word == "failed"]
