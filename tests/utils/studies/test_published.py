@@ -107,6 +107,8 @@ def test_the_sentence_states_value_print_and_tolerance():
     below = judged([metric(0.60, 0.55, 0.64)], "0.63")
     assert below.word == "within" and "0.6 (0.55 to 0.64: 95 % over 400 items)" in below.sentence
     assert (below.difference, below.tolerance) == (approx(-0.03), approx(0.04 + 0.005))
+    above = judged([metric(0.66, 0.64, 0.75)], "0.63")
+    assert above.word == "differs" and (above.difference, above.tolerance) == (approx(0.03), approx(0.02 + 0.005))
     second = judged(0.63, "0.63", second_hand="a note", remarks={"NPO": {"MU": "odd"}})
     assert second.sentence.endswith("(odd) (second-hand: a note)")
 
