@@ -22,6 +22,7 @@ def main(cfg: DictConfig) -> None:
     from utils import distributed
     from utils.evaluation.results import describe
     from utils.reading import files_read
+    from utils.runs.lineage import role_of_evaluated
     from utils.runs.load import make_encoder
     from utils.runs.oracles import bring_oracle, check_oracle
     from utils.runs.run import Run
@@ -51,6 +52,7 @@ def main(cfg: DictConfig) -> None:
     with Run.open(cfg, "evaluate", data) as run:
         if run.skip:
             return
+        run.note(role=role_of_evaluated(cfg))
         if cfg.from_logs is None:
             score_run(cfg, questions, encoder, run)
             bring_oracle(cfg, questions, encoder, run)

@@ -122,6 +122,7 @@ def test_logs_of_the_original_code_give_its_numbers(tmp_path, overrides, key):
     succeed(tmp_path, "evaluate", *command)
     found = metrics(tmp_path / "logs")
     assert len(found) == 15
+    assert json.loads((tmp_path / "logs" / "run.json").read_text())["role"] == "log"
     compared = [name for name in case[key] if name in found]
     assert len(compared) >= 5
     for name in compared:

@@ -75,6 +75,7 @@ class KnowUnDo(Benchmark):
     kept: ClassVar[str] = "retention"
     statistics: ClassVar[tuple[str, ...]] = ("logp", "hit", "argmax")
     forgotten: ClassVar[tuple[str, ...]] = ("unlearn",)
+    harmless: ClassVar[tuple[str, ...]] = ("retention",)
 
     def __post_init__(self) -> None:
         choose("benchmark.domain", self.domain, SAFETY_PROMPTS)

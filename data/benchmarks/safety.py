@@ -71,6 +71,7 @@ class Safety(Benchmark):
     forget_splits: ClassVar[tuple[str, ...]] = (HARMFUL,)
     kept: ClassVar[str] = NORMAL
     forgotten: ClassVar[tuple[str, ...]] = (HARMFUL,)
+    harmless: ClassVar[tuple[str, ...]] = (NORMAL,)
 
     def __post_init__(self) -> None:
         whole_or("benchmark.harmful_rows", self.harmful_rows, "all")

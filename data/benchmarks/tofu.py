@@ -57,6 +57,7 @@ class Tofu(Benchmark):
     forgotten: ClassVar[tuple[str, ...]] = ("forget",)
     members: ClassVar[tuple[str, str]] = ("forget", "holdout")
     least_nulls: ClassVar[int] = LEAST
+    harmless: ClassVar[tuple[str, ...]] = ("retain", *WORLD)
     compats: ClassVar[tuple[str, ...]] = (*Benchmark.compats, "meow_released")
 
     def __post_init__(self) -> None:

@@ -44,6 +44,8 @@ class Benchmark(Protocol):
     members: ClassVar[tuple[str, str] | None] = None
     """Task whose answers were trained on, and task of such answers that never were: what membership attacks tell apart."""
 
+    harmless: ClassVar[tuple[str, ...]] = ("retain",)
+    """Beginnings of splits that hold nothing of what can be forgotten: who learned such splits alone is a retain oracle."""
     compats: ClassVar[tuple[str, ...]] = ("none", "tofu_original", "open_unlearning", "flat_released")
     """Values of compat that mean something here."""
     compares: ClassVar[str] = "forget quality compares with"

@@ -71,12 +71,14 @@ def picture(width: float, height: float, title: str, kind: str, parts: Sequence[
 
 
 def mark(x: float, y: float, role: Role, size: float = 5.0) -> Markup:
-    """Target: an open diamond; oracle: an open square; method: a disc. Shape and colour both tell the role."""
+    """Target: an open diamond; oracle: an open square; method: a disc; others: an open triangle. Shape and colour tell it."""
     kind = f"mark {role}"
     if role == "method":
         return shape("circle", cx=x, cy=y, r=size, kind=kind)
     if role == "oracle":
         return shape("rect", x=x - size, y=y - size, width=2 * size, height=2 * size, kind=kind)
+    if role != "target":
+        return shape("polygon", points=path([(x, y - size), (x + size, y + size), (x - size, y + size)]), kind=kind)
     d = size * 1.35
     return shape("polygon", points=path([(x, y - d), (x + d, y), (x, y + d), (x - d, y)]), kind=kind)
 

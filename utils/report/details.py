@@ -80,12 +80,18 @@ def differing_settings(report: Report) -> dict[str, dict[str, Any]]:
     differing: dict[str, dict[str, Any]] = {}
     for methods in (False, True):
         group = [run for run in report.runs if (run.role == "method") == methods]
-        flats = {run.label: flat_settings((run.training or run.evaluation)["settings"]) for run in group}
+        flats = {run.label: _own_settings(run) for run in group}
         keys = dict.fromkeys(key for flat in flats.values() for key in flat if key not in UNTOLD)
         varying = [key for key in keys if len({repr(flat.get(key)) for flat in flats.values()}) > 1]
         for label, flat in flats.items():
             differing[label] = {key: flat[key] for key in varying if key in flat}
     return differing
+
+
+def _own_settings(run: ReportRun) -> dict[str, Any]:
+    """Of the training, else of the evaluation; without the model that a log was never asked about."""
+    settings = flat_settings((run.training or run.evaluation)["settings"])
+    return {key: value for key, value in settings.items() if run.role != "log" or not key.startswith("model.")}
 
 
 def _card(runs: Sequence[ReportRun], key: Key) -> dict[str, Any]:

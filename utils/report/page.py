@@ -32,9 +32,13 @@ TEMPLATES = Environment(
 _FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufdd0-\ufdef\ufffe\uffff\ud800-\udfff]")
 NOT_CURVES = ("step", "epoch", "learning_rate", "grad_norm")
 MEANINGS: dict[Role, str] = {
+    "untouched": "untouched, as it came",
     "target": "target, knows the forget set",
     "oracle": "retain oracle, never saw it",
     "method": "method",
+    "relearned": "relearned, trained again after unlearning",
+    "probe": "probe, asked in another way",
+    "log": "log of other code",
 }
 
 

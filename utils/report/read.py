@@ -23,8 +23,9 @@ from natsort import natsorted
 from utils.files import flat_settings, read_rows
 from utils.report.columns import Column, Display, columns_of, read_display
 
-Role = Literal["target", "oracle", "method"]
-ROLES: tuple[Role, ...] = ("target", "oracle", "method")
+Role = Literal["untouched", "target", "oracle", "method", "relearned", "probe", "log"]
+ROLES: tuple[Role, ...] = ("untouched", "target", "oracle", "method", "relearned", "probe", "log")
+NAMES: dict[Role, str] = {"oracle": "retain oracle"}  # where a role is called something else in the label of a run
 BESIDE: tuple[Role, ...] = ("target", "oracle")  # what methods are seen beside
 
 
@@ -121,7 +122,7 @@ class Report:
 
 
 def read_report(folder: Path, title: str | None = None, out: Path | None = None) -> Report:
-    """Reads every immediate sub-folder of `folder`: target, retain oracle, methods, each in natural order of names.
+    """Reads every immediate sub-folder of `folder`: role after role, each in natural order of names.
 
     A sub-folder counts if it is a finished training run with a finished evaluation in `eval/`, or such an evaluation
     itself. `out`, where the report goes, is passed over. Raises ReportError if no sub-folder counts.
@@ -160,16 +161,18 @@ def read_run(folder: Path) -> ReportRun:
         if not (at / "metrics.json").is_file() and not (at / "run.json").is_file():
             raise ReportError(f"it has no eval/metrics.json; make it with evaluate.py model.path={folder} out={at}")
         evaluation = _read_capsule(at, "eval/")
-    label = folder.name if training is None else label_of(training, folder)
     settings = flat_settings(evaluation["settings"])
     if settings.get("reinforced.path") is not None:
         # The logits of two models, model.path less what reinforced.path says louder: no run made that.
         training, label = None, f"{settings['reinforced.name']} (alpha {settings['reinforced.alpha']:g})"
+    else:
+        label = folder.name if training is None else label_of(training, folder)
+    probe = _probe(settings)
     return ReportRun(
         folder,
         at,
-        _role(training),
-        label,
+        _role(training, evaluation),
+        f"{label}, {probe}" if probe else label,
         training,
         evaluation,
         read_metrics(at / "metrics.json"),
@@ -241,8 +244,23 @@ def _trained(settings: Mapping[str, Any]) -> dict[str, Any] | None:
         return None
 
 
-def _role(training: Mapping[str, Any] | None) -> Role:
-    if training is None or training["script"] != "finetune":
+def _role(training: Mapping[str, Any] | None, evaluation: Mapping[str, Any]) -> Role:
+    """What the runs say of themselves; of an older run what its settings tell."""
+    settings = flat_settings(evaluation["settings"])
+    if settings.get("from_logs") is not None:
+        return "log"
+    if _probe(settings):
+        return "probe"
+    said = evaluation.get("role")
+    if said is not None and said not in ROLES:
+        raise ReportError(f"run.json: role={said} is none of {', '.join(ROLES)}; run it again")
+    return said or ("method" if training is None else _trained_role(training))
+
+
+def _trained_role(training: Mapping[str, Any]) -> Role:
+    if training.get("role") in ROLES:
+        return training["role"]
+    if training["script"] != "finetune":
         return "method"
     settings = flat_settings(training["settings"])
     harmless = read_display(str(settings.get("benchmark.name"))).oracle
@@ -250,12 +268,18 @@ def _role(training: Mapping[str, Any] | None) -> Role:
     return "oracle" if all(part.startswith(harmless) for part in parts) else "target"
 
 
+def _probe(settings: Mapping[str, Any]) -> str:
+    """What the probe is called, "" for the benchmark's own questions. settings: of evaluate.py, as dotted keys."""
+    name = str(settings.get("probe._target_") or "").rpartition(".")[2]
+    return "" if name in ("", "Unchanged") else name.lower()
+
+
 def label_of(training: Mapping[str, Any], folder: Path) -> str:
     """What a training run is called, from its run.json: its role and split, or its method."""
     settings = flat_settings(training["settings"])
-    role = _role(training)
+    role = _trained_role(training)
     if role != "method":
-        return f"{'target' if role == 'target' else 'retain oracle'} ({settings.get('split')})"
+        return f"{NAMES.get(role, role)} ({settings.get('split')})"
     name = str(settings.get("method.name", folder.name))
     divergence = settings.get("method.loss.divergence")
     return name if divergence is None or name.endswith(f"_{divergence}") else f"{name} ({divergence})"

@@ -22,6 +22,7 @@ SHARED = {
     "compat": "compat",
 }
 ASIDE = {"seed"}  # may differ
+OF_LOGS = ("benchmark", "split", "compat")  # what the evaluation of a log read; its model is whatever was logged
 TOLD = {"benchmark.name", "benchmark.rows", "benchmark.split", "benchmark.data_root"}
 
 
@@ -72,8 +73,9 @@ def shared_settings(report: Report) -> dict[str, list[str]]:
     """Values of what runs of one table should agree in, in order of first appearance; what no run has is left out."""
     shared = {}
     for name, key in SHARED.items():
-        chosen = [run.training for run in report.runs if run.training is not None] if name == "seed" else []
-        capsules = chosen or [run.evaluation for run in report.runs]
+        runs = [run for run in report.runs if run.role != "log" or name in OF_LOGS]
+        chosen = [run.training for run in runs if run.training is not None] if name == "seed" else []
+        capsules = chosen or [run.evaluation for run in runs]
         shared[name] = _values([flat_settings(capsule["settings"]) for capsule in capsules], key)
     return {name: values for name, values in shared.items() if values}
 

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from omegaconf import DictConfig
 
 from utils.distributed import by_main
 from utils.files import read_json
 from utils.fingerprint import folder_hash
 
 TRAINS = ("finetune", "unlearn")
+
+Role = Literal["untouched", "target", "oracle", "method", "relearned", "log"]
+"""What a model is to those beside it: as it came; has learned what is to be forgotten; never saw it; has unlearned it; has
+learned again after that; or is known by the logs of other code alone."""
 
 
 @dataclass(frozen=True)
@@ -67,3 +73,33 @@ class Origin:
             seen.add(origin.folder.resolve())
             yield origin
             origin = Origin.of(origin.settings.get("model", {}).get("path"))
+
+
+def role_of_training(script: str, path: str | None, benchmark: str, split: str, harmless: Sequence[str]) -> Role:
+    """What a run makes of the model in `path` (None: of random weights), from this and all runs before it.
+
+    harmless: beginnings of the benchmark's splits that hold nothing of what can be forgotten (utils/items/benchmark.py).
+    """
+    if script == "unlearn":
+        return "method"
+    origin = Origin.of(path)
+    before = [] if origin is None else list(origin.line())
+    if any(earlier.capsule["script"] == "unlearn" for earlier in before):
+        return "relearned"
+    learned = [earlier.settings.get("split") for earlier in before if _benchmark(earlier.settings) == benchmark]
+    parts = [part for splits in (split, *learned) for part in str(splits).split("+")]
+    return "oracle" if all(part.startswith(tuple(harmless)) for part in parts) else "target"
+
+
+def role_of_evaluated(cfg: DictConfig) -> Role | None:
+    """What is evaluated. None: the run that wrote the model did not say."""
+    if cfg.from_logs is not None:
+        return "log"
+    if cfg.reinforced.path is not None:
+        return "method"  # the logits of two models: what no run wrote
+    origin = Origin.of(cfg.model.path)
+    return "untouched" if origin is None else origin.capsule.get("role")
+
+
+def _benchmark(settings: Mapping[str, Any]) -> object:
+    return (settings.get("benchmark") or {}).get("name")

@@ -25,6 +25,7 @@ from utils.fingerprint import folder_hash
 from utils.interruption import Interrupted, deferred
 from utils.items.rows import QA
 from utils.items.streams import StepDataset, Streams, TrainingData
+from utils.runs.lineage import role_of_training
 from utils.runs.load import make_encoder, trainable_engine
 from utils.runs.run import Run
 from utils.runs.settings import TrainingSettings
@@ -113,7 +114,10 @@ def train(settings: TrainingSettings, run: Run, encoder: Encoder, streams: Strea
         log.info(said, method.name, plan.per_device)
     reference = _reference(cfg, engine, method.loss, dataset, plan.per_device, method.reference_dropout)
     prompts, lost = encoder.fingerprint, count_lost(streams.answers)
-    run.note(batch=str(plan), steps=dataset.steps, items=len(streams), dropped=streams.dropped, lost=lost, prompts=prompts)
+    role = role_of_training(run.capsule["script"], cfg.model.path, benchmark.name, str(cfg.split), benchmark.harmless)
+    run.note(
+        role=role, batch=str(plan), steps=dataset.steps, items=len(streams), dropped=streams.dropped, lost=lost, prompts=prompts
+    )
     arguments = _arguments(cfg, run, plan, dataset, precision.autocast)
     trainer = UnlearnTrainer(engine, method.loss, dataset, reference, arguments, encoder.tokenizer, run.record)
     # What `finish` subtracts stays in the precision of training: a small difference does not survive rounding.

@@ -59,6 +59,41 @@ def test_role_of_a_finetuned_run(tmp_path, split, role):
     assert read_report(tmp_path).runs[0].role == role
 
 
+def add(runs: Path, name: str, role: str | None, **settings: object) -> None:
+    """An evaluation by itself whose numbers are better than any other's."""
+    fake.write_json(runs / name / "run.json", fake.capsule("evaluate", {"split": "forget10", **settings}, role=role))
+    found = {"forget_quality": fake.metric(1.0), "model_utility": fake.metric(0.99)}
+    fake.write_json(runs / name / "metrics.json", found)
+
+
+def test_only_methods_compete_whatever_else_stands_beside_them(runs):
+    """A relearned model is no target, the log of an oracle and a probe are no methods, though they have the best numbers."""
+    fake.write_run(runs / "again", "finetune", "forget10", "memorise", None, {"model_utility": 0.98})
+    capsule = json.loads((runs / "again" / "run.json").read_text())
+    fake.write_json(runs / "again" / "run.json", capsule | {"role": "relearned"})
+    add(runs, "log", "log", from_logs="eval_log.json", model={"name": "other", "path": None})
+    add(runs, "base", "untouched")
+    probe = {"_target_": "data.probes.Paraphrase"}
+    add(runs, "asked", "method", probe=probe, model={"name": "tiny", "path": str(runs / "flat")})
+    report = read_report(runs)
+    found = {run.folder.name: (run.role, run.label) for run in report.runs}
+    assert found["again"] == ("relearned", "relearned (forget10)") and found["log"] == ("log", "log")
+    assert found["asked"] == ("probe", "flat (tv), paraphrase") and found["base"][0] == "untouched"
+    assert [run.role for run in report.runs] == ["untouched", "target", "oracle", *["method"] * 3, "relearned", "probe", "log"]
+    assert {folder.name for folder, _ in best_cells(report)} == {"flat", "npo2", "npo10"}
+    text = page(report)
+    for words in ("relearned, trained again after unlearning", "log of other code", "probe, asked in another way"):
+        assert words in text
+    assert "Settings: model tiny, benchmark tofu" in markdown_table(report)  # a log was never asked of a model
+
+
+def test_a_run_from_before_roles_and_one_of_no_role(runs):
+    add(runs, "old", None)
+    assert next(run.role for run in read_report(runs).runs if run.folder.name == "old") == "method"
+    add(runs, "odd", "teacher")
+    assert "role=teacher is none of" in read_report(runs).left_out["odd"]
+
+
 @pytest.mark.parametrize(
     "method, divergence, label",
     [

@@ -118,8 +118,9 @@ def test_every_job_of_a_sweep_follows_its_own_model(folder):
     models = "model.path=runs/target,runs/ga"
     done = succeed(folder, "evaluate", "-m", models, "oracle=none", *QUICK_EVALUATION, "out=${model.path}/eval")
     assert "as in runs/target:" in done.out + done.err and "as in runs/ga:" in done.out + done.err
-    splits = [read_json(folder / "runs" / name / "eval" / "run.json")["settings"]["split"] for name in ("target", "ga")]
-    assert splits == ["forget10", "forget05"]
+    known = [read_json(folder / "runs" / name / "eval" / "run.json") for name in ("target", "ga")]
+    assert [capsule["settings"]["split"] for capsule in known] == ["forget10", "forget05"]
+    assert [capsule["role"] for capsule in known] == ["target", "method"]  # as the runs say of themselves
 
 
 def test_what_contradicts_the_run_ends_the_program_in_a_sentence(folder):

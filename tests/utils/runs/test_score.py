@@ -108,8 +108,9 @@ def test_the_numbers_follow_from_the_saved_files(evaluated):
 
 
 def test_every_number_knows_whom_its_items_are_about(evaluated):
-    settings = read_json(evaluated / "eval" / "run.json")["settings"]
-    cfg = OmegaConf.create({**settings, "out": str(evaluated / "eval"), "rescore": True})
+    known = read_json(evaluated / "eval" / "run.json")
+    assert known["role"] == "untouched"  # no run made this model
+    cfg = OmegaConf.create({**known["settings"], "out": str(evaluated / "eval"), "rescore": True})
     found = metrics_from_files(evaluated / "eval", check_evaluation(cfg), "none", 2)
     quality, utility = (found[name].evidence.clusters for name in ("forget_quality", "model_utility"))
     assert quality["first"] == quality["second"] and set(quality["first"]) == {"forget author 1"}
