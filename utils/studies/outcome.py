@@ -10,13 +10,13 @@ from typing import Any
 from utils.files import flat_settings, read_json, write_text
 from utils.report.columns import Column, read_display
 from utils.report.markdown import table as markdown_table
-from utils.studies.measured import MeasuredCell
 from utils.studies.planning import Plan
-from utils.studies.published import Verdict, published_table, verdict
 from utils.studies.states import State
 from utils.studies.study import Entry
-from utils.studies.table import StudyTable, TableSpec, make_table, study_columns
-from utils.studies.writers import write_table
+from utils.tables.measured import MeasuredCell
+from utils.tables.published import Verdict, published_table, verdict
+from utils.tables.table import StudyTable, TableSpec, make_table, study_columns
+from utils.tables.writers import write_table
 
 SEEDS = {"models": "finetuning", "regions": "locating", "rows": "unlearning"}
 
@@ -83,8 +83,9 @@ def settings_sentence(plan: Plan) -> str:
         where = "on all subjects" if tune.folds == 1 else f"cross-fitted over {tune.folds} parts of the subjects"
         steps = "equal steps" if tune.equal == "steps" else "steps not equal"
         parts.append(
-            f"tuned: {tune.budget} trials each over {', '.join(tune.space)} ({steps}; {_counted(tune.seeds)}), chosen {where}: nearest "
-            f"to the oracle in {', '.join(tune.near)} among trials that keep {tune.keep:.0%} of the target's {tune.utility}"
+            f"tuned: {tune.budget} trials each over {', '.join(tune.space)} ({steps}; {_counted(tune.seeds)}), chosen {where}: "
+            f"nearest to the oracle in {', '.join(tune.near)} among trials that keep {tune.keep:.0%} of the target's "
+            f"{tune.utility}"
         )
     return "; ".join(part for part in parts if part)
 
@@ -104,15 +105,8 @@ def trials_page(plan: Plan) -> str:
     """Every trial of every row: settings, tokens that it read, how near it came to the oracle, what it kept, who chose it."""
     assert plan.tune is not None
     tune, lines = plan.tune, [f"# Trials: {plan.study.title}", ""]
-    header = [
-        "row",
-        "trial",
-        *tune.space,
-        "tokens read",
-        "distance to the oracle",
-        f"share of the target's {tune.utility}",
-        "chosen",
-    ]
+    kept = f"share of the target's {tune.utility}"
+    header = ["row", "trial", *tune.space, "tokens read", "distance to the oracle", kept, "chosen"]
     rows = []
     for entry in plan.study.of_kind("rows"):
         if not tune.tunes(entry):
@@ -151,14 +145,14 @@ def _tokens(plan: Plan, entry: Entry, number: int) -> str:
 
 def _how_to_read(plan: Plan) -> str:
     assert plan.tune is not None
-    parts = "" if plan.tune.folds == 1 else (
-        " Two numbers are of the subjects that chose for part 1 and for part 2: what is reported on a part was chosen on the others."
-    )  # fmt: skip
-    return (
-        f"Distance: mean of |{' − oracle|, |'.join(plan.tune.near)} − oracle|. The rule takes the nearest trial that keeps "
-        f"{plan.tune.keep:.0%} of the target's {plan.tune.utility}, of equals the earlier; if none keeps it, the one with the most. "
-        f"It looks at the oracle. Trial 0 is the row's own setting.{parts}"
+    tune = plan.tune
+    words = (
+        f"Distance: mean of |{' - oracle|, |'.join(tune.near)} - oracle|. The rule takes the nearest trial that keeps "
+        f"{tune.keep:.0%} of the target's {tune.utility}, of equals the earlier; if none keeps it, the one with the most. "
+        "It looks at the oracle. Trial 0 is the row's own setting."
     )
+    parts = " Several numbers are of the subjects that chose for part 1, part 2 and so on, each on all other parts."
+    return words if tune.folds == 1 else words + parts
 
 
 def _declared(plan: Plan, cells: Sequence[MeasuredCell]) -> Sequence[Column]:

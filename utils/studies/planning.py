@@ -10,10 +10,10 @@ from typing import Any
 from utils.items.metric import Metric
 from utils.studies.archive import FOLDER, Archive
 from utils.studies.cells import POOL, Cell, Graph
-from utils.studies.measured import MeasuredCell
 from utils.studies.states import State, state_of, states
 from utils.studies.study import Entry, Study
 from utils.studies.tuning import Choice, Part, Tune, choose_trial, crossfitted, folds_of
+from utils.tables.measured import MeasuredCell
 
 Metrics = Mapping[str, Metric]
 
@@ -152,7 +152,7 @@ class Plan:
     def _measured(self, cell: Cell, metrics: Metrics, settings: Mapping[str, Any]) -> MeasuredCell:
         folder = self.folder(cell)
         assert folder is not None
-        return MeasuredCell(cell.entry.label, cell.entry.role, cell.seed, cell.evaluation or "", folder, metrics, settings)  # type: ignore[arg-type]
+        return MeasuredCell(cell.entry.label, cell.entry.role, cell.seed, cell.evaluation or "", folder, metrics, settings)
 
     def keep(self) -> None:
         """Puts every finished evaluation of the study into its archive, and drops what is none of its cells any more."""

@@ -11,7 +11,7 @@
     seeds            of the rows; models and regions name their own
     columns, primary, baseline    what the table shows, tests, and against which row
     tune             equal tuning (utils/studies/tuning.py)
-    published        the published table beside it (utils/studies/published.py)
+    published        the published table beside it (utils/tables/published.py)
     keep, launcher, launch, processes, parallel, device    how it is run
 
 An entry of models, regions or rows holds settings, and these words of its own: `path` (a model that exists), `role`, `seeds`,
@@ -36,7 +36,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from utils import ROOT
-from utils.checks import choose, did_you_mean_or_all, first_line, name, node, require, whole
+from utils.checks import choose, did_you_mean_or_all, first_line, name, node, require, shown, whole
 from utils.files import flat_settings
 from utils.runs.cli import parse_overrides
 
@@ -214,7 +214,7 @@ def _read(study: str) -> dict[str, Any]:
     known = [one.name for one in fields(Study) if one.name != "name"]
     for key in content:
         if key not in (*known, "base"):
-            raise ValueError(f"study {study}: there is no key {key}{did_you_mean_or_all(key, known)}")
+            raise ValueError(f"study {study}: there is no key {shown(key)}{did_you_mean_or_all(key, known)}")
     base = content.pop("base", None)
     return _merged(_read(base), content) if base else content
 

@@ -12,7 +12,7 @@ from scipy.stats import ttest_rel
 
 from utils.evaluation.resampling import resampled, strata
 from utils.items.metric import Evidence, Metric, ks_distance, measured
-from utils.studies.statistics import clustered_difference, holm, paired_t, spread
+from utils.tables.statistics import clustered_difference, holm, paired_t, spread
 
 
 def metric(values, subjects=None, group: str = "forget", statistic=None) -> Metric:

@@ -13,11 +13,11 @@ import pytest
 from pytest import approx
 
 from tests.utils.report.test_page import Page
-from tests.utils.studies.measured import Said, cells
-from tests.utils.studies.test_table import QUALITY, ROUGE, SPEC, STUDY, UTILITY
-from utils.studies import writers
-from utils.studies.table import StudyColumn, StudyTable, TableSpec, make_table
-from utils.studies.writers import as_grid, html, latex, markdown, tidy, write_table
+from tests.utils.tables.measured import Said, cells
+from tests.utils.tables.test_table import QUALITY, ROUGE, SPEC, STUDY, UTILITY
+from utils.tables import writers
+from utils.tables.table import StudyColumn, StudyTable, TableSpec, make_table
+from utils.tables.writers import as_grid, html, latex, markdown, tidy, write_table
 
 NASTY = "a|b & c_d 50 % #1 $x$ {y} ~ ^ \\z <i> Iğatho*"
 

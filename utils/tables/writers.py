@@ -23,8 +23,8 @@ from utils.report.columns import Column
 from utils.report.markdown import MISSING, bold, escape
 from utils.report.markdown import table as markdown_rows
 from utils.report.page import render
-from utils.studies.caption import caption
-from utils.studies.table import StudyColumn, StudyTable, TableCell, TableRow
+from utils.tables.caption import caption
+from utils.tables.table import StudyColumn, StudyTable, TableCell, TableRow
 
 COLLAPSED = "†"
 _LATEX = {

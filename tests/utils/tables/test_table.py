@@ -8,11 +8,11 @@ from dataclasses import replace
 import pytest
 from pytest import approx
 
-from tests.utils.studies.measured import Said, cells
+from tests.utils.tables.measured import Said, cells
 from utils.report.columns import Column, read_display
-from utils.studies.caption import caption
-from utils.studies.statistics import holm, paired_t
-from utils.studies.table import StudyColumn, StudyTable, TableCell, TableSpec, make_table, study_columns
+from utils.tables.caption import caption
+from utils.tables.statistics import holm, paired_t
+from utils.tables.table import StudyColumn, StudyTable, TableCell, TableSpec, make_table, study_columns
 
 ROUGE = Column("F-ROUGE", "rouge", "ROUGE of forgotten answers", "oracle")
 UTILITY = Column("MU", "utility", "model utility", "high")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from utils.report.columns import READINGS
-from utils.studies.statistics import FEW
-from utils.studies.table import COLLAPSE, StudyTable
+from utils.tables.statistics import FEW
+from utils.tables.table import COLLAPSE, StudyTable
 
 
 def caption(table: StudyTable) -> list[str]:

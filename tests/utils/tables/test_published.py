@@ -26,7 +26,7 @@ from utils import ROOT
 from utils.files import flat_settings
 from utils.items.metric import Metric
 from utils.report.columns import read_display
-from utils.studies.published import Cell, Column, Table, Verdict, published_table, published_tables, read_printed, verdict
+from utils.tables.published import Cell, Column, Table, Verdict, published_table, published_tables, read_printed, verdict
 
 MAX = sys.float_info.max  # a perplexity that overflows is reported as this
 needs_shared = pytest.mark.skipif(REAL is None, reason="LETHE_SHARED is not set: no logs, no reference values")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from utils.items.metric import Metric, measured
-from utils.studies.measured import MeasuredCell, Role
+from utils.tables.measured import MeasuredCell, Role
 
 AROUND = np.array([-0.02, 0.01, -0.01, 0.02])
 

@@ -22,8 +22,8 @@ from typing import Any, Protocol
 from utils.checks import did_you_mean_or_all
 from utils.items.metric import Metric
 from utils.report.columns import Column
-from utils.studies.measured import MeasuredCell, Role
-from utils.studies.statistics import (
+from utils.tables.measured import MeasuredCell, Role
+from utils.tables.statistics import (
     ClusteredDifference,
     SeedDifference,
     Spread,

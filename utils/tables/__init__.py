@@ -1,0 +1,1 @@
+"""Tables: the numbers of many runs side by side, with what is needed to believe them."""
