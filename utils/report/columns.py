@@ -6,6 +6,7 @@
               one, and `placement` the metric that places it among oracles of other seeds
     map       names of two columns, x and y, for one picture of all runs; `words` say how to read it
     answers   task -> title: whose answers are shown side by side
+    tuning    `near` and `kept`: what the rule of a study's tuning looks at (utils/studies/tuning.py)
     oracle    beginnings of splits; a run finetuned on such splits alone never saw what is forgotten
 
 All of it may be left out, and the file too: then the first metrics are shown as they come. Names of columns are no settings of an
@@ -146,6 +147,7 @@ class Display:
     map: Map | None = None
     answers: Mapping[str, str] = field(default_factory=dict)
     oracle: tuple[str, ...] = ("retain",)
+    tuning: Mapping[str, Any] = field(default_factory=dict)
 
 
 @cache
@@ -170,7 +172,7 @@ def columns_of(benchmark: str, measured: Sequence[str]) -> list[Column]:
 def _display(content: Any) -> Display:
     if not isinstance(content, dict):
         raise ValueError("write keys with values")
-    _check_keys(content, ("columns", "map", "answers", "oracle"))
+    _check_keys(content, ("columns", "map", "answers", "oracle", "tuning"))
     columns = tuple(_column(entry, place) for place, entry in enumerate(content.get("columns") or (), start=1))
     for key in ("name", "metric"):
         values = [vars(column)[key] for column in columns]
@@ -182,6 +184,7 @@ def _display(content: Any) -> Display:
         _map(content["map"], {column.name: column for column in columns}) if content.get("map") else None,
         {str(task): str(title) for task, title in (content.get("answers") or {}).items()},
         tuple(map(str, content.get("oracle", Display.oracle))),
+        content.get("tuning") or {},
     )
 
 

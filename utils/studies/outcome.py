@@ -84,8 +84,8 @@ def settings_sentence(plan: Plan) -> str:
         steps = "equal steps" if tune.equal == "steps" else "steps not equal"
         parts.append(
             f"tuned: {tune.budget} trials each over {', '.join(tune.space)} ({steps}; {_counted(tune.seeds)}), chosen {where}: "
-            f"nearest to the oracle in {', '.join(tune.near)} among trials that keep {tune.keep:.0%} of the target's "
-            f"{tune.utility}"
+            f"nearest to the oracle in {', '.join(tune.near)} among trials that keep {tune.share:.0%} of the target's "
+            f"{tune.kept}"
         )
     return "; ".join(part for part in parts if part)
 
@@ -105,7 +105,7 @@ def trials_page(plan: Plan) -> str:
     """Every trial of every row: settings, tokens that it read, how near it came to the oracle, what it kept, who chose it."""
     assert plan.tune is not None
     tune, lines = plan.tune, [f"# Trials: {plan.study.title}", ""]
-    kept = f"share of the target's {tune.utility}"
+    kept = f"share of the target's {tune.kept}"
     header = ["row", "trial", *tune.space, "tokens read", "distance to the oracle", kept, "chosen"]
     rows = []
     for entry in plan.study.of_kind("rows"):
@@ -127,7 +127,7 @@ def _trial_cells(plan: Plan, entry: Entry, number: int, settings: Mapping[str, A
         return [*cells, "", "", "not done"]
     judged = [next(one for one in choice.judged if one.trial == number) for choice in choices.values()]
     cells.append(", ".join(f"{one.distance:.4f}" for one in judged))
-    cells.append(", ".join(f"{one.utility:.3f}{'' if one.admissible else ' (too little)'}" for one in judged))
+    cells.append(", ".join(f"{one.kept:.3f}{'' if one.admissible else ' (too little)'}" for one in judged))
     chosen = [f"part {fold + 1}" for fold, choice in choices.items() if choice.chosen.trial == number]
     return [*cells, "yes" if chosen and len(choices) == 1 else " and ".join(chosen)]
 
@@ -148,7 +148,7 @@ def _how_to_read(plan: Plan) -> str:
     tune = plan.tune
     words = (
         f"Distance: mean of |{' - oracle|, |'.join(tune.near)} - oracle|. The rule takes the nearest trial that keeps "
-        f"{tune.keep:.0%} of the target's {tune.utility}, of equals the earlier; if none keeps it, the one with the most. "
+        f"{tune.share:.0%} of the target's {tune.kept}, of equals the earlier; if none keeps it, the one with the most. "
         "It looks at the oracle. Trial 0 is the row's own setting."
     )
     parts = " Several numbers are of the subjects that chose for part 1, part 2 and so on, each on all other parts."

@@ -10,12 +10,13 @@
       evaluation: plain
       folds: 2                        parts of the subjects (authors): what is reported on a part was chosen on the others;
                                       1: choose and report on all
-      near: [forget_prob, ...]        how near to the oracle: mean distance of these numbers
-      utility: model_utility          what has to be kept, and how much of the target's:
-      keep: 0.95
+      near: [...]                     how near to the oracle: mean distance of these numbers (default: metrics/report/)
+      kept: ...                       the number of which a share of the target's has to be kept (default: metrics/report/)
+      share: 0.95
+      equal: steps                    steps: the space may not change them; trials: only the number of trials is equal
 
-The rule: of the trials that keep the share `keep` of the target's utility, the one nearest to the oracle in `near`. Among equals
-the earlier one. Where none keeps it, the one with the most utility, and the table says so. The rule looks at the oracle, which
+The rule: of the trials that keep their `share` of the target's `kept`, the one nearest to the oracle in `near`. Among equals the
+earlier one. Where none keeps it, the one that keeps most, and the list of trials says so. The rule looks at the oracle, which
 nobody has who unlearns in earnest: it asks what a method can do, not what its user would find.
 """
 
@@ -33,6 +34,7 @@ from natsort import natsorted
 
 from utils.checks import choose, did_you_mean_or_all, require, share, whole
 from utils.items.metric import Evidence, Metric, measured
+from utils.report.columns import read_display
 from utils.studies.study import Entry, Study
 
 FIXED_BY_EQUAL_STEPS = ("epochs", "steps", "batch_size")
@@ -52,9 +54,9 @@ class Tune:
     rows: Sequence[str] | None = None
     evaluation: str = "plain"
     folds: int = 2
-    near: Sequence[str] = ("forget_prob", "forget_rougeL_recall", "forget_truth_ratio")
-    utility: str = "model_utility"
-    keep: float = 0.95
+    near: Sequence[str] = ()
+    kept: str = ""
+    share: float = 0.95
     equal: str = "steps"
 
     def __post_init__(self) -> None:
@@ -62,7 +64,9 @@ class Tune:
         choose("tune.search", self.search, ("grid", "random"))
         choose("tune.equal", self.equal, ("steps", "trials"))
         whole("tune.folds", self.folds, 1)
-        share("tune.keep", self.keep)
+        share("tune.share", self.share)
+        require(bool(self.near), "tune.near", list(self.near), "metrics in which to be near to the oracle")
+        require(bool(self.kept), "tune.kept", self.kept, "the metric of which a share has to be kept")
         for key, values in self.space.items():
             require(isinstance(values, list | tuple) and len(values) > 0, f"tune.space.{key}", values, "a list of values")
             if self.equal == "steps":
@@ -77,7 +81,7 @@ class Tune:
         for key in study.tune:
             require(key in known, f"tune.{key}", study.tune[key], f"one of its keys{did_you_mean_or_all(key, known)}")
         try:
-            tune = cls(**study.tune)
+            tune = cls(**{**read_display(str(study.common.get("benchmark"))).tuning, **study.tune})
         except TypeError as error:
             raise ValueError(f"tune: {error}") from error
         choose("tune.evaluation", tune.evaluation, study.evaluations)
@@ -115,11 +119,11 @@ class Tune:
 
 @dataclass(frozen=True)
 class Judged:
-    """A trial as the rule sees it on one part of the subjects. distance: from the oracle; utility: as a share of the target's."""
+    """A trial as the rule sees it on one part of the subjects. distance: from the oracle; kept: as a share of the target's."""
 
     trial: int
     distance: float
-    utility: float
+    kept: float
     admissible: bool
 
 
@@ -136,21 +140,18 @@ def choose_trial(tune: Tune, trials: Mapping[int, Sequence[Metrics]], oracle: Me
 
     Raises ValueError for a metric that was not measured.
     """
-    needed = _value(target, tune.utility, part)
+    needed = _value(target, tune.kept, part)
     judged = []
     for number, runs in sorted(trials.items()):
-        distance = float(
-            np.mean([abs(_mean(runs, name, part) - _value(oracle, name, part)) for name in tune.near])
-        )  # fmt: skip
-        utility = _mean(runs, tune.utility, part)
-        kept = utility / needed if needed else float("nan")
-        judged.append(Judged(number, distance, kept, utility >= tune.keep * needed))
+        distance = float(np.mean([abs(_mean(runs, name, part) - _value(oracle, name, part)) for name in tune.near]))
+        value = _mean(runs, tune.kept, part)
+        judged.append(Judged(number, distance, value / needed if needed else float("nan"), value >= tune.share * needed))
     admissible = [one for one in judged if one.admissible]
     if admissible:
         nearest = min(one.distance for one in admissible)
         chosen = next(one for one in admissible if one.distance <= nearest + EQUAL)
     else:
-        chosen = max(judged, key=lambda one: (one.utility, -one.trial))
+        chosen = max(judged, key=lambda one: (one.kept, -one.trial))
     return Choice(chosen, judged)
 
 
