@@ -38,7 +38,7 @@ class Places(NamedTuple):
 
 @dataclass(frozen=True)
 class Stratum:
-    """Groups that are drawn together. units: how many; places: group -> its rows in each run."""
+    """Groups that are drawn together. units: how many; places: group -> its rows in each run, one object where runs agree."""
 
     units: int
     places: dict[str, list[Places]]
@@ -47,7 +47,7 @@ class Stratum:
         """Group -> the drawn rows of each run, at least one each: a draw that leaves a run without items is made again."""
         while True:
             units = rng.integers(self.units, size=self.units)
-            rows = {group: [places.drawn(units) for places in of_runs] for group, of_runs in self.places.items()}
+            rows = {group: _once(of_runs, units) for group, of_runs in self.places.items()}
             if all(len(found) for of_runs in rows.values() for found in of_runs):
                 return rows
 
@@ -61,7 +61,7 @@ def strata(runs: Sequence[Evidence], by_cluster: bool = False) -> list[Stratum]:
         if len(units) < 2:
             unit = "subject" if by_cluster else "question"
             raise ValueError(f"the group {groups[0]} has one {unit}, which leaves nothing to resample")
-        places = {group: [_places(units.get_indexer(index), len(units)) for index in labels[group]] for group in groups}
+        places = {group: _shared_places(labels[group], units) for group in groups}
         found.append(Stratum(len(units), places))
     return found
 
@@ -98,6 +98,21 @@ def _together(run: Evidence, by_cluster: bool) -> list[list[str]]:
     return [groups for groups, _ in found]
 
 
+def _shared_places(labels: Sequence[pd.Index], units: pd.Index) -> list[Places]:
+    """The rows of each run; runs with the same items in the same order, as most are, share theirs."""
+    found: list[Places] = []
+    for run, index in enumerate(labels):
+        same = next((place for place in range(run) if labels[place].equals(index)), None)
+        found.append(_places(units.get_indexer(index), len(units)) if same is None else found[same])
+    return found
+
+
 def _places(codes: np.ndarray, units: int) -> Places:
     count = np.bincount(codes, minlength=units)
     return Places(np.argsort(codes, kind="stable"), np.cumsum(count) - count, count)
+
+
+def _once(of_runs: Sequence[Places], units: np.ndarray) -> list[np.ndarray]:
+    """The drawn rows of each run, looked up once for those that share their places."""
+    drawn = {id(places): places.drawn(units) for places in {id(places): places for places in of_runs}.values()}
+    return [drawn[id(places)] for places in of_runs]

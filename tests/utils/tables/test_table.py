@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 from pytest import approx
 
+from data.benchmarks.tofu import Tofu
+from metrics.benchmarks.tofu import TaskScores, tofu_metrics
 from tests.utils.tables.measured import Said, cells
+from utils.items.metric import Metric
 from utils.report.columns import Column, read_display
 from utils.tables.caption import caption
+from utils.tables.measured import MeasuredCell
 from utils.tables.statistics import holm, paired_t
 from utils.tables.table import StudyColumn, StudyTable, TableCell, TableSpec, make_table, study_columns
 
@@ -228,3 +234,33 @@ def test_a_wrong_column_is_one_sentence(entry, sentence):
 def test_what_is_no_table_is_refused(make, sentence):
     with pytest.raises(ValueError, match=sentence):
         make()
+
+
+def test_the_declared_columns_of_a_benchmark_make_a_table():
+    """TOFU's own numbers, with its oracle and its authors: ten questions each in the fixture, two authors to forget."""
+    subject = Tofu("tofu", "owner/data", "0123456789", "fixture").subject
+
+    def numbers(seed: int, shift: float) -> dict[str, Metric]:
+        rng = np.random.default_rng(seed)
+
+        def scores(n: int, wrong: int = 5) -> TaskScores:
+            right = 1 + shift + rng.random(n)
+            return TaskScores(right, right + 0.1, 2 + rng.random((n, wrong)), rng.random(n))
+
+        tasks = {"retain": scores(20), "real_authors": scores(5, 3), "world_facts": scores(4, 3), "forget": scores(20)}
+        retained = TaskScores(*(np.random.default_rng(99).random(shape) for shape in (20, 20, (20, 5), 20)))
+        found = tofu_metrics(tasks, retained, resamples=2)
+        return {name: metric.clustered(subject) for name, metric in found.items()}
+
+    made = [
+        MeasuredCell(row, "method", seed, "plain", Path(row), numbers(seed, shift), {})
+        for row, shift in (("npo", 0.0), ("gd", 0.5))
+        for seed in range(3)
+    ]
+    columns = study_columns([column.name for column in read_display("tofu").columns], read_display("tofu").columns)
+    table = make_table(made, TableSpec("t", columns, ["FQ", "MU"], "gd", resamples=20))
+    assert all(cell is not None for row in table.rows for cell in row.cells) and table.skipped == []
+    assert cell(table, "npo", "FQ").clustered.units == 2  # the model's and the oracle's answers are drawn together
+    assert cell(table, "npo", "MU").clustered.units == 2 + 5 + 4
+    own = [made[seed].metrics["ks_statistic"].value for seed in range(3)]
+    assert cell(table, "npo", "FQ").spread.mean == approx(sum(own) / 3)
