@@ -174,11 +174,19 @@ def runs(tmp_path: Path) -> Path:
 def test_knowundo_has_its_own_table(runs):
     report = read_report(runs)
     rows = table_rows(markdown_table(report))
-    assert rows[0] == ["run", "US ↑", "RS ↑", "U-PPL ↑"]  # what no run has is left out, and membership_auc has no column
+    assert rows[0] == ["run", "US → oracle", "RS ↑", "U-PPL"]  # what no run has is left out, and membership_auc has no column
     assert [row[0] for row in rows[2:]] == ["target (full)", "ga", "memflex"]
-    assert rows[3][1:] == ["**97.50** [97.50, 97.50]", "12.00 [12.00, 12.00]", "**1.7e+308** [1.7e+308, 1.7e+308]"]
-    assert {(folder.name, name) for folder, name in best_cells(report)} == {("ga", "US"), ("memflex", "RS"), ("ga", "U-PPL")}
-    assert legend(report).startswith("value [95 % interval over questions]. Bold: best of the methods; ↑ more is better. –")
+    assert rows[3][1:] == ["97.50 [97.50, 97.50]", "12.00 [12.00, 12.00]", "1.7e+308 [1.7e+308, 1.7e+308]"]
+    # The collapsed model misses every token, which is no feat: without an oracle nobody knows what is.
+    assert {(folder.name, name) for folder, name in best_cells(report)} == {("memflex", "RS")}
+    assert legend(report).startswith(
+        "value [95 % interval over questions]. Bold: best of the methods; ↑ more is better, → oracle"
+    )
+
+
+def test_with_an_oracle_the_nearest_to_it_forgot_best(runs):
+    write(runs / "oracle", "knowundo", "finetune", "retention", {"unlearn_success": 60.0, "retention_success": 98.0})
+    assert {(folder.name, name) for folder, name in best_cells(read_report(runs))} == {("memflex", "US"), ("memflex", "RS")}
 
 
 def test_the_page_lists_what_has_no_column(runs):
@@ -192,15 +200,14 @@ def test_the_page_lists_what_has_no_column(runs):
 
 
 def test_headline_names_the_best_of_both_axes(runs):
-    assert headline(read_report(runs)) == (
-        "2 methods. Best by unlearn success, %: ga, 97.50 (target 2.00). "
-        "Best by retention success, %: memflex, 91.00 (target 99.00)."
-    )
+    assert headline(read_report(runs)) == "2 methods. Best by retention success, %: memflex, 91.00 (target 99.00)."
+    write(runs / "oracle", "knowundo", "finetune", "retention", {"unlearn_success": 60.0, "retention_success": 98.0})
+    assert "Best by unlearn success, %: memflex, 80.25 (target 2.00, oracle 60.00)." in headline(read_report(runs))
 
 
 def test_the_map_has_the_axes_of_the_benchmark(runs):
     source = page(read_report(runs))
-    assert "↑ unlearn success, %" in source and "retention success, % →" in source and "p = 0.05" not in source
+    assert "unlearn success, %" in source and "retention success, % →" in source and "p = 0.05" not in source
     write(runs / "other", "nothing", "unlearn", "all", {"m": 1.0})
     for name in KNOWUNDO:
         (runs / name / "run.json").unlink()
