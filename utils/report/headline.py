@@ -80,8 +80,9 @@ def _best_by(part: Report, methods: list[ReportRun]) -> str:
     axes = part.display.map
     columns = [axes.y, axes.x] if axes is not None else part.columns
     sentences = [f"{_count(len(methods), 'method')}."]
+    sound = [run for run in methods if run.folder not in part.collapsed]
     for column in columns:
-        values = {run.label: value for run in methods if (value := run.finite(column.metric)) is not None}
+        values = {run.label: value for run in sound if (value := run.finite(column.metric)) is not None}
         best = column.best(values, part.first("oracle", column.metric))
         if best:
             who = [label for label in values if label in best]

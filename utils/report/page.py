@@ -14,6 +14,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from utils.report.charts import Curve, curves, sign, strip, strip_ends
+from utils.report.collapse import RULE
 from utils.report.columns import SCALES, Column, Map
 from utils.report.details import answered_tasks, differing_settings, facts, libraries
 from utils.report.headline import caution, headline
@@ -81,6 +82,8 @@ def numbers(part: Report) -> dict[str, Any]:
     cells = [_cells(part, column, best) for column in columns]
     return {
         "legend": [(sign(role), meaning) for role, meaning in MEANINGS.items() if part.of_role(role)],
+        "collapsed": part.collapsed,
+        "rule": RULE,
         "columns": columns,
         "rows": [(run, [of_column[place] for of_column in cells]) for place, run in enumerate(part.runs)],
         "scales": ", ".join(scale.words for name, scale in SCALES.items() if name in scales),

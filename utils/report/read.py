@@ -21,6 +21,7 @@ from typing import Any, Literal
 from natsort import natsorted
 
 from utils.files import flat_settings, read_rows
+from utils.report.collapse import collapse, says_how_it_reads
 from utils.report.columns import Column, Display, columns_of, read_display
 
 Role = Literal["untouched", "target", "oracle", "method", "relearned", "probe", "log"]
@@ -100,6 +101,19 @@ class Report:
 
     def of_role(self, role: Role) -> list[ReportRun]:
         return [run for run in self.runs if run.role == role]
+
+    @property
+    def collapsed(self) -> dict[Path, str]:
+        """Folder -> why its run is marked as broken, of one benchmark; utils/report/collapse.py says when."""
+        known = [
+            {name: estimate.value for name, estimate in run.metrics.items() if says_how_it_reads(name)}
+            for role in ("oracle", "target")
+            for run in self.of_role(role)
+        ]
+        reference = next(filter(None, known), {})
+        others = [run for run in self.runs if run.role not in (*BESIDE, "untouched")]
+        found = {run.folder: collapse({name: entry.value for name, entry in run.metrics.items()}, reference) for run in others}
+        return {folder: why for folder, why in found.items() if why}
 
     def first(self, role: Role, metric: str) -> float | None:
         """The number of the first run of a role that has it."""

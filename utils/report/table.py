@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from utils.files import flat_settings
+from utils.report.collapse import MARK, RULE
 from utils.report.columns import READINGS, Column
 from utils.report.markdown import MISSING, Markdown, bold, escape, table
 from utils.report.read import Estimate, Report
@@ -29,13 +30,15 @@ TOLD = {"benchmark.name", "benchmark.rows", "benchmark.split", "benchmark.data_r
 def best_cells(part: Report) -> set[tuple[Path, str]]:
     """(folder, column name) of the best methods of each column. part: runs of one benchmark.
 
-    Methods whose printed numbers agree share the place; where all of them do, or there is only one, nobody has it.
+    Methods whose printed numbers agree share the place; where all of them do, or there is only one, nobody has it. A collapsed
+    one never has it.
     """
-    marked, methods = set(), part.of_role("method")
+    marked, methods, collapsed = set(), part.of_role("method"), part.collapsed
     for column in part.columns:
         measured = {run.folder: run.metrics[column.metric].value for run in methods if column.metric in run.metrics}
         values = {folder: value for folder, value in measured.items() if not math.isnan(value)}
-        best = column.best(values, part.first("oracle", column.metric))
+        sound = {folder: value for folder, value in values.items() if folder not in collapsed}
+        best = column.best(sound, part.first("oracle", column.metric))
         marked |= {(folder, column.name) for folder in best} if len(best) < len(values) else set()
     return marked
 
@@ -60,6 +63,7 @@ def legend(part: Report) -> str:
     reading = f"; {', '.join(words)}" if words else ""
     names = meanings(part.columns)
     lead = f"value [95 % interval over questions]. Bold: best of the methods{reading}. {MISSING}: not measured."
+    lead += f" {RULE}." if part.collapsed else ""
     return f"{lead} {names}." if names else lead
 
 
@@ -95,11 +99,11 @@ def _values(flats: Sequence[dict], key: str) -> list[str]:
 
 
 def _table(part: Report) -> str:
-    best, columns = best_cells(part), part.columns
+    best, columns, collapsed = best_cells(part), part.columns, part.collapsed
     rows = []
     for run in part.runs:
         cells = [estimate_cell(run.metrics, column, (run.folder, column.name) in best) for column in columns]
-        rows.append([run.label, *cells])
+        rows.append([f"{run.label} {MARK}" if run.folder in collapsed else run.label, *cells])
     return table(["run", *(column.header for column in columns)], rows)
 
 

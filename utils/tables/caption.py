@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from utils.report.collapse import RULE
 from utils.report.columns import READINGS
 from utils.tables.statistics import FEW
-from utils.tables.table import COLLAPSE, StudyTable
+from utils.tables.table import StudyTable
 
 
 def caption(table: StudyTable) -> list[str]:
@@ -43,10 +44,7 @@ def _collapse(table: StudyTable) -> str:
     if not table.judged:
         return "Nobody is marked as collapsed: how the outputs of oracle or target read was not measured."
     marked = ", ".join(f"{row.name} ({row.collapsed})" for row in table.rows if row.collapsed)
-    return (
-        "† collapsed, and never bold: the share of outputs that are empty or mostly one character, or of trigrams that are "
-        f"repeated, is more than {COLLAPSE} above that of the oracle (without one, of the target): {marked or 'nobody here'}."
-    )
+    return f"{RULE}: {marked or 'nobody here'}."
 
 
 def _differences(table: StudyTable) -> list[str]:

@@ -14,13 +14,13 @@ Everything is decided here, once; caption.py says how to read it, writers.py onl
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Protocol
 
 from utils.checks import did_you_mean_or_all
 from utils.items.metric import Metric
+from utils.report.collapse import collapse, says_how_it_reads
 from utils.report.columns import Column
 from utils.tables.measured import MeasuredCell, Role
 from utils.tables.statistics import (
@@ -36,8 +36,6 @@ from utils.tables.statistics import (
 ROLES: tuple[Role, ...] = ("untouched", "target", "oracle", "method", "relearned", "log")
 JUDGED: tuple[Role, ...] = ("method", "relearned", "log")  # rows that may have collapsed
 PLAIN = "plain"
-COLLAPSE = 0.25  # share of empty, dominated or repeated answers above the reference's; ours
-_READING = re.compile(r"(.+_)?(empty|dominated|rep3)(_.+)?")  # numbers of metrics/text_quality.py, of any measure and task
 _OPPOSITE = {"high": "low", "low": "high"}  # a p-value falls as its statistic rises
 
 Seed = int | None
@@ -181,7 +179,8 @@ def make_table(cells: Sequence[MeasuredCell], spec: TableSpec) -> StudyTable:
     """The table of these cells. Raises ValueError where two cells are the same one, or a row has two roles."""
     rows = _grouped(cells)
     reference = _reference(rows, spec.plain)
-    collapsed = {name: why for name, row in rows.items() if (why := _collapse(row, reference, spec.plain))}
+    judged = {name: _readings(row, spec.plain) for name, row in rows.items() if row.role in JUDGED}
+    collapsed = {name: why for name, own in judged.items() if (why := collapse(own, reference))}
     columns, skipped = list(_with_probes(spec, cells)), []
     by_column = [_cells_of(column, rows, collapsed.keys(), spec, skipped) for column in columns]
     shown = [
@@ -334,7 +333,7 @@ def _differences(
 
 def _readings(row: Measured, plain: str) -> dict[str, float]:
     """How the answers read: number -> mean over seeds."""
-    names = {name for cell in row.cells.values() for name in cell.metrics if _READING.fullmatch(name)}
+    names = {name for cell in row.cells.values() for name in cell.metrics if says_how_it_reads(name)}
     return {name: spread(list(values)).mean for name in sorted(names) if (values := row.values(plain, name).values())}
 
 
@@ -345,14 +344,6 @@ def _reference(rows: Mapping[str, Measured], plain: str) -> dict[str, float]:
             if row.role == role and (found := _readings(row, plain)):
                 return found
     return {}
-
-
-def _collapse(row: Measured, reference: Mapping[str, float], plain: str) -> str:
-    """The number by which a row is marked, "" for one that is not."""
-    own = _readings(row, plain) if row.role in JUDGED else {}
-    above = {key: value - reference[key] for key, value in own.items() if key in reference}
-    worst = max(above, key=above.__getitem__, default="")
-    return f"{worst} {own[worst]:.2f} against {reference[worst]:.2f}" if worst and above[worst] > COLLAPSE else ""
 
 
 def _settings(cells: Sequence[MeasuredCell]) -> str:

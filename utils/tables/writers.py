@@ -19,6 +19,7 @@ import pandas as pd
 
 from utils.files import write_parquet, write_text
 from utils.items.metric import Interval
+from utils.report.collapse import MARK
 from utils.report.columns import Column
 from utils.report.markdown import MISSING, bold, escape
 from utils.report.markdown import table as markdown_rows
@@ -26,7 +27,6 @@ from utils.report.page import render
 from utils.tables.caption import caption
 from utils.tables.table import StudyColumn, StudyTable, TableCell, TableRow
 
-COLLAPSED = "†"
 _LATEX = {
     **{letter: f"\\{letter}" for letter in "&%$#_{}"},
     "\\": r"\textbackslash{}",
@@ -38,7 +38,7 @@ _LATEX = {
     "±": r"$\pm$",
     "−": "$-$",
     "–": "--",
-    "†": r"$\dagger$",
+    MARK: r"$\dagger$",
     "Δ": r"$\Delta$",
     "↑": r"$\uparrow$",
     "↓": r"$\downarrow$",
@@ -131,7 +131,7 @@ def as_grid(table: StudyTable) -> Grid:
     rows = []
     for row in table.rows:
         role = "" if row.role in ("method", row.name) else f" ({row.role})"
-        name = f"{row.name}{role}{f' {COLLAPSED}' if row.collapsed else ''}"
+        name = f"{row.name}{role}{f' {MARK}' if row.collapsed else ''}"
         cells = [_text(part, cell, row) for of_column, cell in zip(parts, row.cells, strict=True) for part in of_column]
         rows.append([Text(name), *([Text(row.settings)] if with_settings else []), Text(str(row.seeds)), *cells])
     roles = [row.role for row in table.rows]

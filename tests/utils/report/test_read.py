@@ -87,6 +87,20 @@ def test_only_methods_compete_whatever_else_stands_beside_them(runs):
     assert "Settings: model tiny, benchmark tofu" in markdown_table(report)  # a log was never asked of a model
 
 
+def test_a_broken_model_is_marked_and_never_best(runs):
+    """It repeats nine of ten trigrams where the oracle repeats one, and has the best utility."""
+    for name, repeated in (("retain90", 0.1), ("npo2", 0.9), ("flat", 0.2)):
+        path = runs / name / "eval" / "metrics.json"
+        fake.write_json(path, json.loads(path.read_text()) | {"fluency_rep3_forget": fake.metric(repeated)})
+    report = read_report(runs)
+    assert report.collapsed == {runs / "npo2": "fluency_rep3_forget 0.90 against 0.10"}
+    best = {(folder.name, column) for folder, column in best_cells(report)}
+    assert ("flat", "MU") in best and "npo2" not in {name for name, _ in best}
+    text = markdown_table(report)
+    assert "npo · npo2 †" in text and "† collapsed, and never bold" in text and "npo · npo2 †" in page(report)
+    assert "†" not in markdown_table(read_report(fake.write_runs(runs.parent / "others")))
+
+
 def test_a_run_from_before_roles_and_one_of_no_role(runs):
     add(runs, "old", None)
     assert next(run.role for run in read_report(runs).runs if run.folder.name == "old") == "method"
