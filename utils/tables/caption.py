@@ -10,7 +10,7 @@ from utils.tables.table import StudyTable
 
 def caption(table: StudyTable) -> list[str]:
     """A sentence each, in the order in which a reader needs them."""
-    settings = [table.spec.settings] if table.spec.settings else []
+    settings = [f"{table.spec.settings.rstrip('.')}."] if table.spec.settings else []
     return [
         *settings,
         *_marks(table),

@@ -173,7 +173,7 @@ def test_the_published_value_stands_at_its_cell():
 
 def test_the_caption_says_what_the_numbers_cannot():
     told = " ".join(
-        caption(make_table(STUDY, replace(SPEC, settings="Model tiny.", left_out={"sku, seed 2": "diverged at step 4"})))
+        caption(make_table(STUDY, replace(SPEC, settings="Model tiny", left_out={"sku, seed 2": "diverged at step 4"})))
     )
     for words in (
         "Model tiny.",
