@@ -68,6 +68,7 @@ def check_training(cfg: DictConfig, script: str) -> TrainingSettings:
             )
     if cfg.model.path is None and cfg.model.architecture is None:
         raise SettingsError("model.path=null: there is no model.architecture to draw weights for either; set model.path")
+    _check_tokenizer(cfg)
     if cfg.reference == "adapter" and cfg.adapter.name == "none":
         raise SettingsError("reference=adapter: there is no adapter to switch off; use reference=cached, or adapter=lora")
     if cfg.launcher.name == "fsdp2" and world_size() == 1:
@@ -107,8 +108,15 @@ def check_evaluation(cfg: DictConfig) -> Questions:
             check_combined(cfg.model.path, cfg.reinforced.path)
         if cfg.model.path is None and cfg.model.architecture is None:
             raise SettingsError(f"model={cfg.model.name}: set model.path to what is to be evaluated")
+        _check_tokenizer(cfg)
         _check_values(cfg, INSTALLED)
     return questions
+
+
+def _check_tokenizer(cfg: DictConfig) -> None:
+    if cfg.model.path is None and cfg.model.tokenizer is None:
+        words = "with model.path=null nothing says which tokenizer; name a folder or a Hub name"
+        raise SettingsError(f"model.tokenizer=null: {words}")
 
 
 def _check_logs(cfg: DictConfig) -> None:
