@@ -21,6 +21,7 @@ from utils.runs.cli import as_override, compose_settings, find_problem, groups_o
 from utils.studies.study import REFERENCE, Entry, Script, Study
 
 POOL = Path("runs/cells")
+ELSEWHERE = "DATA_ROOT"  # stands for a folder of data wherever it lies: run.json knows what is in its files
 PLAIN = re.compile(r"(?!(?:true|false|null|nan|inf)$)[A-Za-z_./][\w./+-]*", re.IGNORECASE | re.ASCII)
 CONFIG_OF: Mapping[Script, str] = {"finetune": "finetune", "localize": "unlearn", "unlearn": "unlearn", "evaluate": "evaluate"}
 
@@ -209,6 +210,8 @@ def _settings(script: Script, settings: Mapping[str, Any], pool: str) -> DictCon
     with open_dict(composed):
         for key, value in changing.items():
             OmegaConf.update(composed, key, _moved(value, pool), force_add=True)
+        if composed.data_root not in ("fixture", "hub"):
+            composed.data_root = ELSEWHERE
     return composed
 
 
