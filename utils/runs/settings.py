@@ -11,7 +11,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from utils.checks import declared, first_line, name
+from utils.checks import declared, first_line, name, node
 from utils.distributed import device, world_size
 from utils.evaluation.questions import Questions
 from utils.fingerprint import settings_hash
@@ -95,8 +95,9 @@ def check_evaluation(cfg: DictConfig) -> Questions:
     """What evaluate.py asks. Raises SettingsError, or the ValueError of the part that refuses."""
     benchmark = _check(cfg)
     _set_folder(cfg, "evaluate")
+    _check_values(cfg, dict.fromkeys((f"measure.{key}" for key in cfg.measure), node))
     _check_values(cfg, {f"measure.{key}.name": name for key in cfg.measure})
-    measures = tuple(build(node, f"measure={key}", path=f"measure.{key}") for key, node in cfg.measure.items())
+    measures = tuple(build(one, f"measure={key}", path=f"measure.{key}") for key, one in cfg.measure.items())
     questions = Questions(benchmark, cfg.split, measures, build(cfg.probe, f"probe={cfg.probe.name}", path="probe"))
     if cfg.from_logs is not None:
         _check_logs(cfg)
