@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import shlex
-import signal
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from utils.checks import did_you_mean_or_all, flag, path
 from utils.files import read_json, write_json
+from utils.interruption import Interrupted
 from utils.runs.cli import parse_overrides
 from utils.studies.carrying import export, merge
 from utils.studies.cells import POOL, Cell
@@ -129,17 +128,17 @@ def _conducted(study: Study, asked: Asked, launch: Launch) -> int:
         made.keep()
         return made
 
-    interrupted = False
+    code = 0
     try:
-        with _terminated_like_interrupted():
-            conduct(plan, launch)
-    except KeyboardInterrupt:
-        interrupted = True
+        conduct(plan, launch)
+        launch.tidy()
+    except Interrupted as stopped:
+        code = stopped.code
     last = plan()
     _written(last, asked)
-    if interrupted:
+    if code:
         print(f"stopped; {summary(last.states)}. The same command goes on", file=sys.stderr)
-        return 130
+        return code
     print(summary(last.states))
     return 0 if not last.waiting and all(last.states[cell.name].done for cell in last.graph.evaluations()) else 1
 
@@ -150,20 +149,6 @@ def _written(plan: Plan, asked: Asked) -> bool:
     for written in paths:
         print(written)
     return bool(paths)
-
-
-@contextmanager
-def _terminated_like_interrupted():
-    """A cluster's SIGTERM is a Ctrl-C."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _launched(study: Study, pool: Path) -> Path:
