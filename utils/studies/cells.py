@@ -149,9 +149,7 @@ class Graph:
             return
         entry = self.study.entries[match["entry"]]
         if entry.script is None:
-            if entry.path is None:
-                raise ValueError(f"{value}: {entry.name} has no folder of its own; give it a path")
-            yield entry.path
+            yield self._existing(entry, (match["inside"] or "").lstrip("/"), value, used)
             return
         meant = seed if seed is not None and seed in entry.seeds else entry.seeds[0]
         others = tuple(one for one in entry.seeds if one != meant)
@@ -162,6 +160,17 @@ class Graph:
             used.append(cell.name)
             rest = inside.partition("/")[2] if cell.evaluation else inside
             yield str(cell.folder / rest) if rest else str(cell.folder)
+
+    def _existing(self, entry: Entry, inside: str, value: str, used: list[str]) -> str:
+        """What a reference to a model that exists means: its path, or with @NAME/EVALUATION an evaluation of it."""
+        evaluation, _, rest = inside.partition("/")
+        if evaluation in self.study.evaluations:
+            cell = self._ask(entry, None, None, evaluation, None)
+            used.append(cell.name)
+            return str(cell.folder / rest)
+        if entry.path is None:
+            raise ValueError(f"{value}: {entry.name} has no folder of its own; give it a path")
+        return str(Path(entry.path) / inside) if inside else entry.path
 
     def _inner(self, entry: Entry, seed: int, inside: str) -> Cell:
         """The cell that a reference means: the entry's own, or with @NAME/EVALUATION one of its evaluations."""
