@@ -21,6 +21,7 @@ from utils.runs.cli import as_override, checked_settings, groups_of
 from utils.studies.study import REFERENCE, Entry, Script, Study
 
 POOL = Path("runs/cells")
+ELSEWHERE = "DATA_ROOT"  # stands for a folder of data wherever it lies: run.json knows what is in its files
 PLAIN = re.compile(r"(?!(?:true|false|null|nan|inf)$)[A-Za-z_./][\w./+-]*", re.IGNORECASE | re.ASCII)
 CONFIG_OF: Mapping[Script, str] = {"finetune": "finetune", "localize": "unlearn", "unlearn": "unlearn", "evaluate": "evaluate"}
 
@@ -158,9 +159,7 @@ class Graph:
             return
         entry = self.study.entries[match["entry"]]
         if entry.script is None:
-            if entry.path is None:
-                raise ValueError(f"{value}: {entry.name} has no folder of its own; give it a path")
-            yield entry.path
+            yield self._existing(entry, (match["inside"] or "").lstrip("/"), value, used)
             return
         meant = seed if seed is not None and seed in entry.seeds else entry.seeds[0]
         others = tuple(one for one in entry.seeds if one != meant)
@@ -171,6 +170,17 @@ class Graph:
             used.append(cell.name)
             rest = inside.partition("/")[2] if cell.evaluation else inside
             yield str(cell.folder / rest) if rest else str(cell.folder)
+
+    def _existing(self, entry: Entry, inside: str, value: str, used: list[str]) -> str:
+        """What a reference to a model that exists means: its path, or with @NAME/EVALUATION an evaluation of it."""
+        evaluation, _, rest = inside.partition("/")
+        if evaluation in self.study.evaluations:
+            cell = self._ask(entry, None, None, evaluation, None)
+            used.append(cell.name)
+            return str(cell.folder / rest)
+        if entry.path is None:
+            raise ValueError(f"{value}: {entry.name} has no folder of its own; give it a path")
+        return str(Path(entry.path) / inside) if inside else entry.path
 
     def _inner(self, entry: Entry, seed: int, inside: str) -> Cell:
         """The cell that a reference means: the entry's own, or with @NAME/EVALUATION one of its evaluations."""
@@ -223,6 +233,8 @@ def _settings(script: Script, settings: Mapping[str, Any], pool: str) -> DictCon
     with open_dict(composed):
         for key, value in changing.items():
             OmegaConf.update(composed, key, _moved(value, pool), force_add=True)
+        if composed.data_root not in ("fixture", "hub"):
+            composed.data_root = ELSEWHERE
     return composed
 
 

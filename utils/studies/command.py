@@ -12,6 +12,7 @@ from utils.checks import did_you_mean_or_all, flag, path
 from utils.files import read_json, write_json
 from utils.interruption import Interrupted
 from utils.runs.cli import parse_overrides
+from utils.studies.carrying import export, merge
 from utils.studies.cells import POOL, Cell
 from utils.studies.conduct import conduct, line, summary
 from utils.studies.estimate import estimated
@@ -21,8 +22,10 @@ from utils.studies.planning import Plan
 from utils.studies.runner import BEHIND, stop
 from utils.studies.states import State, needed
 from utils.studies.study import Study, read_study, studies
+from utils.studies.verifying import differences
 
 SWITCHES = ("plan", "status", "stop", "table")
+FILES = ("export", "merge")
 RESULTS = Path("runs/studies")
 
 
@@ -35,6 +38,7 @@ class Asked:
     switches: Mapping[str, bool]
     pool: Path
     results: Path
+    files: Mapping[str, Sequence[Path]]
 
     @classmethod
     def of(cls, words: Sequence[str]) -> Asked:
@@ -45,6 +49,7 @@ class Asked:
         if names and names[0] not in studies():
             raise ValueError(f"{names[0]}: there is no such study{did_you_mean_or_all(names[0], studies())}")
         switches, folders, rest = dict.fromkeys(SWITCHES, False), {"pool": POOL, "results": RESULTS}, []
+        files: dict[str, Sequence[Path]] = {}
         for override in parse_overrides([word for word in words if "=" in word]):
             key, value = override.key_or_group, override.value()
             if key in SWITCHES:
@@ -53,12 +58,17 @@ class Asked:
             elif key in folders:
                 path(key, value)
                 folders[key] = Path(value)
+            elif key in FILES:
+                several = value if isinstance(value, list) and key == "merge" else [value]
+                for one in several:
+                    path(key, one)
+                files[key] = [Path(one) for one in several]
             else:
                 rest.append(override.input_line)
-        asked = [switch for switch, on in switches.items() if on]
+        asked = [*(switch for switch, on in switches.items() if on), *files]
         if len(asked) > 1:
-            raise ValueError(f"{'=true '.join(asked)}=true: one at a time")
-        return cls(names[0] if names else None, rest, switches, **folders)
+            raise ValueError(f"{' and '.join(asked)}: one at a time")
+        return cls(names[0] if names else None, rest, switches, **folders, files=files)
 
     def plan(self, name: str) -> Plan:
         """A study as far as it is known now."""
@@ -81,6 +91,10 @@ def run(words: Sequence[str]) -> int:
         print(planned(plan))
     elif asked.switches["status"]:
         print(status(plan))
+    elif "export" in asked.files:
+        print(f"{export(plan, *asked.files['export'])} evaluations in {asked.files['export'][0]}")
+    elif "merge" in asked.files:
+        print(f"{merge(plan, asked.files['merge'])} evaluations are new here; {summary(plan.states)}")
     elif asked.switches["table"]:
         if not _written(plan, asked):
             raise ValueError(f"study {study.name}: nothing of it is done yet; run it first")
@@ -89,6 +103,20 @@ def run(words: Sequence[str]) -> int:
         launch.check()
         return _conducted(study, asked, launch)
     return 0
+
+
+def verify(words: Sequence[str]) -> int:
+    """Computes the numbers of a study again (scripts/verify.py); the exit code. Raises ValueError for what cannot be done."""
+    full = [word for word in words if word.startswith("full=")]
+    asked = Asked.of([word for word in words if word not in full])
+    if asked.name is None or any(asked.switches.values()) or asked.files:
+        raise ValueError("name a study, and settings of it: python scripts/verify.py NAME")
+    for override in parse_overrides(full):
+        flag("full", override.value())
+    found = list(differences(asked.plan(asked.name), asked.results / asked.name, full=full[-1:] == ["full=true"]))
+    print(*found, sep="\n", end="\n" if found else "")
+    print("every number follows from what is kept" if not found else f"{len(found)} differences")
+    return 1 if found else 0
 
 
 def _conducted(study: Study, asked: Asked, launch: Launch) -> int:

@@ -12,10 +12,10 @@ from utils.report.columns import Column, read_display
 from utils.report.markdown import table as markdown_table
 from utils.studies.planning import Plan
 from utils.studies.states import State
-from utils.studies.study import Entry
+from utils.studies.study import Entry, Study
 from utils.tables.measured import MeasuredCell
-from utils.tables.published import Verdict, published_table, verdict
-from utils.tables.table import StudyTable, TableSpec, make_table, study_columns
+from utils.tables.published import Verdict, verdict
+from utils.tables.table import StudyColumn, StudyTable, TableSpec, make_table, study_columns
 from utils.tables.writers import write_table
 
 SEEDS = {"models": "finetuning", "regions": "locating", "rows": "unlearning"}
@@ -44,7 +44,7 @@ def outcome(plan: Plan) -> StudyTable | None:
     spec = TableSpec(
         title=study.title,
         columns=columns,
-        primary=_primary(plan, declared),
+        primary=primary_columns(study, columns),
         baseline=None if study.baseline is None else labels[study.baseline],
         plain=next(iter(study.evaluations)),
         settings=settings_sentence(plan),
@@ -160,22 +160,20 @@ def _declared(plan: Plan, cells: Sequence[MeasuredCell]) -> Sequence[Column]:
     return read_display(str(capsule.get("settings", {}).get("benchmark", {}).get("name"))).columns
 
 
-def _primary(plan: Plan, declared: Sequence[Column]) -> list[str]:
+def primary_columns(study: Study, columns: Sequence[StudyColumn]) -> list[str]:
     """Names of the primary columns, which a study may name by metric too."""
-    names = {column.metric: column.name for column in declared}
-    return [names.get(name, name) for name in plan.study.primary]
+    names = {column.column.metric: column.column.name for column in reversed(columns)}
+    return [names.get(name, name) for name in study.primary]
 
 
 def _verdicts(plan: Plan, cells: Sequence[MeasuredCell], columns: Sequence[Column]) -> dict[tuple[str, str], Shown]:
-    named = plan.study.published
-    if not named:
+    table, plain = plan.study.published_table, next(iter(plan.study.evaluations))
+    if table is None:
         return {}
-    table = published_table(str(named["table"]))
-    rows, plain = named.get("rows") or {}, next(iter(plan.study.evaluations))
     found: dict[tuple[str, str], Shown] = {}
     for entry in plan.study.entries.values():
         own = [cell for cell in cells if cell.row == entry.label and cell.evaluation == plain]
-        theirs = entry.published or rows.get(entry.name) or _theirs(entry)
+        theirs = plan.study.published_row(entry)
         if not own or theirs is None:
             continue
         for column in columns:
@@ -189,14 +187,6 @@ def _verdicts(plan: Plan, cells: Sequence[MeasuredCell], columns: Sequence[Colum
 
 def _shown(told: Verdict, printed: str | None) -> Shown:
     return Shown(told.word, printed, told.difference, told.sentence)
-
-
-def _theirs(entry: Entry) -> str | None:
-    """What a published table may call a row of ours: its role, or its method."""
-    if entry.role in ("target", "oracle"):
-        return entry.role
-    method = entry.settings.get("method")
-    return None if method is None else str(method)
 
 
 def _all_settings(plan: Plan, cell: MeasuredCell) -> dict[str, Any]:

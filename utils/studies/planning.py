@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,10 @@ class Plan:
     def metrics(self, cell: Cell) -> Metrics | None:
         """The numbers of an evaluation, computed from what it saved; None if it is not done."""
         folder = self.folder(cell)
-        return None if folder is None else _metrics(folder)
+        if folder is None:
+            return None
+        # Of data that are not handed on, numbers alone: the table is the same wherever it is made.
+        return self.archive.numbers(cell.folder.name) or _metrics(folder)
 
     def measured(self) -> list[MeasuredCell]:
         """What the table is made from: every row under every seed and way of asking, as far as it is done."""
@@ -160,7 +164,7 @@ class Plan:
             if state_of(cell, self.graph.pool).word == "finished":
                 made = self.graph.cells[cell.needs[0]] if cell.needs and cell.needs[0] in self.graph.cells else None
                 own = made is not None and made.entry.name == cell.entry.name and made.evaluation is None
-                self.archive.add(cell, made.folder if own and made is not None else None)
+                self.archive.add(cell, made.folder if own and made is not None else None, partial(_metrics, cell.folder))
         self.archive.keep_only(cell.folder.name for cell in self.graph.evaluations())
         self.archive.write()
 

@@ -11,7 +11,8 @@
     seeds            of the rows; models and regions name their own
     columns, primary, baseline    what the table shows, tests, and against which row
     tune             equal tuning (utils/studies/tuning.py)
-    published        the published table beside it (utils/tables/published.py)
+    published        {table: SOURCE/TABLE, rows: {ours: theirs}}, the published table beside it (utils/tables/published.py); by
+                     role or method where rows says nothing, nothing beside what it calls null
     keep, launcher, launch, processes, parallel, device    how it is run
 
 An entry of models, regions or rows holds settings, and these words of its own: `path` (a model that exists), `role`, `seeds`,
@@ -39,6 +40,7 @@ from utils import ROOT
 from utils.checks import choose, declared, did_you_mean_or_all, first_line, name, node, require, shown, whole
 from utils.files import flat_settings
 from utils.runs.cli import parse_overrides
+from utils.tables.published import Table, published_table
 
 FOLDER = ROOT / "config" / "study"
 Script = Literal["finetune", "localize", "unlearn", "evaluate"]
@@ -118,6 +120,35 @@ class Study:
                     raise ValueError(f"{place}.{key}={shown(value)}: a study sets it by itself; write {SET_BY_ITSELF[key]}")
                 for match in matches(value):
                     choose(f"{place}.{key}", f"@{match['entry']}", [f"@{name}" for name in self.entries])
+        for row in self._named_rows:
+            choose("published.rows", row, self.entries)
+        for entry in self.entries.values():
+            self.published_row(entry)
+
+    @cached_property
+    def published_table(self) -> Table | None:
+        """The published table beside this one. Raises ValueError for one that there is not."""
+        return published_table(str(self.published.get("table"))) if self.published else None
+
+    def published_row(self, entry: Entry) -> str | None:
+        """What the published table calls an entry; None where it has no such row.
+
+        Raises ValueError for a name that no published row has, and for a method that several have.
+        """
+        table = self.published_table
+        if table is None or entry.evaluate is None:
+            return None
+        named = entry.published or self._named_rows.get(entry.name)
+        if named is None and entry.name in self._named_rows:
+            return None
+        name = str(named or (entry.role if entry.role in ("target", "oracle") else entry.settings.get("method", "")))
+        if not name or not (named or table.unread or table.has(name)):
+            return None
+        return name if table.unread and not table.has(name) else table.row_of(name)
+
+    @property
+    def _named_rows(self) -> Mapping[str, Any]:
+        return (self.published or {}).get("rows") or {}
 
     @cached_property
     def entries(self) -> dict[str, Entry]:

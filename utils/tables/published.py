@@ -125,6 +125,10 @@ class Table:
         """Published column -> value as printed."""
         return dict(zip(self.columns, self.rows[row].split(), strict=True))
 
+    def has(self, name: str) -> bool:
+        """Whether a row has that name, or is ours of that name."""
+        return bool(self._rows_of(name))
+
     def row_of(self, name: str) -> str:
         """The published row of that name, or the only one that is ours of that name: a method, target or oracle.
 
