@@ -215,6 +215,13 @@ def _word(key: str, value: Any) -> str:
     return f"{key}={value}" if isinstance(value, str) and PLAIN.fullmatch(value) else as_override(key, value)
 
 
+def own_settings(entry: Entry, keys: Iterable[str]) -> dict[str, Any]:
+    """What a trained entry's own command works with under these keys, whether it says so or leaves it to the files."""
+    assert entry.script is not None
+    composed = _settings(entry.script, entry.settings, str(POOL))
+    return {key: OmegaConf.select(composed, key) for key in keys}
+
+
 def composed_settings(cell: Cell) -> DictConfig:
     """All settings that a cell's command works with, as far as they stand in files and on its line."""
     return _settings(cell.script, cell.settings, str(cell.folder.parent))
