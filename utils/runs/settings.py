@@ -200,7 +200,8 @@ def _check(cfg: DictConfig) -> Benchmark:
     if cfg.model.path is None:
         check_architecture(cfg.model.architecture)
     path = cfg.model.path
-    if isinstance(path, str) and Path(path).expanduser().exists():
+    needs_model = not cfg.get("rescore", False)  # scores outlive the model that gave them
+    if needs_model and isinstance(path, str) and Path(path).expanduser().exists():
         folder = model_folder(path)
         check_expected(cfg.model.name, cfg.model.expects, path, local_config(folder) or {})
         if is_adapter(folder):

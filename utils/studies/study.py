@@ -2,6 +2,7 @@
 
     title, about     a name, and a sentence on what it is for
     claims           sentences of the publication that the table can tell something about
+    reading          paragraphs on what the table shows, once it does
     base             another study whose content this one takes over, key by key
     common           settings of every command; finetune, localize, unlearn, evaluate: of one script each
     models           what is there before the unlearning: targets, oracles, reinforced copies, published models
@@ -80,6 +81,7 @@ class Study:
     title: str
     about: str = ""
     claims: Sequence[str] = ()
+    reading: Sequence[str] = ()
     common: Settings = field(default_factory=dict)
     finetune: Settings = field(default_factory=dict)
     localize: Settings = field(default_factory=dict)

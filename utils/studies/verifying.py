@@ -14,9 +14,8 @@ from utils import ROOT
 from utils.files import read_json
 from utils.runs.cli import as_override
 from utils.studies.cells import Cell
-from utils.studies.outcome import outcome
+from utils.studies.outcome import outcome, page
 from utils.studies.planning import Plan
-from utils.tables.writers import markdown
 
 CLOSE = 1e-6  # relative: sums in another order differ by less
 
@@ -40,7 +39,7 @@ def differences(plan: Plan, written: Path, full: bool = False) -> Iterator[str]:
     path = written / "table.md"
     if path.is_file():
         made = outcome(plan)
-        if made is None or path.read_text(encoding="utf-8") != markdown(made):
+        if made is None or path.read_text(encoding="utf-8") != page(plan, made):
             yield f"{path}: is not the table that the study's numbers give; write it again with table=true"
 
 
