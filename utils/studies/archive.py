@@ -115,7 +115,9 @@ class Archive:
         self.lines = {name: line for name, line in self.lines.items() if name in kept}
 
     def write(self) -> None:
-        """Writes cells.jsonl and failed.json, and deletes tables that no line names."""
+        """Writes cells.jsonl and failed.json, and deletes tables that no line names; nothing where there is nothing."""
+        if not (self.lines or self.failures or self.folder.is_dir()):
+            return
         self.folder.mkdir(parents=True, exist_ok=True)
         texts: dict[str, int] = {}  # what numbers mean: the same sentences in every line, so they stand in the first
         lines = [
