@@ -143,16 +143,15 @@ def trials_page(plan: Plan) -> str:
     for entry in plan.study.of_kind("rows"):
         if not tune.tunes(entry):
             continue
-        for number, settings in enumerate(tune.trials(entry)):
-            rows.append([entry.label, str(number), *_trial_cells(plan, entry, number, settings)])
+        for number in range(len(tune.trials(entry))):
+            rows.append([entry.label, str(number), *_trial_cells(plan, entry, number)])
     lines += [markdown_table(header, rows), "", _how_to_read(plan)]
     return "\n".join(lines) + "\n"
 
 
-def _trial_cells(plan: Plan, entry: Entry, number: int, settings: Mapping[str, Any]) -> list[str]:
+def _trial_cells(plan: Plan, entry: Entry, number: int) -> list[str]:
     assert plan.tune is not None
-    own = {**{key: entry.settings.get(key, "own") for key in plan.tune.space}, **settings}
-    cells = [str(own[key]) for key in plan.tune.space]
+    cells = [str(plan.setting(entry, number, key)) for key in plan.tune.space]
     cells.append(_tokens(plan, entry, number))
     choices = plan.choices.get(entry.name)
     if choices is None:
