@@ -3,6 +3,7 @@ again where no run folder is.
 
     <study>/cells.jsonl             a line for each evaluation: what it is, run.json of it and of its training, its metrics
     <study>/scores/<hash>.parquet   its files: token scores, answers, the oracle's scores; equal ones lie there once
+    <study>/failed.json             evaluations that there are not -> why
 
 Of an evaluation on data that are not shipped here only numbers are kept (utils.tables.numbers.py), no text and no path.
 Unpacked, an evaluation is an ordinary folder, as evaluate.py left it: whoever reads those reads these.
@@ -28,7 +29,7 @@ from utils.studies.cells import ELSEWHERE, POOL, Cell
 from utils.tables.numbers import from_table, to_table
 
 FOLDER = ROOT / "docs" / "results"
-CELLS, TABLES = "cells.jsonl", "scores"
+CELLS, TABLES, FAILURES = "cells.jsonl", "scores", "failed.json"
 UNPACKED = Path(".cache/lethe/studies")
 NUMBERS = "numbers.parquet"
 SHIPPED = "fixture"  # data_root of what may be handed on whole
@@ -40,22 +41,24 @@ FACTS = tuple(
 
 @dataclass
 class Archive:
-    """The committed cells of one study: folder name of the evaluation -> its line of cells.jsonl."""
+    """The committed cells of one study: folder name of the evaluation -> its line of cells.jsonl, or why it failed."""
 
     folder: Path
     lines: dict[str, dict[str, Any]] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, study: str, root: Path = FOLDER) -> Archive:
         """The archive of a study, empty if nothing is committed. Raises ValueError for a damaged one."""
         folder = root / study
         path = folder / CELLS
+        failures = read_json(folder / FAILURES) or {}
         if not path.is_file():
-            return cls(folder)
+            return cls(folder, failures=failures)
         first, *lines = read_rows(path)
         for entry in (entry for line in lines for entry in line["metrics"].values()):
             entry["definition"] = first["definitions"][entry["definition"]]
-        return cls(folder, {line["folder"]: line for line in lines})
+        return cls(folder, {line["folder"]: line for line in lines}, failures)
 
     def __contains__(self, folder: object) -> bool:
         return folder in self.lines
@@ -66,9 +69,10 @@ class Archive:
     def add(self, cell: Cell, training: Path | None, metrics: Callable[[], Mapping[str, Metric]]) -> None:
         """Keeps a finished evaluation; `write` puts it on disk. training: the run that it evaluated. metrics: its numbers."""
         capsule = read_json(cell.folder / "run.json") or {}
-        if self.lines.get(cell.folder.name, {}).get("hash") == _identity(capsule):
-            return
-        tables = self.folder / TABLES
+        tables, known = self.folder / TABLES, self.lines.get(cell.folder.name)
+        if known is not None and known["hash"] == _identity(capsule):
+            if all((tables / f"{table}.parquet").is_file() for table in known["files"].values()):
+                return
         tables.mkdir(parents=True, exist_ok=True)
         about: Mapping[str, Any] = {}
         if capsule["settings"]["data_root"] == SHIPPED:
@@ -111,7 +115,7 @@ class Archive:
         self.lines = {name: line for name, line in self.lines.items() if name in kept}
 
     def write(self) -> None:
-        """Writes cells.jsonl, and deletes tables that no line names."""
+        """Writes cells.jsonl and failed.json, and deletes tables that no line names."""
         self.folder.mkdir(parents=True, exist_ok=True)
         texts: dict[str, int] = {}  # what numbers mean: the same sentences in every line, so they stand in the first
         lines = [
@@ -119,8 +123,10 @@ class Archive:
             for line in sorted(self.lines.values(), key=lambda line: line["name"])
         ]
         write_rows(self.folder / CELLS, [{"definitions": list(texts)}, *lines])
+        if self.failures or (self.folder / FAILURES).is_file():
+            write_json(self.folder / FAILURES, dict(sorted(self.failures.items())))
         used = {file for line in self.lines.values() for file in line["files"].values()}
-        for path in (self.folder / TABLES).glob("*.parquet"):
+        for path in (self.folder / TABLES).glob("*.p*"):  # also half a table of a call that was killed
             if path.stem not in used:
                 path.unlink()
 

@@ -11,6 +11,7 @@ from typing import Any
 from utils.files import flat_settings, read_json, write_text
 from utils.report.columns import Column, Map, read_display
 from utils.report.markdown import table as markdown_table
+from utils.studies.cells import own_settings
 from utils.studies.planning import Plan
 from utils.studies.states import State
 from utils.studies.study import Entry, Study
@@ -128,6 +129,9 @@ def left_out(plan: Plan) -> dict[str, str]:
     for name, state in plan.states.items():
         if state.word == "failed":
             found[name] = state.told
+    for cell in plan.graph.evaluations():
+        if (why := plan.archive.failures.get(cell.folder.name)) is not None and cell.name not in found:
+            found.setdefault(cell.needs[0] if cell.needs else cell.name, why)
     for row in plan.waiting:
         found[row] = "its trials are not done"
     return found
@@ -151,16 +155,28 @@ def trials_page(plan: Plan) -> str:
 
 def _trial_cells(plan: Plan, entry: Entry, number: int) -> list[str]:
     assert plan.tune is not None
+<<<<<<< HEAD
     cells = [str(plan.setting(entry, number, key)) for key in plan.tune.space]
+=======
+    told = {**own_settings(entry, plan.tune.space), **settings}
+    cells = [str(told[key]) for key in plan.tune.space]
+>>>>>>> stest
     cells.append(_tokens(plan, entry, number))
     choices = plan.choices.get(entry.name)
     if choices is None:
         return [*cells, "", "", "not done"]
-    judged = [next(one for one in choice.judged if one.trial == number) for choice in choices.values()]
+    judged = [one for choice in choices.values() for one in choice.judged if one.trial == number]
+    if not judged:
+        return [*cells, "", "", f"failed: {_why_failed(plan, entry, number)}"]
     cells.append(", ".join(f"{one.distance:.4f}" for one in judged))
     cells.append(", ".join(f"{one.kept:.3f}{'' if one.admissible else ' (too little)'}" for one in judged))
     chosen = [f"part {fold + 1}" for fold, choice in choices.items() if choice.chosen.trial == number]
     return [*cells, "yes" if chosen and len(choices) == 1 else " and ".join(chosen)]
+
+
+def _why_failed(plan: Plan, entry: Entry, number: int) -> str:
+    cells = [cell for cell in plan.graph.evaluations() if (cell.entry.name, cell.trial) == (entry.name, number)]
+    return next((why for cell in cells if (why := plan.failure(cell)) is not None), "")
 
 
 def _tokens(plan: Plan, entry: Entry, number: int) -> str:

@@ -76,7 +76,7 @@ class Plan:
             fold: choose_trial(tune, trials, oracle, target, self.part(fold, inside=False)) for fold in range(tune.folds)
         }
         for number in sorted({choice.chosen.trial for choice in self.choices[entry.name].values()}):
-            for seed in self.study.seeds:
+            for seed in entry.seeds:
                 self.graph.add_with_evaluations(entry, seed, settings[number], number)
 
     def part(self, fold: int, inside: bool = True) -> Part:
@@ -84,16 +84,30 @@ class Plan:
         return Part(self.folds, None if self.tune is None or self.tune.folds == 1 else fold, inside)
 
     def _trials(self, entry: Entry, tune: Tune) -> dict[int, list[Metrics]] | None:
-        """Number -> metrics under each tuning seed; None while one is missing."""
+        """Number -> metrics under each tuning seed, but of trials that failed; None while one is missing, or if all failed."""
         found: dict[int, list[Metrics]] = {}
+        failed: set[int] = set()
         for cell in self.graph.cells.values():
             if cell.entry.name == entry.name and cell.evaluation == tune.evaluation and cell.seed in tune.seeds:
-                metrics = self.metrics(cell)
-                if metrics is None:
-                    return None
                 assert cell.trial is not None
-                found.setdefault(cell.trial, []).append(metrics)
-        return found
+                metrics = self.metrics(cell)
+                if metrics is not None:
+                    found.setdefault(cell.trial, []).append(metrics)
+                elif self.failure(cell) is not None:
+                    failed.add(cell.trial)
+                else:
+                    return None
+        return {number: runs for number, runs in found.items() if number not in failed} or None
+
+    def failure(self, cell: Cell) -> str | None:
+        """Why an evaluation, or the run that it asks, failed, here or where its archive was made; None if neither did."""
+        if state_of(cell, self.graph.pool, self.archive).done:
+            return None
+        for name in (cell.name, *cell.needs):
+            state = state_of(self.graph.cells[name], self.graph.pool, self.archive)
+            if state.word == "failed":
+                return state.told
+        return self.archive.failures.get(cell.folder.name)
 
     def _of_role(self, role: str, tune: Tune) -> Metrics | None:
         cells = [cell for cell in self.graph.cells.values() if cell.entry.role == role and cell.evaluation == tune.evaluation]
@@ -134,7 +148,7 @@ class Plan:
         chosen = {fold: choice.chosen.trial for fold, choice in self.choices[entry.name].items()}
         shown = {key: _one([self.setting(entry, number, key) for number in chosen.values()]) for key in self.tune.space}
         found = []
-        for seed in self.study.seeds:
+        for seed in entry.seeds:
             cells = {fold: self._final(entry, number, seed, evaluation) for fold, number in chosen.items()}
             runs = {fold: self.metrics(cell) for fold, cell in cells.items() if cell is not None}
             known = {fold: metrics for fold, metrics in runs.items() if metrics is not None}
@@ -164,14 +178,21 @@ class Plan:
         assert folder is not None
         return MeasuredCell(cell.entry.label, cell.entry.role, cell.seed, cell.evaluation or "", folder, metrics, settings)
 
-    def keep(self) -> None:
-        """Puts every finished evaluation of the study into its archive, and drops what is none of its cells any more."""
+    def keep(self, whole: bool = True) -> None:
+        """Puts every finished evaluation of the study into its archive, and what failed with its sentence.
+
+        whole: drops what is none of its cells any more, as far as all of them are known.
+        """
+        self.archive.failures = {
+            cell.folder.name: why for cell in self.graph.evaluations() if (why := self.failure(cell)) is not None
+        }
         for cell in self.graph.evaluations():
             if state_of(cell, self.graph.pool).word == "finished":
                 made = self.graph.cells[cell.needs[0]] if cell.needs and cell.needs[0] in self.graph.cells else None
                 own = made is not None and made.entry.name == cell.entry.name and made.evaluation is None
                 self.archive.add(cell, made.folder if own and made is not None else None, partial(_metrics, cell.folder))
-        self.archive.keep_only(cell.folder.name for cell in self.graph.evaluations())
+        if whole and not self.waiting:
+            self.archive.keep_only(cell.folder.name for cell in self.graph.evaluations())
         self.archive.write()
 
 
