@@ -11,7 +11,6 @@ from typing import Any
 from utils.files import flat_settings, read_json, write_text
 from utils.report.columns import Column, Map, read_display
 from utils.report.markdown import table as markdown_table
-from utils.studies.cells import own_settings
 from utils.studies.planning import Plan
 from utils.studies.states import State
 from utils.studies.study import Entry, Study
@@ -147,16 +146,15 @@ def trials_page(plan: Plan) -> str:
     for entry in plan.study.of_kind("rows"):
         if not tune.tunes(entry):
             continue
-        for number, settings in enumerate(tune.trials(entry)):
-            rows.append([entry.label, str(number), *_trial_cells(plan, entry, number, settings)])
+        for number in range(len(tune.trials(entry))):
+            rows.append([entry.label, str(number), *_trial_cells(plan, entry, number)])
     lines += [markdown_table(header, rows), "", _how_to_read(plan)]
     return "\n".join(lines) + "\n"
 
 
-def _trial_cells(plan: Plan, entry: Entry, number: int, settings: Mapping[str, Any]) -> list[str]:
+def _trial_cells(plan: Plan, entry: Entry, number: int) -> list[str]:
     assert plan.tune is not None
-    told = {**own_settings(entry, plan.tune.space), **settings}
-    cells = [str(told[key]) for key in plan.tune.space]
+    cells = [str(plan.setting(entry, number, key)) for key in plan.tune.space]
     cells.append(_tokens(plan, entry, number))
     choices = plan.choices.get(entry.name)
     if choices is None:

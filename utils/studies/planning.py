@@ -8,9 +8,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
+
 from utils.items.metric import Metric
 from utils.studies.archive import FOLDER, Archive
-from utils.studies.cells import POOL, Cell, Graph, own_settings
+from utils.studies.cells import POOL, Cell, Graph, composed_settings
 from utils.studies.states import State, state_of, states
 from utils.studies.study import Entry, Study
 from utils.studies.tuning import Choice, Part, Tune, choose_trial, crossfitted, folds_of
@@ -144,10 +146,7 @@ class Plan:
     def _chosen(self, entry: Entry, evaluation: str) -> list[MeasuredCell]:
         assert self.tune is not None
         chosen = {fold: choice.chosen.trial for fold, choice in self.choices[entry.name].items()}
-        settings = self.tune.trials(entry)
-        own = own_settings(entry, self.tune.space)
-        told = [{**own, **settings[number]} for number in chosen.values()]
-        shown = {key: _one([one[key] for one in told]) for key in self.tune.space}
+        shown = {key: _one([self.setting(entry, number, key) for number in chosen.values()]) for key in self.tune.space}
         found = []
         for seed in entry.seeds:
             cells = {fold: self._final(entry, number, seed, evaluation) for fold, number in chosen.items()}
@@ -161,6 +160,12 @@ class Plan:
             assert cell is not None
             found.append(self._measured(cell, metrics, shown))
         return found
+
+    def setting(self, entry: Entry, trial: int, key: str) -> Any:
+        """The value of a setting that a trial runs with, whether the study says it or a file of config/."""
+        cells = self.graph.cells.values()
+        own = (cell for cell in cells if (cell.entry.name, cell.trial, cell.script) == (entry.name, trial, entry.script))
+        return OmegaConf.select(composed_settings(next(own)), key)
 
     def _final(self, entry: Entry, trial: int, seed: int, evaluation: str) -> Cell | None:
         for cell in self.graph.cells.values():

@@ -13,11 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-
-matplotlib.use("agg")  # no screen is needed, and none is asked for
-logging.getLogger("fontTools").setLevel(logging.WARNING)  # it tells of every letter
-from matplotlib import pyplot
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from utils.report.columns import Map
 from utils.tables.table import StudyTable, TableRow
@@ -126,16 +123,14 @@ def pareto(points: Sequence[TrialPoint]) -> list[TrialPoint]:
 def _figure(path: Path, wide: bool) -> Iterator[tuple[list[Path], Axes]]:
     """Axes to draw on, and the paths of both files, which are written when the block ends."""
     paths = [path.with_suffix(".svg"), path.with_suffix(".pdf")]
+    logging.getLogger("fontTools").setLevel(logging.WARNING)  # it tells of every letter
     with matplotlib.rc_context(STYLE):
-        figure, drawn = pyplot.subplots(figsize=(6.4 if wide else 5.0, 3.6), layout="constrained")
-        try:
-            yield paths, drawn
-            path.parent.mkdir(parents=True, exist_ok=True)
-            for file in paths:
-                nobody: dict[str, Any] = {"Date": None} if file.suffix == ".svg" else {"CreationDate": None, "ModDate": None}
-                figure.savefig(file, metadata=nobody)
-        finally:
-            pyplot.close(figure)
+        figure = Figure(figsize=(6.4 if wide else 5.0, 3.6), layout="constrained")
+        yield paths, figure.subplots()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for file in paths:
+            nobody: dict[str, Any] = {"Date": None} if file.suffix == ".svg" else {"CreationDate": None, "ModDate": None}
+            figure.savefig(file, metadata=nobody)
 
 
 def _place(table: StudyTable, metric: str) -> int | None:

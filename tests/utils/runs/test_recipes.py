@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -213,19 +212,3 @@ def test_help_lists_recipes(tmp_path):
     shown = script(tmp_path, "unlearn", "--help").out
     assert "python unlearn.py recipe=" in shown
     assert all(recipe.split("/")[1] in shown for recipe in recipes())
-
-
-def row(name: str) -> str:
-    """A line of the table of recipes in docs/papers.md."""
-    settings = SECTION[name, "unlearn"]
-    what = re.match(r"# (.*?\(.*?\))", (FOLDER / f"{name}.yaml").read_text("utf-8").splitlines()[1])[1]
-    length = f"{settings['epochs']} epochs" if "epochs" in settings else f"{settings['steps']} steps"
-    path = settings.get("model.path")
-    start = f"its target, `{settings['model']}`" if path == "???" else f"`{path or settings['model']}`"
-    cells = (f"`{name}`", what, f"`{settings['method']}`", f"{settings['lr']:g}", length, settings["batch_size"], start)
-    return f"| {' | '.join(map(str, cells))} |"
-
-
-def test_the_page_lists_every_recipe_as_it_is():
-    page = (ROOT / "docs" / "papers.md").read_text("utf-8")
-    assert page.split("|---|---|---|---|---|---|---|\n")[1] == "".join(f"{row(name)}\n" for name in recipes())

@@ -17,7 +17,7 @@ from utils.studies.study import Study, read_study, studies
 from utils.tables.table import TableSpec, study_columns
 
 every_study = pytest.mark.parametrize("name", studies())
-QUICKLY = ["knowundo/table_2", "muse/table_3_news", "sku/opt-2.7b"]  # what is composed in the ordinary suite
+QUICKLY = ["knowundo/table_2", "sku/opt-2.7b"]  # what is composed in the ordinary suite
 # What makes an evaluation of the shipped data quick, and write all that a study may show.
 ROWS, SHORT, RESAMPLES = QUICK_EVALUATION
 FEW = {
