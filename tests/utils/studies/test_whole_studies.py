@@ -1,0 +1,79 @@
+"""The command as people type it, with real runs: the same numbers whatever launcher runs them, and however often it is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.runs import QUICK_EVALUATION, SMALL
+from utils import ROOT
+from utils.files import read_rows
+
+pytestmark = pytest.mark.slow
+WORDS = ["tofu_tiny", "rows={ga:{},npo:{}}", "baseline=ga", "tune=null", "models.oracle.seeds=[100,101]", "finetune.epochs=1"]
+WORDS += ["unlearn.epochs=1", "columns=[forget_quality,model_utility,forget_prob]", "evaluate.measure=[]"]
+WORDS += [*(f"common.{word}" for word in SMALL), *(f"evaluate.{word}" for word in QUICK_EVALUATION)]
+
+
+def study(folder: Path, *more: str) -> subprocess.Popen:
+    """The command, with a pool, results and a cache of its own in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, str(ROOT / "scripts/study.py"), *WORDS, *more, "pool=pool", "results=results"]
+    with open(folder / "said", "a", encoding="utf-8") as said:
+        return subprocess.Popen(command, cwd=folder, env=environment, stdout=said, stderr=said, start_new_session=True)
+
+
+def finished(folder: Path, *more: str) -> None:
+    assert study(folder, *more).wait(1800) == 0, (folder / "said").read_text()
+
+
+def numbers(folder: Path) -> dict[str, Any]:
+    """The metrics of every evaluation of the pool."""
+    return {path.parent.name: json.loads(path.read_text()) for path in (folder / "pool").glob("*/metrics.json")}
+
+
+def table(folder: Path) -> list[str]:
+    return (folder / "results" / "tofu_tiny" / "table.md").read_text().splitlines()
+
+
+def test_three_seeds_of_two_methods_give_the_same_numbers_under_every_launcher(tmp_path):
+    launchers: dict[str, Sequence[str]] = {"basic": (), "joblib": ("parallel=2",), "submitit_local": ("parallel=2",)}
+    for launcher, more in launchers.items():
+        finished(tmp_path / launcher, "seeds=[0,1,2]", f"launcher={launcher}", *more)
+    first, *others = (numbers(tmp_path / launcher) for launcher in launchers)
+    assert len(first) == 1 + 2 + 6  # target, oracles, two rows under three seeds
+    assert all(other == first for other in others)
+    assert table(tmp_path / "basic") == table(tmp_path / "joblib") == table(tmp_path / "submitit_local")
+
+
+@pytest.mark.parametrize("launcher", ["basic", "joblib"])
+def test_a_study_that_is_killed_ends_with_the_same_table(tmp_path, launcher):
+    how = ("seeds=[0,1]", f"launcher={launcher}", *(["parallel=2"] if launcher == "joblib" else []))
+    finished(tmp_path / "undisturbed", *how)
+    draw, killed = random.Random(0), 0
+    for _ in range(4):
+        process = study(tmp_path / "killed", *how)
+        try:
+            process.wait(draw.uniform(12, 40))
+        except subprocess.TimeoutExpired:
+            killed += 1
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            time.sleep(0.5)
+    assert killed >= 2
+    finished(tmp_path / "killed", *how)
+    assert numbers(tmp_path / "killed") == numbers(tmp_path / "undisturbed")
+    assert table(tmp_path / "killed") == table(tmp_path / "undisturbed")
+    left = [path for path in (tmp_path / "killed" / "pool").rglob("*.partial")]
+    assert not left and read_rows(tmp_path / "killed" / "results" / "tofu_tiny" / "cells.jsonl")
