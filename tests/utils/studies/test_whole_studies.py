@@ -20,7 +20,7 @@ from utils import ROOT
 from utils.files import read_rows
 
 pytestmark = pytest.mark.slow
-WORDS = ["tofu_tiny", "rows={ga:{},npo:{}}", "baseline=ga", "tune=null", "models.oracle.seeds=[100]", "evaluate.null_runs=null"]
+WORDS = ["tofu_tiny", "rows={ga:{},npo:{}}", "baseline=ga", "tune=null", "models.oracle.seeds=[100]", "evaluate.null_runs=[]"]
 WORDS += ["finetune.epochs=1", "unlearn.epochs=1", "columns=[forget_quality,model_utility,forget_prob]", "evaluate.measure=[]"]
 WORDS += [*(f"common.{word}" for word in SMALL), *(f"evaluate.{word}" for word in QUICK_EVALUATION)]
 
