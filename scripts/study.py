@@ -7,6 +7,8 @@
     python scripts/study.py tofu_tiny status=true            from another shell: how far it is
     python scripts/study.py tofu_tiny stop=true              from another shell: ask it to end; the same command goes on
     python scripts/study.py tofu_tiny table=true             write the table of what is done
+    python scripts/study.py tofu_tiny export=cells.tar       what is done, for another machine, which takes it over with
+    python scripts/study.py tofu_tiny merge=cells.tar
 
 Studies are files of config/study; key=value says otherwise than a file: seeds=[0,1], common.model=phi-1.5, rows.npo.lr=1e-5,
 launcher=submitit_slurm launch.partition=gpu. Each cell of a study is an ordinary command with a run folder in `pool`

@@ -133,12 +133,13 @@ def package(what: str, module: str, install: str) -> None:
 def declared(key: str, options: Mapping[str, Any], of: type) -> None:
     """Raises ValueError for the first of the options that is not of the type which the class `of` declares for it.
 
-    What a class declares as an object must be a node. Which values of a type make sense is for the class itself to say.
+    What a class declares as an object must be a node. Which values of a type make sense is for the class itself to say. key: the
+    node that they lie in, empty for none.
     """
     hints = _hints(of)
     for option, value in options.items():
         hint = hints.get(option, Any)
-        require(_fits(value, hint), f"{key}.{option}", "null" if value is None else value, _words(hint))
+        require(_fits(value, hint), f"{key}.{option}" if key else option, "null" if value is None else value, _words(hint))
 
 
 def first_line(error: Exception) -> str:

@@ -45,8 +45,9 @@ _state = _State()
 
 @contextmanager
 def heard() -> Iterator[None]:
-    """Within the block, signals are treated as above; afterwards as before. Does nothing outside the main thread."""
-    if threading.current_thread() is not threading.main_thread():
+    """Within the block, signals are treated as above; afterwards as before. Does nothing outside the main thread, and within
+    another such block."""
+    if threading.current_thread() is not threading.main_thread() or _state.process == os.getpid():
         yield
         return
     before = {number: signal.signal(number, _hear) for number in SIGNALS}
@@ -61,13 +62,13 @@ def heard() -> Iterator[None]:
 
 @contextmanager
 def deferred() -> Iterator[None]:
-    """Within the block a signal is only remembered. If it was, the end of the block raises Interrupted."""
-    _state.deferring = True
+    """Within the block a signal is only remembered. If it was, the end of the block (the outermost) raises Interrupted."""
+    before, _state.deferring = _state.deferring, True
     try:
         yield
     finally:
-        _state.deferring = False
-    if _state.number is not None:
+        _state.deferring = before
+    if _state.number is not None and not before:
         raise Interrupted(_state.number, "interrupted; what was begun is finished")
 
 

@@ -12,6 +12,7 @@ unlearn  | model.name=5 | model.name=5: write a name of letters, digits and . _ 
 unlearn  | model.name=a/b | model.name=a/b: write a name of letters, digits and . _ + -
 unlearn  | model.name=.. | model.name=..: write a name of letters, digits and . _ + -
 unlearn  | model.name="a b" | model.name=a b: write a name of letters, digits and . _ + -
+finetune | model.tokenizer=null | model.tokenizer=null: with model.path=null nothing says which tokenizer; name a folder or
 unlearn  | model.tokenizer=5 | model.tokenizer=5: write a path, with ./ before one that looks like a number
 unlearn  | model.expects=null | model.expects=None: write its options one by one, as in model.expects.OPTION=VALUE
 unlearn  | model.expects=abc | model.expects=abc: write its options one by one, as in model.expects.OPTION=VALUE

@@ -75,6 +75,8 @@ evaluate | probe=paraphrase ; probe.wordings=[] | probe=paraphrase: probe.wordin
 evaluate | probe=paraphrase ; probe.wordings=abc | probe=paraphrase: probe.wordings=abc: write a list of sentences with
 evaluate | probe=paraphrase ; probe.wordings=[no slot] | probe=paraphrase: probe.wordings=['no slot']: write a list of sentences
 evaluate | probe=paraphrase ; probe.wordings=5 | probe.wordings=5: write a list, each of it a text, in quotes where it looks like
+evaluate | measure=[leak] ; measure.leak=null | measure.leak=None: write its options one by one, as in measure.leak.OPTION=VALUE
+evaluate | measure=[leak] ; measure.leak=abc | measure.leak=abc: write its options one by one, as in measure.leak.OPTION=VALUE
 evaluate | measure=[leak] ; measure.leak.ks=5 | measure.leak.ks=5: write a list, each of it a whole number
 evaluate | measure=[leak] ; measure.leak.ks=[0] | measure=leak: measure.leak.ks=[0]: write a list of different whole numbers from
 evaluate | measure=[leak] ; measure.leak.n=0 | measure=leak: measure.leak.n=0: write a whole number from 1 (answers; published:

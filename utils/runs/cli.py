@@ -261,6 +261,16 @@ def compose_settings(script: str | None, overrides: Iterable[str] = ()) -> DictC
     return cfg
 
 
+def checked_settings(script: str, overrides: Sequence[str]) -> DictConfig:
+    """`compose_settings` of a single run, composed once. Raises ValueError with what `find_problem` says."""
+    try:
+        if not any(_forbidden(override, script, sweeps=False) for override in parse_overrides(overrides)):
+            return compose_settings(script, overrides)
+    except (HydraException, OmegaConfBaseException, ValueError):
+        pass
+    raise ValueError(find_problem(script, overrides, sweeps=False) or f"{' '.join(overrides)}: cannot be composed")
+
+
 def one_sentence(main: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
     """Errors that mean bad input (ValueError and its kin) or a disk that fails, and an interruption, end the program with their
     message instead of a traceback. LETHE_TRACEBACK=1 shows the traceback of an error all the same.

@@ -11,7 +11,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from utils.checks import declared, first_line, name
+from utils.checks import declared, first_line, name, node
 from utils.distributed import device, world_size
 from utils.evaluation.questions import Questions
 from utils.fingerprint import settings_hash
@@ -68,6 +68,7 @@ def check_training(cfg: DictConfig, script: str) -> TrainingSettings:
             )
     if cfg.model.path is None and cfg.model.architecture is None:
         raise SettingsError("model.path=null: there is no model.architecture to draw weights for either; set model.path")
+    _check_tokenizer(cfg)
     if cfg.reference == "adapter" and cfg.adapter.name == "none":
         raise SettingsError("reference=adapter: there is no adapter to switch off; use reference=cached, or adapter=lora")
     if cfg.launcher.name == "fsdp2" and world_size() == 1:
@@ -94,8 +95,9 @@ def check_evaluation(cfg: DictConfig) -> Questions:
     """What evaluate.py asks. Raises SettingsError, or the ValueError of the part that refuses."""
     benchmark = _check(cfg)
     _set_folder(cfg, "evaluate")
+    _check_values(cfg, dict.fromkeys((f"measure.{key}" for key in cfg.measure), node))
     _check_values(cfg, {f"measure.{key}.name": name for key in cfg.measure})
-    measures = tuple(build(node, f"measure={key}", path=f"measure.{key}") for key, node in cfg.measure.items())
+    measures = tuple(build(one, f"measure={key}", path=f"measure.{key}") for key, one in cfg.measure.items())
     questions = Questions(benchmark, cfg.split, measures, build(cfg.probe, f"probe={cfg.probe.name}", path="probe"))
     if cfg.from_logs is not None:
         _check_logs(cfg)
@@ -107,8 +109,15 @@ def check_evaluation(cfg: DictConfig) -> Questions:
             check_combined(cfg.model.path, cfg.reinforced.path)
         if cfg.model.path is None and cfg.model.architecture is None:
             raise SettingsError(f"model={cfg.model.name}: set model.path to what is to be evaluated")
+        _check_tokenizer(cfg)
         _check_values(cfg, INSTALLED)
     return questions
+
+
+def _check_tokenizer(cfg: DictConfig) -> None:
+    if cfg.model.path is None and cfg.model.tokenizer is None:
+        words = "with model.path=null nothing says which tokenizer; name a folder or a Hub name"
+        raise SettingsError(f"model.tokenizer=null: {words}")
 
 
 def _check_logs(cfg: DictConfig) -> None:
@@ -191,7 +200,8 @@ def _check(cfg: DictConfig) -> Benchmark:
     if cfg.model.path is None:
         check_architecture(cfg.model.architecture)
     path = cfg.model.path
-    if isinstance(path, str) and Path(path).expanduser().exists():
+    needs_model = not cfg.get("rescore", False)  # scores outlive the model that gave them
+    if needs_model and isinstance(path, str) and Path(path).expanduser().exists():
         folder = model_folder(path)
         check_expected(cfg.model.name, cfg.model.expects, path, local_config(folder) or {})
         if is_adapter(folder):

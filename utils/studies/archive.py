@@ -3,7 +3,9 @@ again where no run folder is.
 
     <study>/cells.jsonl             a line for each evaluation: what it is, run.json of it and of its training, its metrics
     <study>/scores/<hash>.parquet   its files: token scores, answers, the oracle's scores; equal ones lie there once
+    <study>/failed.json             evaluations that there are not -> why
 
+Of an evaluation on data that are not shipped here only numbers are kept (utils.tables.numbers.py), no text and no path.
 Unpacked, an evaluation is an ordinary folder, as evaluate.py left it: whoever reads those reads these.
 """
 
@@ -11,7 +13,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,30 +23,42 @@ import pandas as pd
 from utils import ROOT
 from utils.evaluation.results import GENERATIONS, NULLS, ORACLE, SCORES, describe
 from utils.files import read_json, read_rows, write_json, write_rows
-from utils.fingerprint import file_hash
-from utils.studies.cells import Cell
+from utils.fingerprint import file_hash, text_hash
+from utils.items.metric import Metric
+from utils.studies.cells import ELSEWHERE, POOL, Cell
+from utils.tables.numbers import from_table, to_table
 
 FOLDER = ROOT / "docs" / "results"
-CELLS, TABLES = "cells.jsonl", "scores"
+CELLS, TABLES, FAILURES = "cells.jsonl", "scores", "failed.json"
 UNPACKED = Path(".cache/lethe/studies")
-TRAINING_FACTS = tuple(
-    "script status settings settings_hash role seconds steps items tokens batch weights code started libraries".split()
+NUMBERS = "numbers.parquet"
+SHIPPED = "fixture"  # data_root of what may be handed on whole
+FACTS = tuple(
+    "script status settings settings_hash role seconds steps items tokens batch weights requests lost code started "
+    "libraries".split()
 )
 
 
 @dataclass
 class Archive:
-    """The committed cells of one study: folder name of the evaluation -> its line of cells.jsonl."""
+    """The committed cells of one study: folder name of the evaluation -> its line of cells.jsonl, or why it failed."""
 
     folder: Path
     lines: dict[str, dict[str, Any]] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, study: str, root: Path = FOLDER) -> Archive:
         """The archive of a study, empty if nothing is committed. Raises ValueError for a damaged one."""
         folder = root / study
         path = folder / CELLS
-        return cls(folder, {line["folder"]: line for line in read_rows(path)} if path.is_file() else {})
+        failures = read_json(folder / FAILURES) or {}
+        if not path.is_file():
+            return cls(folder, failures=failures)
+        first, *lines = read_rows(path)
+        for entry in (entry for line in lines for entry in line["metrics"].values()):
+            entry["definition"] = first["definitions"][entry["definition"]]
+        return cls(folder, {line["folder"]: line for line in lines}, failures)
 
     def __contains__(self, folder: object) -> bool:
         return folder in self.lines
@@ -52,14 +66,20 @@ class Archive:
     def __iter__(self):
         return iter(self.lines)
 
-    def add(self, cell: Cell, training: Path | None) -> None:
-        """Keeps a finished evaluation; `write` puts it on disk. training: the run folder that it evaluated."""
+    def add(self, cell: Cell, training: Path | None, metrics: Callable[[], Mapping[str, Metric]]) -> None:
+        """Keeps a finished evaluation; `write` puts it on disk. training: the run that it evaluated. metrics: its numbers."""
         capsule = read_json(cell.folder / "run.json") or {}
-        if self.lines.get(cell.folder.name, {}).get("hash") == _identity(capsule):
-            return
-        tables = self.folder / TABLES
+        tables, known = self.folder / TABLES, self.lines.get(cell.folder.name)
+        if known is not None and known["hash"] == _identity(capsule):
+            if all((tables / f"{table}.parquet").is_file() for table in known["files"].values()):
+                return
         tables.mkdir(parents=True, exist_ok=True)
-        files = {name: _packed(cell.folder / name, tables) for name in _files(cell.folder)}
+        about: Mapping[str, Any] = {}
+        if capsule["settings"]["data_root"] == SHIPPED:
+            files = {name: _packed(cell.folder / name, tables) for name in _files(cell.folder)}
+        else:
+            table, about = to_table(metrics())
+            files = {NUMBERS: _written(table, tables)}
         trained = read_json(training / "run.json") if training is not None else None
         self.lines[cell.folder.name] = {
             "folder": cell.folder.name,
@@ -70,10 +90,24 @@ class Archive:
             "trial": cell.trial,
             "hash": _identity(capsule),
             "files": files,
-            "training": None if trained is None else {key: trained[key] for key in TRAINING_FACTS if key in trained},
-            "capsule": {key: value for key, value in capsule.items() if key != "results"},
+            "numbers": about,
+            "training": None if trained is None else _facts(trained, cell.folder.parent),
+            "capsule": _facts(capsule, cell.folder.parent),
             "metrics": read_json(cell.folder / "metrics.json"),
         }
+
+    def numbers(self, name: str) -> dict[str, Metric] | None:
+        """The metrics of an evaluation of which only these are kept; None for others."""
+        line = self.lines.get(name)
+        if line is None or NUMBERS not in line["files"]:
+            return None
+        return from_table(pd.read_parquet(self._table(line["files"][NUMBERS])), line["numbers"], line["metrics"])
+
+    def _table(self, digest: str) -> Path:
+        path = self.folder / TABLES / f"{digest}.parquet"
+        if not path.is_file() or file_hash(path) != digest:
+            raise ValueError(f"{path} is {'damaged' if path.is_file() else 'missing'}; bring it back from the repository")
+        return path
 
     def keep_only(self, names: Iterable[str]) -> None:
         """Drops what belongs to none of these folders any more, and tables that nothing reads."""
@@ -81,11 +115,18 @@ class Archive:
         self.lines = {name: line for name, line in self.lines.items() if name in kept}
 
     def write(self) -> None:
-        """Writes cells.jsonl, and deletes tables that no line names."""
+        """Writes cells.jsonl and failed.json, and deletes tables that no line names."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_rows(self.folder / CELLS, sorted(self.lines.values(), key=lambda line: line["name"]))
+        texts: dict[str, int] = {}  # what numbers mean: the same sentences in every line, so they stand in the first
+        lines = [
+            {**line, "metrics": {name: _with_number(entry, texts) for name, entry in line["metrics"].items()}}
+            for line in sorted(self.lines.values(), key=lambda line: line["name"])
+        ]
+        write_rows(self.folder / CELLS, [{"definitions": list(texts)}, *lines])
+        if self.failures or (self.folder / FAILURES).is_file():
+            write_json(self.folder / FAILURES, dict(sorted(self.failures.items())))
         used = {file for line in self.lines.values() for file in line["files"].values()}
-        for path in (self.folder / TABLES).glob("*.parquet"):
+        for path in (self.folder / TABLES).glob("*.p*"):  # also half a table of a call that was killed
             if path.stem not in used:
                 path.unlink()
 
@@ -98,10 +139,7 @@ class Archive:
         partial = folder.with_name(f"{folder.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         for file, table in line["files"].items():
-            path = self.folder / TABLES / f"{table}.parquet"
-            if not path.is_file() or file_hash(path) != table:
-                raise ValueError(f"{path} is {'damaged' if path.is_file() else 'missing'}; bring it back from the repository")
-            target = partial / file
+            path, target = self._table(table), partial / file
             target.parent.mkdir(parents=True, exist_ok=True)
             if target.suffix == ".jsonl":
                 write_rows(target, [json.loads(row) for row in pd.read_parquet(path)["row"]])
@@ -113,11 +151,32 @@ class Archive:
         return folder
 
 
+def _with_number(entry: Mapping[str, Any], texts: dict[str, int]) -> dict[str, Any]:
+    return {**entry, "definition": texts.setdefault(entry["definition"], len(texts))}
+
+
 def _identity(capsule: Mapping[str, Any]) -> str:
     """Which evaluation this is: another run of the same settings is another one."""
-    from utils.fingerprint import text_hash
-
     return text_hash(json.dumps([capsule.get("started"), capsule.get("results"), capsule.get("weights")], sort_keys=True))
+
+
+def _facts(capsule: Mapping[str, Any], pool: Path) -> dict[str, Any]:
+    """What of a run.json goes along: no command and no machine, and paths as if the cells lay where they do by default."""
+    kept = {key: capsule[key] for key in FACTS if key in capsule}
+    data_root = kept["settings"]["data_root"]
+    moved = {f"{pool}/": f"{POOL}/", **({} if data_root in (SHIPPED, "hub") else {str(data_root): ELSEWHERE})}
+    return _replaced(kept, moved)
+
+
+def _replaced(value: Any, moved: Mapping[str, str]) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _replaced(entry, moved) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_replaced(entry, moved) for entry in value]
+    for start, instead in moved.items() if isinstance(value, str) else ():
+        if value.startswith(start):
+            return instead + value[len(start) :]
+    return value
 
 
 def _files(folder: Path) -> list[str]:
@@ -132,7 +191,11 @@ def _packed(path: Path, tables: Path) -> str:
         table = pd.DataFrame({"row": rows})
     else:
         table = pd.read_parquet(path)
-    partial = tables / f"{path.name}.partial"
+    return _written(table, tables)
+
+
+def _written(table: pd.DataFrame, tables: Path) -> str:
+    partial = tables / "new.partial"
     table.to_parquet(partial, index=False, compression="zstd", compression_level=19)
     digest = file_hash(partial)
     partial.rename(tables / f"{digest}.parquet")

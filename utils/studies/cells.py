@@ -17,10 +17,11 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from utils.fingerprint import settings_hash
 from utils.runs.capsule import NOT_PART_OF_THE_RESULT
-from utils.runs.cli import as_override, compose_settings, find_problem, groups_of
+from utils.runs.cli import as_override, checked_settings, groups_of
 from utils.studies.study import REFERENCE, Entry, Script, Study
 
 POOL = Path("runs/cells")
+ELSEWHERE = "DATA_ROOT"  # stands for a folder of data wherever it lies: run.json knows what is in its files
 PLAIN = re.compile(r"(?!(?:true|false|null|nan|inf)$)[A-Za-z_./][\w./+-]*", re.IGNORECASE | re.ASCII)
 CONFIG_OF: Mapping[Script, str] = {"finetune": "finetune", "localize": "unlearn", "unlearn": "unlearn", "evaluate": "evaluate"}
 
@@ -63,6 +64,7 @@ class Graph:
     study: Study
     pool: Path = POOL
     cells: dict[str, Cell] = field(default_factory=dict)
+    _begun: list[str] = field(default_factory=list)  # names of the cells that are being put in, each needed by the one before
 
     def evaluations(self) -> list[Cell]:
         """The cells whose numbers the table shows."""
@@ -119,10 +121,19 @@ class Graph:
         trial: int | None,
         needs: tuple[str, ...] = (),
     ) -> Cell:
-        if name in self.cells:
-            return self.cells[name]
+        if (known := self.cells.get(name)) is not None:
+            if (known.entry.name, known.seed, known.evaluation) != (entry.name, seed, evaluation):
+                raise ValueError(
+                    f"study {self.study.name}: {known.entry.name} and {entry.name} both have a cell {name}; rename one of them"
+                )
+            return known
+        if name in self._begun:
+            way = " -> ".join([*self._begun[self._begun.index(name) :], name])
+            raise ValueError(f"study {self.study.name}: {name} starts from itself ({way}); refer to another entry")
         used: list[str] = []
+        self._begun.append(name)
         filled = {key: self._filled(value, seed, used) for key, value in settings.items() if value is not None or key != "seed"}
+        self._begun.pop()
         try:
             folder = self.pool / _folder(script, filled, evaluation, str(self.pool))
         except ValueError as error:
@@ -204,20 +215,33 @@ def _word(key: str, value: Any) -> str:
     return f"{key}={value}" if isinstance(value, str) and PLAIN.fullmatch(value) else as_override(key, value)
 
 
+def own_settings(entry: Entry, keys: Iterable[str]) -> dict[str, Any]:
+    """What a trained entry's own command works with under these keys, whether it says so or leaves it to the files."""
+    assert entry.script is not None
+    composed = _settings(entry.script, entry.settings, str(POOL))
+    return {key: OmegaConf.select(composed, key) for key in keys}
+
+
 def composed_settings(cell: Cell) -> DictConfig:
     """All settings that a cell's command works with, as far as they stand in files and on its line."""
     return _settings(cell.script, cell.settings, str(cell.folder.parent))
 
 
 def _settings(script: Script, settings: Mapping[str, Any], pool: str) -> DictConfig:
-    changing = {key: value for key, value in settings.items() if key == "seed" or _in_pool(value, pool)}
-    # One composition serves all seeds and all cells that differ in what they start from.
-    blank = {key: [] if isinstance(value, list) else "" for key, value in changing.items() if key != "seed"}
+    changing = {key: value for key, value in settings.items() if _is_number(value) or _in_pool(value, pool)}
+    # One composition, which takes most of a second, serves all cells that differ in numbers and in what they start from.
+    blank = {key: 1 if _is_number(value) else [] if isinstance(value, list) else "" for key, value in changing.items()}
     told = {key: blank.get(key, value) for key, value in settings.items() if key != "seed"}
-    composed = _composed(CONFIG_OF[script], tuple(_words(script, told))).copy()
+    try:
+        composed = _composed(CONFIG_OF[script], tuple(_words(script, told))).copy()
+    except ValueError:
+        checked_settings(CONFIG_OF[script], _words(script, settings))  # the sentence with the values that were written
+        raise
     with open_dict(composed):
         for key, value in changing.items():
             OmegaConf.update(composed, key, _moved(value, pool), force_add=True)
+        if composed.data_root not in ("fixture", "hub"):
+            composed.data_root = ELSEWHERE
     return composed
 
 
@@ -237,9 +261,11 @@ def _folder(script: Script, settings: Mapping[str, Any], evaluation: str | None,
 @cache
 def _composed(config: str, words: tuple[str, ...]) -> DictConfig:
     """Raises ValueError for what the script would refuse."""
-    if problem := find_problem(config, words, sweeps=False):
-        raise ValueError(problem)
-    return compose_settings(config, words)
+    return checked_settings(config, words)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _in_pool(value: Any, pool: str) -> bool:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+from utils.interruption import Interrupted
 from utils.studies.cells import Cell, Graph
 from utils.studies.launch import Launch
 from utils.studies.planning import Plan
@@ -19,10 +22,10 @@ Replan = Callable[[], Plan]  # as what is finished now lets it be known: tuned r
 
 
 def conduct(replan: Replan, launch: Launch, say: Callable[[str], None] = print) -> None:
-    """Runs stage after stage until nothing is left that can begin.
+    """Runs stage after stage until nothing is left that can begin; what another study runs is waited for.
 
-    What failed stays failed for this call, and so does what needs it; the same call tries both again. Raises KeyboardInterrupt
-    when the cells that ran have written their checkpoints.
+    What failed stays failed for this call, and so does what needs it; the same call tries both again. Raises Interrupted if this
+    launch was asked to stop, when the cells that ran have written their checkpoints.
     """
     tried: set[str] = set()
     while True:
@@ -31,11 +34,19 @@ def conduct(replan: Replan, launch: Launch, say: Callable[[str], None] = print) 
         give_up_weights(graph, found)
         stage = [cell for cell in ready(graph, _hopeful(graph, found, tried)) if cell.name not in tried]
         if not stage:
-            return
-        tried |= {cell.name for cell in stage}
+            others = [cell.name for cell in needed(graph, found) if found[cell.name].word == "running"]
+            if not others:
+                return
+            say(f"waiting for what is run elsewhere: {', '.join(others)}")
+            while all(plan.states[name].word == "running" for name in others):
+                time.sleep(SHOWN_EVERY)
+            continue
         again = [cell.name for cell in stage if found[cell.name].word == "spent"]
         with watched(plan, stage, say):
-            launch.run(stage, again)
+            taken = launch.run(stage, again)
+        tried |= {cell.name for cell in stage} - taken
+        if launch.stopped:
+            raise Interrupted(signal.SIGTERM)
 
 
 def _hopeful(graph: Graph, found: Mapping[str, State], tried: Collection[str]) -> dict[str, State]:
@@ -61,7 +72,10 @@ def give_up_weights(graph: Graph, found: Mapping[str, State]) -> list[str]:
         readers = [other for other in graph.cells.values() if name in other.needs]
         if all(found[other.name].done for other in readers) and readers and model.is_dir():
             if keep == "scores" or not (model / "adapter_config.json").is_file():
-                shutil.rmtree(model)
+                aside = model.with_name("model.gone")  # at once: half of its files would pass for a model
+                shutil.rmtree(aside, ignore_errors=True)
+                model.rename(aside)
+                shutil.rmtree(aside)
                 gone.append(name)
     return gone
 

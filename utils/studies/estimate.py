@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from utils.checks import choose
 from utils.runs.cli import CONFIG
@@ -18,6 +19,7 @@ from utils.studies.states import State
 
 TRAINING, SCORING = 6, 2  # operations per parameter and token: forward and backward, forward alone
 GENERATED_TOGETHER = 32
+LETTERS = 4  # of a token, in English
 START = 15.0  # seconds for Python, libraries and weights
 
 
@@ -92,28 +94,64 @@ def _sizes() -> dict[str, Any]:
     return sizes
 
 
+@dataclass(frozen=True)
+class Load:
+    """What a command works through: items, tokens of each, and of the generated ones how many and how long."""
+
+    items: float
+    tokens: float
+    generated: float = 0.0
+    new_tokens: float = 0.0
+
+
 def _from_sizes(cell: Cell, cfg: DictConfig, sizes: Mapping[str, Any], device: Mapping[str, float]) -> float | None:
-    parameters, benchmark = sizes["parameters"].get(cfg.model.name), str(cfg.benchmark.name)
-    tokens = sizes["tokens_per_row"].get(benchmark)
-    if parameters is None:
+    parameters = sizes["parameters"].get(cfg.model.name)
+    load = _load(cell, cfg, sizes)
+    if parameters is None or load is None:
         return None
     if cell.script == "evaluate":
-        questions = sizes["questions"].get(f"{benchmark} fixture" if cfg.data_root == "fixture" else benchmark)
-        if questions is None:
-            return None
-        scored = SCORING * parameters * questions * (tokens or 100) * 3 / device["flops"]
-        read = 2 * parameters / device["bytes"] * sizes["new_tokens"] * questions / GENERATED_TOGETHER
-        return START + scored + read
-    of = f"{benchmark} fixture" if cfg.data_root == "fixture" else benchmark
-    rows = sizes["rows"].get(of, {}).get(str(cfg.split))
-    items = None if rows is None else rows * cfg.epochs
-    if cfg.steps is not None:
-        items = cfg.steps * cfg.batch_size
-    if items is None or tokens is None:
-        return None
-    # Two streams, what is forgotten and what is kept beside it, in unlearning; the reference model's forward with the second.
+        scored = SCORING * parameters * load.items * load.tokens / device["flops"]
+        steps = load.new_tokens * math.ceil(load.generated / GENERATED_TOGETHER)
+        computed = SCORING * parameters * load.new_tokens * load.generated / device["flops"]
+        return START + scored + max(computed, 2 * parameters / device["bytes"] * steps)
+    items = load.items * cfg.epochs if cfg.steps is None else cfg.steps * cfg.batch_size
+    # In unlearning two streams, what is forgotten and what is kept beside it, and a reference model's forward with the second.
     streams = 1 if cell.script == "finetune" else 2.5
-    return START + TRAINING * parameters * items * tokens * streams / (device["flops"] * cell.processes)
+    return START + TRAINING * parameters * items * load.tokens * streams / (device["flops"] * cell.processes)
+
+
+def _load(cell: Cell, cfg: DictConfig, sizes: Mapping[str, Any]) -> Load | None:
+    """Counted in the data where they are at hand, else from published sizes."""
+    data_root = str(cell.settings.get("data_root", cfg.data_root))
+    if data_root != "hub":
+        with open_dict(cfg):
+            cfg.data_root = data_root
+        counted = _counted(OmegaConf.to_yaml(cfg.benchmark, resolve=True), str(cfg.split), cell.script)
+        if counted is not None:
+            return counted
+    known = sizes["benchmarks"].get(str(cfg.benchmark.name), {})
+    if cell.script == "evaluate":
+        return Load(known["answers"], known["tokens"], known["questions"], known["new_tokens"]) if "answers" in known else None
+    rows = known.get("rows", {}).get(str(cfg.split))
+    return None if rows is None else Load(rows, known["tokens"])
+
+
+@cache
+def _counted(benchmark: str, split: str, script: str) -> Load | None:
+    """From the data themselves; None where they cannot be read."""
+    from utils.runs.settings import build
+
+    try:
+        made = build(OmegaConf.create(benchmark), "benchmark")
+        if script != "evaluate":
+            rows = made.training(split)
+            return Load(len(rows), statistics.mean(len(row.question) + len(row.answer) for row in rows) / LETTERS)
+        asked = made.requests(split)
+        answers = [len(one.question) + len(text) for one in asked for _, _, text in one.answers]
+        generated = sum(one.truth is not None for one in asked)
+        return Load(len(answers), statistics.mean(answers) / LETTERS, generated, float(made.max_new_tokens))
+    except (ValueError, OSError, statistics.StatisticsError, AttributeError, TypeError):
+        return None
 
 
 def _bytes(cell: Cell, cfg: DictConfig, sizes: Mapping[str, Any], keep: str) -> float:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from utils.files import flat_settings, read_json, write_text
-from utils.report.columns import Column, read_display
+from utils.report.columns import Column, Map, read_display
 from utils.report.markdown import table as markdown_table
+from utils.studies.cells import own_settings
 from utils.studies.planning import Plan
 from utils.studies.states import State
 from utils.studies.study import Entry, Study
+from utils.tables.figures import TrialPoint, draw_map, draw_trials
 from utils.tables.measured import MeasuredCell
 from utils.tables.published import Verdict, verdict
 from utils.tables.table import StudyColumn, StudyTable, TableSpec, make_table, study_columns
-from utils.tables.writers import write_table
+from utils.tables.writers import markdown, write_table
 
 SEEDS = {"models": "finetuning", "regions": "locating", "rows": "unlearning"}
 
@@ -60,11 +63,41 @@ def write_outcome(plan: Plan, folder: Path) -> list[Path]:
     made = outcome(plan)
     if made is None:
         return []
-    paths = write_table(made, folder)
+    paths = [*write_table(made, folder), *_drawn(plan, made, folder)]
+    write_text(folder / "table.md", page(plan, made))
     if plan.tune is not None:
         write_text(folder / "trials.md", trials_page(plan))
         paths.append(folder / "trials.md")
     return paths
+
+
+def page(plan: Plan, made: StudyTable) -> str:
+    """The content of table.md: the table, its pictures, and what the study's file says about what it shows."""
+    pictures = ["", "![map](map.svg)"] if _map(plan) is not None else []
+    if plan.tune is not None:
+        pictures += ["", "![trials](trials.svg)", "", "All trials: [trials.md](trials.md)"]
+    read = ["", "## What it shows", "", "\n\n".join(plan.study.reading)] if plan.study.reading else []
+    return markdown(made) + "\n".join([*pictures, *read]) + ("\n" if pictures or read else "")
+
+
+def _drawn(plan: Plan, made: StudyTable, folder: Path) -> list[Path]:
+    axes, tune = _map(plan), plan.tune
+    paths = draw_map(made, axes, folder) if axes is not None else []
+    if tune is None:
+        return paths
+    points = []
+    for entry in plan.study.of_kind("rows"):
+        choices = plan.choices.get(entry.name, {})
+        chosen = {choice.chosen.trial for choice in choices.values()}
+        for number in {one.trial for choice in choices.values() for one in choice.judged}:
+            judged = [one for choice in choices.values() for one in choice.judged if one.trial == number]
+            distance, kept = (statistics.mean(getattr(one, key) for one in judged) for key in ("distance", "kept"))
+            points.append(TrialPoint(entry.label, distance, kept, number in chosen))
+    return [*paths, *draw_trials(plan.study.title, points, tune.kept, tune.share, folder)]
+
+
+def _map(plan: Plan) -> Map | None:
+    return read_display(str(plan.study.common.get("benchmark"))).map
 
 
 def settings_sentence(plan: Plan) -> str:
@@ -96,6 +129,9 @@ def left_out(plan: Plan) -> dict[str, str]:
     for name, state in plan.states.items():
         if state.word == "failed":
             found[name] = state.told
+    for cell in plan.graph.evaluations():
+        if (why := plan.archive.failures.get(cell.folder.name)) is not None and cell.name not in found:
+            found.setdefault(cell.needs[0] if cell.needs else cell.name, why)
     for row in plan.waiting:
         found[row] = "its trials are not done"
     return found
@@ -111,25 +147,36 @@ def trials_page(plan: Plan) -> str:
     for entry in plan.study.of_kind("rows"):
         if not tune.tunes(entry):
             continue
-        for number, settings in enumerate(tune.trials(entry)):
-            rows.append([entry.label, str(number), *_trial_cells(plan, entry, number, settings)])
+        for number in range(len(tune.trials(entry))):
+            rows.append([entry.label, str(number), *_trial_cells(plan, entry, number)])
     lines += [markdown_table(header, rows), "", _how_to_read(plan)]
     return "\n".join(lines) + "\n"
 
 
-def _trial_cells(plan: Plan, entry: Entry, number: int, settings: Mapping[str, Any]) -> list[str]:
+def _trial_cells(plan: Plan, entry: Entry, number: int) -> list[str]:
     assert plan.tune is not None
-    own = {**{key: entry.settings.get(key, "own") for key in plan.tune.space}, **settings}
-    cells = [str(own[key]) for key in plan.tune.space]
+<<<<<<< HEAD
+    cells = [str(plan.setting(entry, number, key)) for key in plan.tune.space]
+=======
+    told = {**own_settings(entry, plan.tune.space), **settings}
+    cells = [str(told[key]) for key in plan.tune.space]
+>>>>>>> stest
     cells.append(_tokens(plan, entry, number))
     choices = plan.choices.get(entry.name)
     if choices is None:
         return [*cells, "", "", "not done"]
-    judged = [next(one for one in choice.judged if one.trial == number) for choice in choices.values()]
+    judged = [one for choice in choices.values() for one in choice.judged if one.trial == number]
+    if not judged:
+        return [*cells, "", "", f"failed: {_why_failed(plan, entry, number)}"]
     cells.append(", ".join(f"{one.distance:.4f}" for one in judged))
     cells.append(", ".join(f"{one.kept:.3f}{'' if one.admissible else ' (too little)'}" for one in judged))
     chosen = [f"part {fold + 1}" for fold, choice in choices.items() if choice.chosen.trial == number]
     return [*cells, "yes" if chosen and len(choices) == 1 else " and ".join(chosen)]
+
+
+def _why_failed(plan: Plan, entry: Entry, number: int) -> str:
+    cells = [cell for cell in plan.graph.evaluations() if (cell.entry.name, cell.trial) == (entry.name, number)]
+    return next((why for cell in cells if (why := plan.failure(cell)) is not None), "")
 
 
 def _tokens(plan: Plan, entry: Entry, number: int) -> str:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
+
 from utils.items.metric import Metric
 from utils.studies.archive import FOLDER, Archive
-from utils.studies.cells import POOL, Cell, Graph
+from utils.studies.cells import POOL, Cell, Graph, composed_settings
 from utils.studies.states import State, state_of, states
 from utils.studies.study import Entry, Study
 from utils.studies.tuning import Choice, Part, Tune, choose_trial, crossfitted, folds_of
@@ -73,7 +76,7 @@ class Plan:
             fold: choose_trial(tune, trials, oracle, target, self.part(fold, inside=False)) for fold in range(tune.folds)
         }
         for number in sorted({choice.chosen.trial for choice in self.choices[entry.name].values()}):
-            for seed in self.study.seeds:
+            for seed in entry.seeds:
                 self.graph.add_with_evaluations(entry, seed, settings[number], number)
 
     def part(self, fold: int, inside: bool = True) -> Part:
@@ -81,16 +84,30 @@ class Plan:
         return Part(self.folds, None if self.tune is None or self.tune.folds == 1 else fold, inside)
 
     def _trials(self, entry: Entry, tune: Tune) -> dict[int, list[Metrics]] | None:
-        """Number -> metrics under each tuning seed; None while one is missing."""
+        """Number -> metrics under each tuning seed, but of trials that failed; None while one is missing, or if all failed."""
         found: dict[int, list[Metrics]] = {}
+        failed: set[int] = set()
         for cell in self.graph.cells.values():
             if cell.entry.name == entry.name and cell.evaluation == tune.evaluation and cell.seed in tune.seeds:
-                metrics = self.metrics(cell)
-                if metrics is None:
-                    return None
                 assert cell.trial is not None
-                found.setdefault(cell.trial, []).append(metrics)
-        return found
+                metrics = self.metrics(cell)
+                if metrics is not None:
+                    found.setdefault(cell.trial, []).append(metrics)
+                elif self.failure(cell) is not None:
+                    failed.add(cell.trial)
+                else:
+                    return None
+        return {number: runs for number, runs in found.items() if number not in failed} or None
+
+    def failure(self, cell: Cell) -> str | None:
+        """Why an evaluation, or the run that it asks, failed, here or where its archive was made; None if neither did."""
+        if state_of(cell, self.graph.pool, self.archive).done:
+            return None
+        for name in (cell.name, *cell.needs):
+            state = state_of(self.graph.cells[name], self.graph.pool, self.archive)
+            if state.word == "failed":
+                return state.told
+        return self.archive.failures.get(cell.folder.name)
 
     def _of_role(self, role: str, tune: Tune) -> Metrics | None:
         cells = [cell for cell in self.graph.cells.values() if cell.entry.role == role and cell.evaluation == tune.evaluation]
@@ -106,7 +123,10 @@ class Plan:
     def metrics(self, cell: Cell) -> Metrics | None:
         """The numbers of an evaluation, computed from what it saved; None if it is not done."""
         folder = self.folder(cell)
-        return None if folder is None else _metrics(folder)
+        if folder is None:
+            return None
+        # Of data that are not handed on, numbers alone: the table is the same wherever it is made.
+        return self.archive.numbers(cell.folder.name) or _metrics(folder)
 
     def measured(self) -> list[MeasuredCell]:
         """What the table is made from: every row under every seed and way of asking, as far as it is done."""
@@ -126,11 +146,9 @@ class Plan:
     def _chosen(self, entry: Entry, evaluation: str) -> list[MeasuredCell]:
         assert self.tune is not None
         chosen = {fold: choice.chosen.trial for fold, choice in self.choices[entry.name].items()}
-        settings = self.tune.trials(entry)
-        told = [{**{key: entry.settings.get(key) for key in self.tune.space}, **settings[number]} for number in chosen.values()]
-        shown = {key: _one([one[key] for one in told]) for key in self.tune.space}
+        shown = {key: _one([self.setting(entry, number, key) for number in chosen.values()]) for key in self.tune.space}
         found = []
-        for seed in self.study.seeds:
+        for seed in entry.seeds:
             cells = {fold: self._final(entry, number, seed, evaluation) for fold, number in chosen.items()}
             runs = {fold: self.metrics(cell) for fold, cell in cells.items() if cell is not None}
             known = {fold: metrics for fold, metrics in runs.items() if metrics is not None}
@@ -143,6 +161,12 @@ class Plan:
             found.append(self._measured(cell, metrics, shown))
         return found
 
+    def setting(self, entry: Entry, trial: int, key: str) -> Any:
+        """The value of a setting that a trial runs with, whether the study says it or a file of config/."""
+        cells = self.graph.cells.values()
+        own = (cell for cell in cells if (cell.entry.name, cell.trial, cell.script) == (entry.name, trial, entry.script))
+        return OmegaConf.select(composed_settings(next(own)), key)
+
     def _final(self, entry: Entry, trial: int, seed: int, evaluation: str) -> Cell | None:
         for cell in self.graph.cells.values():
             if (cell.entry.name, cell.trial, cell.seed, cell.evaluation) == (entry.name, trial, seed, evaluation):
@@ -154,14 +178,21 @@ class Plan:
         assert folder is not None
         return MeasuredCell(cell.entry.label, cell.entry.role, cell.seed, cell.evaluation or "", folder, metrics, settings)
 
-    def keep(self) -> None:
-        """Puts every finished evaluation of the study into its archive, and drops what is none of its cells any more."""
+    def keep(self, whole: bool = True) -> None:
+        """Puts every finished evaluation of the study into its archive, and what failed with its sentence.
+
+        whole: drops what is none of its cells any more, as far as all of them are known.
+        """
+        self.archive.failures = {
+            cell.folder.name: why for cell in self.graph.evaluations() if (why := self.failure(cell)) is not None
+        }
         for cell in self.graph.evaluations():
             if state_of(cell, self.graph.pool).word == "finished":
                 made = self.graph.cells[cell.needs[0]] if cell.needs and cell.needs[0] in self.graph.cells else None
                 own = made is not None and made.entry.name == cell.entry.name and made.evaluation is None
-                self.archive.add(cell, made.folder if own and made is not None else None)
-        self.archive.keep_only(cell.folder.name for cell in self.graph.evaluations())
+                self.archive.add(cell, made.folder if own and made is not None else None, partial(_metrics, cell.folder))
+        if whole and not self.waiting:
+            self.archive.keep_only(cell.folder.name for cell in self.graph.evaluations())
         self.archive.write()
 
 

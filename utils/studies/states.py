@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -80,10 +81,10 @@ def _running(cell: Cell) -> State:
     lines = [line["step"] for line in read_rows(cell.folder / "log.jsonl", appended=True)[-1:] if "step" in line]
     if not lines or not steps:
         return State("running")
-    log = cell.folder / "log.jsonl"
-    began = (cell.folder / "config.yaml").stat().st_mtime if (cell.folder / "config.yaml").is_file() else None
-    spent = None if began is None else log.stat().st_mtime - began
-    left = None if spent is None else max(0.0, spent / lines[0] * (steps - lines[0]) - (time.time() - log.stat().st_mtime))
+    left = None
+    with suppress(OSError, ZeroDivisionError):  # files that are gone meanwhile, a step that is none yet
+        began, seen = ((cell.folder / name).stat().st_mtime for name in ("config.yaml", "log.jsonl"))
+        left = max(0.0, (seen - began) / lines[0] * (steps - lines[0]) - (time.time() - seen))
     return State("running", step=lines[0], steps=steps, left=left)
 
 

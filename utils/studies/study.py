@@ -2,6 +2,7 @@
 
     title, about     a name, and a sentence on what it is for
     claims           sentences of the publication that the table can tell something about
+    reading          paragraphs on what the table shows, once it does
     base             another study whose content this one takes over, key by key
     common           settings of every command; finetune, localize, unlearn, evaluate: of one script each
     models           what is there before the unlearning: targets, oracles, reinforced copies, published models
@@ -17,7 +18,7 @@
 
 An entry of models, regions or rows holds settings, and these words of its own: `path` (a model that exists), `role`, `seeds`,
 `label`, `processes`, `published`, and `evaluate`, settings of its evaluations alone; where an entry has nothing else, no run of
-its own is made. `evaluate: null` evaluates nothing.
+its own is made. `evaluate: null` evaluates nothing. `NAME: false` takes an entry of the base out.
 
 `@target` in a value is the folder of the entry of that name with the same seed, or with its first where it has no such seed;
 `@target/model` something in it, `@target/plain` its evaluation of that name; `@oracle*` the list of those of all its seeds, and
@@ -37,7 +38,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from utils import ROOT
-from utils.checks import choose, did_you_mean_or_all, first_line, name, node, require, shown, whole
+from utils.checks import choose, declared, did_you_mean_or_all, first_line, name, node, require, shown, whole
 from utils.files import flat_settings
 from utils.runs.cli import parse_overrides
 from utils.tables.published import Table, published_table
@@ -51,6 +52,8 @@ ROLES = ("untouched", "target", "oracle", "method", "relearned", "log", "aside")
 KEEP = ("model", "adapter", "scores")
 REFERENCE = re.compile(r"@(?P<entry>[\w.-]+)(?P<which>[*+]?)(?P<inside>/.*)?")
 SEED = 42  # the scripts' own
+SET_BY_ITSELF = {"seed": "seeds, of the study or of the entry", "out": "pool=DIR, where every cell has a folder of its own"}
+SET_BY_ITSELF |= dict.fromkeys(("overwrite", "resume"), "nothing: a study knows which of its runs to go on with")
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,7 @@ class Study:
     title: str
     about: str = ""
     claims: Sequence[str] = ()
+    reading: Sequence[str] = ()
     common: Settings = field(default_factory=dict)
     finetune: Settings = field(default_factory=dict)
     localize: Settings = field(default_factory=dict)
@@ -101,30 +105,23 @@ class Study:
     device: str = "H100"
 
     def __post_init__(self) -> None:
-        for key in (
-            "common",
-            "finetune",
-            "localize",
-            "unlearn",
-            "evaluate",
-            "models",
-            "regions",
-            "rows",
-            "evaluations",
-            "launch",
-        ):
-            node(key, getattr(self, key))
+        declared("", {one.name: getattr(self, one.name) for one in fields(self)}, Study)
         choose("keep", self.keep, KEEP)
         whole("processes", self.processes, 1)
+        if self.parallel is not None:
+            whole("parallel", self.parallel, 1)
         require(bool(self.evaluations), "evaluations", "{}", "at least one, as in evaluations: {plain: {}}")
         _seeds("seeds", self.seeds)
         twice = [entry.name for entry in self.entries.values() if entry.name in self.evaluations]
         require(not twice, "evaluations", twice, "names that no model, region or row has")
         if self.baseline is not None:
             choose("baseline", self.baseline, [entry.name for entry in self.of_kind("rows")])
-        for entry in self.entries.values():
-            for used in references({**entry.settings, **(entry.evaluate or {})}):
-                choose(f"{entry.kind}.{entry.name}: @", used, self.entries)
+        for place, settings in self._said():
+            for key, value in settings.items():
+                if key in SET_BY_ITSELF:
+                    raise ValueError(f"{place}.{key}={shown(value)}: a study sets it by itself; write {SET_BY_ITSELF[key]}")
+                for match in matches(value):
+                    choose(f"{place}.{key}", f"@{match['entry']}", [f"@{name}" for name in self.entries])
         for row in self._named_rows:
             choose("published.rows", row, self.entries)
         for entry in self.entries.values():
@@ -169,6 +166,17 @@ class Study:
     def of_kind(self, kind: str) -> list[Entry]:
         return [entry for entry in self.entries.values() if entry.kind == kind]
 
+    def _said(self) -> Iterator[tuple[str, Settings]]:
+        """Where settings are written, and what they are there."""
+        for script in ("common", *SCRIPT_OF.values(), "evaluate"):
+            yield script, getattr(self, script)
+        for entry in self.entries.values():
+            place = f"{entry.kind}.{entry.name}"
+            yield place, entry.settings
+            yield f"{place}.evaluate", entry.evaluate or {}
+        for way, settings in self.evaluations.items():
+            yield f"evaluations.{way}", settings
+
     def settings_of(self, script: Script) -> dict[str, Any]:
         """What every command of a script says."""
         return {**self.common, **getattr(self, script)}
@@ -185,7 +193,11 @@ class Study:
         path, label = rest.pop("path", None), rest.pop("label", None)
         role = rest.pop("role", _role(kind, key, path))
         processes, published = rest.pop("processes", None), rest.pop("published", None)
+        words = {"path": path, "label": label, "processes": processes, "published": published}
+        declared(place, {key: value for key, value in words.items() if value is not None}, Entry)
         choose(f"{place}.role", role, ROLES)
+        if processes is not None:
+            whole(f"{place}.processes", processes, 1)
         script: Script | None = SCRIPT_OF[kind]
         if path is not None or (kind == "rows" and not rest and evaluate and {"model.path", "from_logs"} & set(evaluate)):
             require(not rest, place, ", ".join(map(str, rest)), "nothing beside path: what exists is not made")
@@ -198,11 +210,6 @@ class Study:
         return Entry(
             key, kind, script, settings, _seeds(f"{place}.seeds", seeds), role, label or key, evaluate, path, processes, published
         )
-
-
-def references(settings: Settings) -> list[str]:
-    """The names of the entries that settings refer to."""
-    return [match["entry"] for value in settings.values() for match in matches(value)]
 
 
 def matches(value: Any) -> Iterator[re.Match[str]]:
@@ -225,14 +232,20 @@ def read_study(study: str, overrides: Sequence[str] = ()) -> Study:
     content = _read(study)
     try:
         for override in parse_overrides(overrides):
+            if override.is_sweep_override():
+                raise ValueError(f"{override.input_line}: write [...] around a list")
             content = _overridden(content, override.key_or_group, override.value())
-        plain = {key: _plain(key, value) for key, value in content.items()}
-        return Study(name=study, **plain)
+        require("title" in content, "title", "", "what the study is called, in its file")
+        return Study(name=study, **{key: _plain(key, value) for key, value in content.items()})
     except ValueError as error:
         raise ValueError(f"study {study}: {error}") from error
 
 
-def _read(study: str) -> dict[str, Any]:
+def _read(study: str, above: Sequence[str] = ()) -> dict[str, Any]:
+    if study in above:
+        raise ValueError(
+            f"study {above[0]}: base={study}: takes over itself ({' -> '.join([*above, study])}); name another study"
+        )
     if study not in studies():
         raise ValueError(f"{study}: there is no such study{did_you_mean_or_all(study, studies())}")
     try:
@@ -247,11 +260,11 @@ def _read(study: str) -> dict[str, Any]:
         if key not in (*known, "base"):
             raise ValueError(f"study {study}: there is no key {shown(key)}{did_you_mean_or_all(key, known)}")
     base = content.pop("base", None)
-    return _merged(_read(base), content) if base else content
+    return _merged(_read(str(base), [*above, study]), content) if base else content
 
 
 def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """`above` over `below`, mappings key by key; a null takes an entry out."""
+    """`above` over `below`, mappings key by key."""
     both = dict(below)
     for key, value in above.items():
         if isinstance(value, Mapping) and isinstance(both.get(key), Mapping):
@@ -269,11 +282,18 @@ def _overridden(content: Mapping[str, Any], key: str, value: Any) -> dict[str, A
         raise ValueError(f"{key}={value}: a study has no key {head}{did_you_mean_or_all(head, known)}")
     if not rest:
         return {**content, key: value}
-    part = dict(content.get(head) or {})
+    before = content.get(head) or {}
+    if not isinstance(before, Mapping):
+        raise ValueError(f"{key}={shown(value)}: {head} has no parts; write {head}=VALUE")
+    part = dict(before)
     if head in (*SCRIPT_OF, "evaluations"):
         entry, _, setting = rest.partition(".")
-        if entry not in part or not setting:
-            raise ValueError(f"{key}={value}: write {head}.ENTRY.SETTING=VALUE{did_you_mean_or_all(entry, part)}")
+        if entry not in part or not (setting or value is False):
+            hint = did_you_mean_or_all(entry, map(str, part)) if entry not in part else ""
+            raise ValueError(f"{key}={shown(value)}: write {head}.ENTRY.SETTING=VALUE, or {head}.ENTRY=false for none{hint}")
+        if not setting:
+            return {**content, head: {**part, entry: False}}
+        node(f"{head}.{entry}", part[entry] or {})
         inner = dict(part[entry] or {})
         if setting.startswith("evaluate."):
             inner["evaluate"] = {**(inner.get("evaluate") or {}), setting.removeprefix("evaluate."): value}
@@ -292,8 +312,8 @@ def _plain(key: str, value: Any) -> Any:
         return flat_settings(value)
     if key in SCRIPT_OF or key == "evaluations":
         node(key, value)
-        return {entry: _flat_entry(written) for entry, written in value.items()}
-    return value
+        return {str(entry): _flat_entry(written) for entry, written in value.items() if written is not False}
+    return [value] if key == "seeds" and isinstance(value, int) else value
 
 
 def _flat_entry(written: Any) -> Any:

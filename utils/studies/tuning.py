@@ -3,7 +3,7 @@
     tune:
       budget: 12                      trials of each row, the row's own (published) setting first
       space: {lr: [1e-5, 2e-5], ...}  values of settings of unlearn.py
-      search: random                  grid: all of the space; random: drawn from it with `draw`
+      search: random                  grid: all of the space (its budget counts the row's own); random: drawn from it with `draw`
       draw: 0
       seeds: [1000]                   of the trials; none of the study's own
       rows: [npo, ...]                all rows that are trained, unless said
@@ -16,7 +16,8 @@
       equal: steps                    steps: the space may not change them; trials: only the number of trials is equal
 
 The rule: of the trials that keep their `share` of the target's `kept`, the one nearest to the oracle in `near`. Among equals the
-earlier one. Where none keeps it, the one that keeps most, and the list of trials says so. The rule looks at the oracle, which
+earlier one. Where none keeps it, the one that keeps most, and the list of trials says so. A trial that failed (a loss that is not
+finite) has used up its place, and is not chosen; nor is one with a number that is undefined. The rule looks at the oracle, which
 nobody has who unlearns in earnest: it asks what a method can do, not what its user would find.
 """
 
@@ -32,9 +33,10 @@ from typing import Any
 import numpy as np
 from natsort import natsorted
 
-from utils.checks import choose, did_you_mean_or_all, require, share, whole
+from utils.checks import choose, declared, did_you_mean_or_all, require, share, whole
 from utils.items.metric import Evidence, Metric, measured
 from utils.report.columns import read_display
+from utils.studies.cells import own_settings
 from utils.studies.study import Entry, Study
 
 FIXED_BY_EQUAL_STEPS = ("epochs", "steps", "batch_size")
@@ -80,12 +82,14 @@ class Tune:
         known = [one.name for one in fields(cls)]
         for key in study.tune:
             require(key in known, f"tune.{key}", study.tune[key], f"one of its keys{did_you_mean_or_all(key, known)}")
-        try:
-            tune = cls(**{**read_display(str(study.common.get("benchmark"))).tuning, **study.tune})
-        except TypeError as error:
-            raise ValueError(f"tune: {error}") from error
+        for key in ("budget", "space"):
+            require(key in study.tune, f"tune.{key}", "", "what the head of utils/studies/tuning.py says")
+        told = {**read_display(str(study.common.get("benchmark"))).tuning, **study.tune}
+        declared("tune", told, cls)
+        tune = cls(**told)
         choose("tune.evaluation", tune.evaluation, study.evaluations)
-        shared = sorted({*tune.seeds} & {*study.seeds})
+        reported = {seed for entry in study.of_kind("rows") if tune.tunes(entry) for seed in entry.seeds}
+        shared = sorted({*tune.seeds} & reported)
         require(not shared, "tune.seeds", list(tune.seeds), "seeds that the study does not report")
         for row in tune.rows or ():
             choose("tune.rows", row, [entry.name for entry in study.of_kind("rows")])
@@ -102,7 +106,7 @@ class Tune:
     def trials(self, entry: Entry) -> list[dict[str, Any]]:
         """Settings of each trial over the row's own, {} first. Raises ValueError if the space holds fewer than the budget."""
         points = [dict(zip(self.space, values, strict=True)) for values in itertools.product(*self.space.values())]
-        own = {key: entry.settings.get(key) for key in self.space}
+        own = own_settings(entry, self.space)
         others = [point for point in points if point != own]
         if self.search == "random":
             random.Random(self.draw).shuffle(others)
@@ -113,7 +117,8 @@ class Tune:
             f"at most {len(others) + 1}, which are all that tune.space holds",
         )
         if self.search == "grid":
-            require(len(others) <= self.budget, "tune.budget", self.budget, f"{len(others) + 1} for the whole grid")
+            whole_grid = f"{len(others) + 1} for the whole grid and {entry.name}'s own setting"
+            require(len(others) + 1 == self.budget, "tune.budget", self.budget, whole_grid)
         return [{}, *others[: self.budget - 1]]
 
 
@@ -145,13 +150,14 @@ def choose_trial(tune: Tune, trials: Mapping[int, Sequence[Metrics]], oracle: Me
     for number, runs in sorted(trials.items()):
         distance = float(np.mean([abs(_mean(runs, name, part) - _value(oracle, name, part)) for name in tune.near]))
         value = _mean(runs, tune.kept, part)
-        judged.append(Judged(number, distance, value / needed if needed else float("nan"), value >= tune.share * needed))
+        enough = value >= tune.share * needed and np.isfinite(distance)
+        judged.append(Judged(number, distance, value / needed if needed else float("nan"), bool(enough)))
     admissible = [one for one in judged if one.admissible]
     if admissible:
         nearest = min(one.distance for one in admissible)
         chosen = next(one for one in admissible if one.distance <= nearest + EQUAL)
     else:
-        chosen = max(judged, key=lambda one: (one.kept, -one.trial))
+        chosen = max(judged, key=lambda one: (one.kept if np.isfinite(one.kept) else -np.inf, -one.trial))
     return Choice(chosen, judged)
 
 

@@ -133,6 +133,14 @@ def test_rescoring_needs_no_model_and_changes_nothing(evaluated, tmp_path, no_mo
     assert not (tmp_path / "nowhere").exists()
 
 
+def test_scores_outlive_the_model_that_gave_them(evaluated, tmp_path):
+    shutil.copytree(evaluated / "eval", tmp_path / "eval")
+    (tmp_path / "given_up").mkdir()
+    again = ("split=forget05", *QUICK_EVALUATION, f"model.path={tmp_path / 'given_up'}", "model=tiny", "rescore=true", "out=eval")
+    run(tmp_path, "evaluate", *again)
+    assert metrics(tmp_path / "eval") == metrics(evaluated / "eval")
+
+
 def test_rescoring_says_in_run_json_what_it_did(evaluated, tmp_path):
     shutil.copytree(evaluated / "eval", tmp_path / "eval")
     before = read_json(tmp_path / "eval" / "run.json")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
@@ -10,9 +9,7 @@ import pytest
 
 from tests.runs import QUICK_EVALUATION, metrics, run, shared_folder, target
 from utils.report.columns import read_display
-from utils.runs import cli
 from utils.runs.recipes import recipe_settings
-from utils.studies import cells
 from utils.studies.command import planned
 from utils.studies.outcome import primary_columns
 from utils.studies.planning import Plan
@@ -30,26 +27,9 @@ FEW = {
     "utility": ("benchmark.limit=2",),
 }
 COMPARED = ("tofu", "muse", "completion")
-MEASURES = {"tofu": ("membership", "memorization", "fluency")}
+MEASURES = {"tofu": ("membership", "memorization", "fluency"), "knowundo": ("fluency",)}
 
 read = cache(read_study)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def composed_once() -> Iterator[None]:
-    """A command is composed to be checked and again to be hashed: once is enough here."""
-    plain, known = cli.compose_settings, {}
-
-    def compose_once(script, overrides):
-        key = (script, *(overrides := tuple(overrides)))
-        if key not in known:
-            known[key] = plain(script, overrides)
-        return known[key].copy()
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cli, "compose_settings", compose_once)
-        patch.setattr(cells, "compose_settings", compose_once)
-        yield
 
 
 def asked(study: Study, evaluation: str) -> dict[str, Any]:
