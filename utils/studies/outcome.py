@@ -11,7 +11,6 @@ from typing import Any
 from utils.files import flat_settings, read_json, write_text
 from utils.report.columns import Column, Map, read_display
 from utils.report.markdown import table as markdown_table
-from utils.studies.cells import own_settings
 from utils.studies.planning import Plan
 from utils.studies.states import State
 from utils.studies.study import Entry, Study
@@ -155,12 +154,7 @@ def trials_page(plan: Plan) -> str:
 
 def _trial_cells(plan: Plan, entry: Entry, number: int) -> list[str]:
     assert plan.tune is not None
-<<<<<<< HEAD
     cells = [str(plan.setting(entry, number, key)) for key in plan.tune.space]
-=======
-    told = {**own_settings(entry, plan.tune.space), **settings}
-    cells = [str(told[key]) for key in plan.tune.space]
->>>>>>> stest
     cells.append(_tokens(plan, entry, number))
     choices = plan.choices.get(entry.name)
     if choices is None:
