@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -22,6 +23,7 @@ PLAN = "plan=true"
 CASES = [
     ("completion.sh", {}, [], ["tiny/completion"]),
     ("completion.sh", {"MODEL": "opt-2.7b"}, ["DIR"], ["flat/book_opt-2.7b common.data_root=DIR"]),
+    ("knowundo.sh", {}, [], ["knowundo_tiny"]),
     ("knowundo.sh", {"MODEL": "llama2-7b-chat"}, ["DIR"], [f"knowundo/table_{k} common.data_root=DIR" for k in (2, 3)]),
     ("knowundo.sh", {"MODEL": "qwen1.5-7b-chat", "SEEDS": "0,1"}, [], [f"knowundo/table_{k} seeds=[0,1]" for k in (4, 6)]),
     ("meow.sh", {"LAUNCHER": "joblib"}, [], ["tiny/meow launcher=joblib"]),
@@ -70,3 +72,11 @@ def test_a_model_without_a_study_is_named(tmp_path):
     code, told, asked = called(tmp_path, "sku.sh", {"MODEL": "opt-1.3b"}, [PLAN])
     assert code != 0 and not asked
     assert told == "MODEL=opt-1.3b: choose one of tiny opt-2.7b llama2-7b llama2-13b"
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "scripts" / "reproduce").glob("*.sh")), ids=lambda path: path.name)
+def test_every_study_that_a_script_names_is_there(script):
+    named = re.findall(r"\bstudy \"?([\w/.${}:-]+)", script.read_text("utf-8"))
+    known = [name for name in named if "$" not in name]
+    assert named and {*known} <= {*studies()}
+    assert all(any(one.startswith(name.partition("$")[0]) for one in studies()) for name in named)
