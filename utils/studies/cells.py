@@ -6,6 +6,7 @@ start from included. So what two studies share (a target, an oracle, the evaluat
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -247,6 +248,12 @@ def _settings(script: Script, settings: Mapping[str, Any], pool: str) -> DictCon
 
 def _folder(script: Script, settings: Mapping[str, Any], evaluation: str | None, pool: str) -> str:
     """A readable name, and 8 hex digits of all settings that the command works with, wherever the pool lies."""
+    return _folder_of(script, json.dumps(settings), evaluation, pool)
+
+
+@cache  # a study is planned anew after every stage
+def _folder_of(script: Script, said: str, evaluation: str | None, pool: str) -> str:
+    settings = json.loads(said)
     composed = _settings(script, settings, pool)
     plain = OmegaConf.to_container(composed, resolve=True)
     digest = settings_hash({"script": script, **plain}, set(NOT_PART_OF_THE_RESULT))[:8]

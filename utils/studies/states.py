@@ -78,7 +78,9 @@ def _end(cell: Cell, pool: Path) -> dict:
 def _running(cell: Cell) -> State:
     capsule = read_json(cell.folder / "run.json") or {}
     steps = capsule.get("steps")
-    lines = [line["step"] for line in read_rows(cell.folder / "log.jsonl", appended=True)[-1:] if "step" in line]
+    lines: list[int] = []
+    with suppress(OSError):  # a folder that is given up this moment
+        lines = [line["step"] for line in read_rows(cell.folder / "log.jsonl", appended=True)[-1:] if "step" in line]
     if not lines or not steps:
         return State("running")
     left = None

@@ -165,6 +165,13 @@ def test_every_launcher_composes_or_says_what_to_install(tmp_path, launcher):
         assert str(composed.submitit_folder).startswith(str(tmp_path))  # which all nodes must see
 
 
+@pytest.mark.parametrize("name", ["joblib", "submitit"])
+def test_what_a_launcher_needs_is_pinned_as_in_the_whole(name):
+    lines = [line.partition("#")[0].strip() for line in (ROOT / f"requirements-{name}.txt").read_text().splitlines()]
+    whole = [line.partition("#")[0].strip() for line in (ROOT / "requirements.txt").read_text().splitlines()]
+    assert f"hydra-{name}-launcher" in " ".join(lines) and {line for line in lines if line} <= {*whole}
+
+
 def test_slurm_takes_all_that_its_plugin_knows(tmp_path):
     settings = {"partition": "gpu", "additional_parameters.constraint": "a100", "setup": ["module load cuda"], "gpus_per_node": 4}
     started = Launch("submitit_slurm", tmp_path, settings)
