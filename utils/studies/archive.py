@@ -55,7 +55,7 @@ class Archive:
         failures = read_json(folder / FAILURES) or {}
         if not path.is_file():
             return cls(folder, failures=failures)
-        first, *lines = read_rows(path)
+        first, *lines = read_rows(path) or [{}]
         for entry in (entry for line in lines for entry in line["metrics"].values()):
             entry["definition"] = first["definitions"][entry["definition"]]
         return cls(folder, {line["folder"]: line for line in lines}, failures)
