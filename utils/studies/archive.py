@@ -56,9 +56,13 @@ class Archive:
         if not path.is_file():
             return cls(folder, failures=failures)
         first, *lines = read_rows(path) or [{}]
-        for entry in (entry for line in lines for entry in line["metrics"].values()):
-            entry["definition"] = first["definitions"][entry["definition"]]
-        return cls(folder, {line["folder"]: line for line in lines}, failures)
+        try:
+            for entry in (entry for line in lines for entry in line["metrics"].values()):
+                entry["definition"] = first["definitions"][entry["definition"]]
+            return cls(folder, {line["folder"]: line for line in lines}, failures)
+        except (LookupError, TypeError, AttributeError) as error:
+            again = "bring it back, or delete it: what the pool holds is kept anew"
+            raise ValueError(f"{path}: is no archive of a study ({type(error).__name__}: {error}); {again}") from error
 
     def __contains__(self, folder: object) -> bool:
         return folder in self.lines
