@@ -197,8 +197,8 @@ def planned(plan: Plan) -> str:
     stages: dict[str, int] = {}
     for cell in todo:
         stages[cell.name] = 1 + max((stages.get(need, 0) for need in cell.needs), default=0)
-    for stage in range(1, max(stages.values(), default=0) + 1):
-        cells = [cell for cell in todo if stages[cell.name] == stage]
+    by_stage = [[cell for cell in todo if stages[cell.name] == stage] for stage in sorted({*stages.values()})]
+    for stage, cells in enumerate(by_stage, start=1):
         lines += ["", f"Stage {stage}: {len(cells)} cells"]
         for cell in cells:
             reads = f", reads {', '.join(cell.needs)}" if cell.needs else ""
@@ -208,7 +208,7 @@ def planned(plan: Plan) -> str:
     done = [name for name, state in found.items() if state.done]
     if done:
         lines += ["", f"There already: {', '.join(done)}"]
-    lines += ["", costs.total(todo) if todo else "Nothing is left to run."]
+    lines += ["", costs.total(by_stage) if todo else "Nothing is left to run."]
     return "\n".join(lines)
 
 

@@ -49,16 +49,22 @@ class Costs:
     def of(self, cell: Cell) -> Cost:
         return self.by_name[cell.name]
 
-    def total(self, cells: Sequence[Cell]) -> str:
-        """The sum over cells, in words."""
+    def wall(self, cells: Sequence[Cell]) -> float:
+        """Seconds of one stage: no shorter than its longest cell, and what there is to do shared by all places."""
+        seconds = [self.of(cell).seconds or 0.0 for cell in cells]
+        return max(max(seconds, default=0.0), sum(seconds) / self.parallel)
+
+    def total(self, stages: Sequence[Sequence[Cell]]) -> str:
+        """The sum over the cells of all stages, one after the other, in words."""
+        cells = [cell for stage in stages for cell in stage]
         known = [(cell, self.of(cell)) for cell in cells if self.of(cell).seconds is not None]
         unknown = len(cells) - len(known)
-        seconds = sum(cost.seconds or 0.0 for _, cost in known)
+        seconds = sum(map(self.wall, stages))
         device_hours = sum((cost.seconds or 0.0) * cell.processes for cell, cost in known) / 3600
         disk = sum(cost.bytes for cost in (self.of(cell) for cell in cells)) / 2**30
         measured = sum(cost.measured for _, cost in known)
         unit = f"{self.device} hours" if self.gpus else "hours of this machine"
-        words = f"Together: {len(cells)} cells, {duration(seconds / self.parallel)} with {self.parallel} at a time"
+        words = f"Together: {len(cells)} cells, {duration(seconds)} with {self.parallel} at a time"
         words += f" ({device_hours:.1f} {unit}), {disk:.1f} GiB of disk"
         basis = f"{measured} estimated from finished cells of their kind, {len(known) - measured} from sizes (config/sizes.yaml)"
         return f"{words}. {basis}{f', {unknown} unknown' if unknown else ''}."
