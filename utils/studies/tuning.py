@@ -209,14 +209,34 @@ def joined(parts: Sequence[Metric]) -> Metric:
 
 def crossfitted(runs: Mapping[int, Metrics], folds: Mapping[str, int]) -> dict[str, Metric]:
     """Metrics in which every part of the subjects is answered by the run that was chosen on the others. runs: part -> that run.
-    What knows no subjects is left out."""
+
+    A number that cannot be put together from subjects of several runs (of texts, say) is the mean of the runs' own.
+    """
     names = [name for name in next(iter(runs.values())) if all(name in metrics for metrics in runs.values())]
     found = {}
     for name in names:
-        pieces = [restricted(metrics[name], Part(folds, fold)) for fold, metrics in runs.items()]
-        if all(piece is not None for piece in pieces):
-            found[name] = joined([piece for piece in pieces if piece is not None])
+        own = [metrics[name] for metrics in runs.values()]
+        pieces = [restricted(metric, Part(folds, fold)) for fold, metric in zip(runs, own, strict=True)]
+        whole = [piece for piece in pieces if piece is not None]
+        together = len(whole) == len(own) and all(_same_statistic(own[0], other) for other in own[1:])
+        found[name] = joined(whole) if together else _averaged(own)
     return found
+
+
+def _same_statistic(first: Metric, second: Metric) -> bool:
+    """Whether both compute alike: one function, or two of the same code that hold nothing of their run."""
+    if first.evidence is None or second.evidence is None:
+        return False
+    one, other = first.evidence.statistic, second.evidence.statistic
+    code = getattr(one, "__code__", None)
+    bare = code is not None and not one.__closure__ and not one.__defaults__ and not one.__kwdefaults__
+    return one is other or one == other or (bare and code == getattr(other, "__code__", None))
+
+
+def _averaged(runs: Sequence[Metric]) -> Metric:
+    low, high = (float(np.mean([run.ci95[end] for run in runs])) for end in (0, 1))
+    definition = f"mean over the runs of {len(runs)} parts of: {runs[0].definition}"
+    return Metric(float(np.mean([run.value for run in runs])), runs[0].n, (low, high), definition)
 
 
 def _again(metric: Metric, evidence: Evidence) -> Metric:

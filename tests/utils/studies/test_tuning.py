@@ -228,3 +228,18 @@ def test_the_rule_needs_a_target_and_an_oracle():
     with pytest.raises(ValueError, match="tune=rule: write a model with role oracle to go by"):
         Tune.of(study({"budget": 1, "space": SPACE}, models={"target": {"split": "full"}}))
     assert Tune.of(study(None)) is None
+
+
+def test_numbers_that_hold_something_of_their_run_are_averaged_over_runs():
+    """A statistic that looks items up in its own run's texts cannot be asked about another run's."""
+
+    def of_texts(lengths: list[int]) -> Metric:
+        subjects = ["author 1", "author 2"][: len(lengths)] or ["author 1"]
+        found = measured(
+            {"texts": np.arange(len(lengths))}, "length", lambda s: float(np.mean([lengths[int(i)] for i in s["texts"]]))
+        )
+        assert found.evidence is not None
+        return replace(found, evidence=replace(found.evidence, clusters={"texts": subjects}))
+
+    found = crossfitted({0: {"length": of_texts([4, 8])}, 1: {"length": of_texts([2])}}, {"author 1": 0, "author 2": 1})
+    assert found["length"].value == 4.0 and found["length"].evidence is None
