@@ -25,7 +25,11 @@ from utils.items.requests import Request
 from utils.items.saved import Saved
 
 PAGE = (ROOT / "docs" / "benchmarks.md").read_text("utf-8")
-CODE = "\n".join(read("*.py", "config/**/*.yaml", "data/**/*.py", "metrics/**/*.py", "scripts/**/*.*", "utils/**/*.py").values())
+CODE = "\n".join(
+    read(
+        "*.py", "config/**/*.yaml", "data/**/*.py", "metrics/**/*.py", "scripts/**/*.py", "scripts/**/*.sh", "utils/**/*.py"
+    ).values()
+)
 FILES = {
     group: sorted(path.stem for path in (ROOT / "config" / group).glob("*.yaml")) for group in ("benchmark", "measure", "probe")
 }

@@ -114,7 +114,8 @@ def train(settings: TrainingSettings, run: Run, encoder: Encoder, streams: Strea
         log.info(said, method.name, plan.per_device)
     reference = _reference(cfg, engine, method.loss, dataset, plan.per_device, method.reference_dropout)
     prompts, lost = encoder.fingerprint, count_lost(streams.answers)
-    role = role_of_training(run.capsule["script"], cfg.model.path, benchmark.name, str(cfg.split), benchmark.harmless)
+    script = run.capsule.get("script")  # the main process alone knows, and writes
+    role = script and role_of_training(script, cfg.model.path, benchmark.name, str(cfg.split), benchmark.harmless)
     run.note(
         role=role, batch=str(plan), steps=dataset.steps, items=len(streams), dropped=streams.dropped, lost=lost, prompts=prompts
     )

@@ -74,7 +74,7 @@ def test_every_launcher_ends_alike(tmp_path, monkeypatch, launcher, caplog):
         "ill": ("failed", "ValueError: rows=7: write less"),
     }
     assert {end["places"][0] for end in ends(pool).values()} <= set(started.slots)
-    assert (tmp_path / "well").read_text() == "x" and (pool / ".orders" / "ill.log").read_text().startswith("fine\n")
+    assert (tmp_path / "well").read_text() == "x" and "fine\n" in (pool / ".orders" / "ill.log").read_text()
     assert not caplog.messages and not started.stopped
     started.tidy()
     left = [path.name for path in pool.rglob("*") if path.is_file()]
