@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,6 @@ from utils.files import flat_settings, read_json, write_text
 from utils.report.columns import Column, Map, read_display
 from utils.report.markdown import table as markdown_table
 from utils.studies.planning import Plan
-from utils.studies.states import State
 from utils.studies.study import Entry, Study
 from utils.tables.figures import TrialPoint, draw_map, draw_trials
 from utils.tables.measured import MeasuredCell
@@ -244,8 +243,3 @@ def _all_settings(plan: Plan, cell: MeasuredCell) -> dict[str, Any]:
 
 def _counted(seeds: Sequence[int]) -> str:
     return f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {', '.join(map(str, seeds))}"
-
-
-def failures(found: Mapping[str, State]) -> list[str]:
-    """A sentence for each cell that failed."""
-    return [f"{name}: {state.told}" for name, state in found.items() if state.word == "failed"]
