@@ -193,7 +193,7 @@ def restricted(metric: Metric, part: Part) -> Metric | None:
     masks = {group: np.array([subject in part for subject in evidence.clusters[group]]) for group in evidence.samples}
     if not all(mask.any() for mask in masks.values()):
         return None
-    return _again(metric, _masked(evidence, masks))
+    return _again(metric, _masked(evidence, masks), resamples=1)  # whoever asks for a part reads its value alone
 
 
 def joined(parts: Sequence[Metric]) -> Metric:
@@ -204,7 +204,7 @@ def joined(parts: Sequence[Metric]) -> Metric:
     samples = {group: np.concatenate([one.samples[group] for one in known]) for group in first.samples}
     items = {group: [label for one in known for label in one.labels(group)] for group in first.samples}
     clusters = {group: [subject for one in known for subject in one.clusters[group]] for group in first.samples}
-    return _again(parts[0], Evidence(samples, first.statistic, items, first.varies, clusters))
+    return _again(parts[0], Evidence(samples, first.statistic, items, first.varies, clusters), resamples=100)
 
 
 def crossfitted(runs: Mapping[int, Metrics], folds: Mapping[str, int]) -> dict[str, Metric]:
@@ -239,10 +239,9 @@ def _averaged(runs: Sequence[Metric]) -> Metric:
     return Metric(float(np.mean([run.value for run in runs])), runs[0].n, (low, high), definition)
 
 
-def _again(metric: Metric, evidence: Evidence) -> Metric:
-    made = measured(
-        evidence.samples, metric.definition, evidence.statistic, items=evidence.items, varies=evidence.varies, resamples=100
-    )
+def _again(metric: Metric, evidence: Evidence, resamples: int) -> Metric:
+    samples, items, varies = evidence.samples, evidence.items, evidence.varies
+    made = measured(samples, metric.definition, evidence.statistic, items=items, varies=varies, resamples=resamples)
     assert made.evidence is not None
     return replace(made, evidence=replace(made.evidence, clusters=evidence.clusters))
 
