@@ -15,7 +15,7 @@ import _path
 from scripts.fixtures.files import write_files
 from utils import ROOT
 
-FILES = ("tofu", "knowundo", "muse", "completion", "safety", "utility")  # modules that give the files' contents
+FILES = ("tofu", "knowundo", "muse", "completion", "safety", "utility", "own")  # modules that give the files' contents
 OTHERS = ("meow", "tiny_tokenizer")  # modules that write by themselves
 
 

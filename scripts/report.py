@@ -3,7 +3,8 @@
     python scripts/report.py runs/quickstart
     python scripts/report.py runs/quickstart --out reports/quickstart --title "Quick start"
 
-Every immediate sub-folder counts that is a finished run with an evaluation in eval/, or such an evaluation itself.
+Every immediate sub-folder counts that is a finished run with an evaluation in eval/, or such an evaluation itself; so does
+RUNS_DIR if it is one. What a benchmark says in plain words of its unlearned models is printed and stands below the table.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 import _path
 
 from utils.files import write_text
+from utils.report.headline import verdicts
 from utils.report.page import page
 from utils.report.read import read_report
 from utils.report.table import markdown_table
@@ -25,7 +27,8 @@ def write_report(runs: Path, out: Path | None = None, title: str | None = None) 
     report = read_report(runs, title, out)
     folder = out or runs
     folder.mkdir(parents=True, exist_ok=True)
-    contents = {folder / "table.md": markdown_table(report), folder / "report.html": page(report)}
+    told = "".join(f"\n**{run.label}**\n\n" + "".join(f"- {line}\n" for line in lines) for run, lines in verdicts(report))
+    contents = {folder / "table.md": markdown_table(report) + told, folder / "report.html": page(report)}
     for path, content in contents.items():
         write_text(path, content)
     return list(contents)
@@ -40,6 +43,8 @@ def main(arguments: list[str] | None = None) -> None:
     with errors_in_one_sentence():
         for path in write_report(options.runs, options.out, options.title):
             print(path)
+        for run, lines in verdicts(read_report(options.runs, options.title, options.out)):
+            print(f"{run.label}:", *lines, sep="\n  ")
 
 
 if __name__ == "__main__":

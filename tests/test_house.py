@@ -23,7 +23,7 @@ PLUG_INS = ("losses", "scripts")  # as many as there are methods, and tools
 COMPATS = {"tofu_original", "open_unlearning", "flat_released", "muse_released", "meow_released"}
 # Plain words and standard terms that are also the name of a benchmark, a loss, a method or a file of metrics/: the completion of
 # a chat model, flat settings, the divergence, what finetune.py does, a likelihood, the split that is kept, tables of any kind.
-WORDS = {"completion", "flat", "kl", "memorise", "nll", "retain", "tables"}
+WORDS = {"completion", "flat", "kl", "memorise", "nll", "own", "refusals", "retain", "tables"}
 
 
 def sources(*tops: str) -> list[Path]:

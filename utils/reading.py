@@ -129,9 +129,14 @@ def read_records(path: Path) -> list[dict[str, Any]]:
 
 def read_list(path: Path | str) -> list[dict[str, Any]]:
     """The objects of a JSON list. Raises DataError naming line or row if it is none, or an empty one."""
+    return as_rows(path, read_value(path))
+
+
+def read_value(path: Path | str) -> Any:
+    """What a JSON file holds. Raises DataError naming the line if it is none."""
     text = read_text(path)
     try:
-        return as_rows(path, _parsed(text))
+        return _parsed(text)
     except json.JSONDecodeError as error:
         raise DataError(f"{path}, line {error.lineno}: not JSON ({error.msg}); a list of objects is expected") from error
     except NotPlain as error:

@@ -108,7 +108,7 @@ class MismatchedStreams(Streams):
         item = self.items[index]
         drawn: Drawn = {"forget": (self.encode(item),)}
         if "mismatched" in self.names:
-            drawn["mismatched"] = tuple(self.mismatched(item.question, answer) for answer in self.answers_of(step))
+            drawn["mismatched"] = tuple(self.mismatched(item, answer) for answer in self.answers_of(step))
         if "normal" in self.names:
             drawn["normal"] = (self.normal_row(epoch, index, step),)
         return {name: drawn[name] for name in self.names}
@@ -117,8 +117,8 @@ class MismatchedStreams(Streams):
         """Answers for all questions of optimizer step `step`: without replacement, a question's own not excepted."""
         return generator("mismatched", self.seed, step).sample(self.pool, self.how.answers)
 
-    def mismatched(self, question: str, answer: str) -> Example:
-        return self.encode(QA(question, answer))
+    def mismatched(self, item: QA, answer: str) -> Example:
+        return self.encode(item.answered(answer))
 
     def usable_normal(self) -> list[QA]:
         """The normal rows that can be read."""
@@ -166,9 +166,9 @@ class ReleasedStreams(MismatchedStreams):
     def usable_normal(self) -> list[QA]:
         return list(self.normal)
 
-    def mismatched(self, question: str, answer: str) -> Example:
+    def mismatched(self, item: QA, answer: str) -> Example:
         # Released code reads the question back from the tokens of its row, between two marks.
-        ids = self.text(question.split("###")[0].split("Question:")[-1].strip(), answer)
+        ids = self.text(item.question.split("###")[0].split("Question:")[-1].strip(), answer)
         return Example(ids[:UNSUPERVISED], ids[UNSUPERVISED:])
 
     def normal_row(self, epoch: int, index: int, step: int) -> Example:

@@ -190,7 +190,7 @@ def tofu_metrics(
         definition = f"harmonic mean of {', '.join(PARTS)} on {', '.join(UTILITY_TASKS)} (nine means); {switch}"
         metrics["model_utility"] = measured(groups, definition, _utility_of_items, resamples=resamples)
     if "forget" in tasks and retained is not None:
-        metrics |= _forget_metrics(tasks["forget"], retained, compat, resamples)
+        metrics |= tofu_forget_metrics(tasks["forget"], retained, compat, resamples)
     return metrics
 
 
@@ -217,7 +217,8 @@ def _utility_of_items(groups: Samples) -> float:
     return harmonic_mean(np.concatenate([groups[task].mean(axis=0) for task in UTILITY_TASKS]))
 
 
-def _forget_metrics(forget: TaskScores, retained: TaskScores, compat: Compat, resamples: int) -> dict[str, Metric]:
+def tofu_forget_metrics(forget: TaskScores, retained: TaskScores, compat: Compat, resamples: int) -> dict[str, Metric]:
+    """`forget_quality` and `ks_statistic` between the truth ratios of two models on the forget set (`forget_quality` above)."""
     ratios = [truth_ratio(scores.paraphrased, scores.perturbed, eps=EPS[compat]) for scores in (forget, retained)]
     test = forget_quality(*ratios)
     of_what = (

@@ -35,7 +35,7 @@ from utils.engine.engine import Engine, evaluating
 from utils.evaluation.measure import Measure
 from utils.items.benchmark import Benchmark, Extra, Resources
 from utils.items.metric import Metric
-from utils.items.requests import Request
+from utils.items.requests import Request, as_example
 from utils.items.saved import Row, Saved
 from utils.shared_work import kept_rows, shared_out
 from utils.tokens.example import Example
@@ -103,7 +103,7 @@ class GradNorm(Measure):
         engine, encoder = engine_of(), resources.encoder
         asked = [request for request in resources.requests if request.task == task]
         texts = [(r, number, text) for r in asked for role, number, text in r.answers if role == "answer"]
-        examples = [self._without_end(encoder.example(r.asked, text), encoder) for r, _, text in texts]
+        examples = [self._without_end(as_example(encoder, r, text), encoder) for r, _, text in texts]
         order = sorted(range(len(texts)), key=lambda place: -len(examples[place].prompt) - len(examples[place].answer))
 
         def norms(places: Sequence[int]) -> list[float]:

@@ -13,7 +13,8 @@ from pyarrow import ArrowException
 from utils.files import read_json
 from utils.fingerprint import file_hash
 
-SCORES, GENERATIONS, ORACLE, NULLS = "scores.parquet", "generations.jsonl", "oracle.parquet", "null"
+SCORES, GENERATIONS, ORACLE = "scores.parquet", "generations.jsonl", "oracle.parquet"
+NULLS, BEFORE = "null", "before"  # folders: oracles of other seeds, the model before unlearning
 
 
 class ResultsError(ValueError):
@@ -22,7 +23,8 @@ class ResultsError(ValueError):
 
 def describe(folder: Path) -> dict[str, dict[str, Any]]:
     """Name -> {rows, hash} of the files with scores and answers in an evaluation's folder, for run.json. Raises ResultsError."""
-    paths = [path for path in (folder / SCORES, folder / GENERATIONS, folder / ORACLE) if path.is_file()]
+    files = (SCORES, GENERATIONS, ORACLE, f"{BEFORE}/{SCORES}", f"{BEFORE}/{GENERATIONS}")
+    paths = [folder / name for name in files if (folder / name).is_file()]
     paths += sorted((folder / NULLS).glob("*.parquet"))
     return {str(path.relative_to(folder)): {"rows": _rows(path), "hash": file_hash(path)} for path in paths}
 

@@ -50,12 +50,21 @@ class Benchmark(Protocol):
     """Values of compat that mean something here."""
     compares: ClassVar[str] = "forget quality compares with"
     """What needs a retain oracle, as the beginning of a sentence."""
+    needs_oracle: ClassVar[bool] = True
+    """Whether an evaluation without an oracle must say so; else what compares with one is left out."""
+    asks_before: ClassVar[bool] = False
+    """Whether an evaluation also asks the model that was unlearned, unless `before` says otherwise."""
     least_nulls: ClassVar[int] = 0
     """How many oracles of other seeds `metrics` needs to place the model among them; 0: it has no such place."""
 
     def prompts(self, script: str, template: Template, max_length: int) -> tuple[Template, int]:
         """How questions are written in finetune, unlearn or evaluate: as the model's template says, or in the benchmark's way."""
         return template, max_length
+
+    @property
+    def lacks_retain(self) -> str:
+        """What to do for a method that needs rows to keep, where there are none; "" where there are some."""
+        return ""
 
     @property
     def extras(self) -> Sequence[Extra]:
@@ -125,6 +134,7 @@ class EvaluationOnly(Benchmark):
 
     SPLIT: ClassVar[str] = "all"
     forget_splits: ClassVar[tuple[str, ...]] = (SPLIT,)
+    kept: ClassVar[str] = SPLIT
 
     def retain_split(self, split: str = SPLIT) -> NoReturn:
         """Raises ValueError: nothing is learned. So do the other two members that say what is."""

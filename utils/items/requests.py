@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from utils.engine.sampling import Sampling
+from utils.tokens.chat import Turn
 from utils.tokens.example import EmptyAnswer, Example, common_length
 from utils.tokens.prompts import Encoder
 
@@ -24,6 +25,7 @@ class Request:
     given: how much of every answer stands in the prompt: a number of words, or a share of them below 1 (data/probes.py).
     sampling: the model's own answer is drawn, `samples` times, instead of the most likely one (utils/engine/sampling.py).
     asked_by: the measure that asks once more about the task; "": the benchmark.
+    before: what was said before the question. bare: question and answers are running text, without a template around them.
     """
 
     task: str
@@ -39,6 +41,8 @@ class Request:
     sampling: Sampling | None = None
     samples: int = 1
     asked_by: str = ""
+    before: tuple[Turn, ...] = ()
+    bare: bool = False
 
     @property
     def asked(self) -> str:
@@ -72,11 +76,12 @@ def as_example(encoder: Encoder, request: Request, answer: str) -> Example:
 
     The border lies where the ids of the whole answer and of its beginning part. Raises EmptyAnswer if nothing is left to score.
     """
-    whole = encoder.example(request.asked, answer)
+    encoder = encoder.bare if request.bare else encoder
+    whole = encoder.example(request.asked, answer, request.before)
     given = beginning(answer, request.given)
     if not given:
         return whole
-    known = encoder.example(request.asked, given)
+    known = encoder.example(request.asked, given, request.before)
     ids, begun = whole.prompt + whole.answer, known.prompt + known.answer
     border = max(common_length(ids, begun), len(whole.prompt))
     if border >= len(ids):
@@ -89,7 +94,7 @@ def as_example(encoder: Encoder, request: Request, answer: str) -> Example:
 def start(encoder: Encoder, request: Request) -> tuple[int, ...]:
     """Token ids that the model's own answer goes on from."""
     if not request.given or request.truth is None or not beginning(request.truth, request.given):
-        return encoder.generation_prompt(request.asked)
+        return (encoder.bare if request.bare else encoder).generation_prompt(request.asked, request.before)
     # Running text brings the blank along that stands before it.
     same = (text for _, _, text in request.answers if text.strip() == request.truth.strip())
     return as_example(encoder, request, next(same, request.truth)).prompt

@@ -102,7 +102,7 @@ class Streams:
         if "template" in self.names:
             when = epoch if self.template_policy == "per_access" else 0
             chosen = self.templates[draw(self.seed, when, index, "template", len(self.templates))]
-            texts["template"] = QA(item.question, chosen)
+            texts["template"] = item.answered(chosen)
         if "retain" in self.names:
             texts["retain"] = self.retain[draw(self.seed, epoch, index, "retain", len(self.retain))]
         return {name: (self.encode(texts[name]),) for name in self.names}

@@ -8,6 +8,7 @@
     answers   task -> title: whose answers are shown side by side
     tuning    `near` and `kept`: what the rule of a study's tuning looks at (utils/studies/tuning.py)
     oracle    beginnings of splits; a run finetuned on such splits alone never saw what is forgotten
+    told      dotted name of a function that says in sentences what an unlearned model's metrics mean; it loads no torch
 
 All of it may be left out, and the file too: then the first metrics are shown as they come. Names of columns are no settings of an
 evaluation, so they are not in config/benchmark/: another one must not make a finished run count as another. They are data and not
@@ -23,6 +24,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from hydra.utils import get_method
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
@@ -148,6 +150,7 @@ class Display:
     answers: Mapping[str, str] = field(default_factory=dict)
     oracle: tuple[str, ...] = ("retain",)
     tuning: Mapping[str, Any] = field(default_factory=dict)
+    told: Callable[[Mapping[str, Any]], list[str]] | None = None
 
 
 @cache
@@ -172,7 +175,7 @@ def columns_of(benchmark: str, measured: Sequence[str]) -> list[Column]:
 def _display(content: Any) -> Display:
     if not isinstance(content, dict):
         raise ValueError("write keys with values")
-    _check_keys(content, ("columns", "map", "answers", "oracle", "tuning"))
+    _check_keys(content, ("columns", "map", "answers", "oracle", "tuning", "told"))
     columns = tuple(_column(entry, place) for place, entry in enumerate(content.get("columns") or (), start=1))
     for key in ("name", "metric"):
         values = [vars(column)[key] for column in columns]
@@ -185,6 +188,7 @@ def _display(content: Any) -> Display:
         {str(task): str(title) for task, title in (content.get("answers") or {}).items()},
         tuple(map(str, content.get("oracle", Display.oracle))),
         content.get("tuning") or {},
+        get_method(content["told"]) if content.get("told") else None,
     )
 
 

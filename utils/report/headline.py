@@ -16,6 +16,16 @@ def headline(report: Report) -> str:
     return " ".join(f"{benchmark}: {words}" if len(parts) > 1 else words for benchmark, words in told.items())
 
 
+def verdicts(report: Report) -> list[tuple[ReportRun, list[str]]]:
+    """What the benchmarks themselves say about each unlearned model, in sentences; only some benchmarks do."""
+    found = []
+    for part in report.parts().values():
+        for run in part.of_role("method") if part.display.told is not None else ():
+            numbers = {name: {"value": one.value, "n": one.n, "ci95": one.interval} for name, one in run.metrics.items()}
+            found.append((run, part.display.told(numbers)))
+    return found
+
+
 def caution(report: Report) -> list[str]:
     """What a reader should know before trusting the table; often nothing."""
     notes = []
@@ -46,6 +56,8 @@ def tested_map(part: Report) -> Map | None:
 
 def _headline(part: Report) -> str:
     methods = part.of_role("method")
+    if methods and part.display.told is not None:
+        return " ".join(f"{run.label}: {' '.join(told)}" for run, told in verdicts(part)[:NAMED])
     if not methods:
         return "No unlearned model yet: this is what the target knows and what the oracle does not."
     tested = tested_map(part)

@@ -136,18 +136,17 @@ class Report:
 
 
 def read_report(folder: Path, title: str | None = None, out: Path | None = None) -> Report:
-    """Reads every immediate sub-folder of `folder`: role after role, each in natural order of names.
+    """Reads a run, or every immediate sub-folder of `folder`: role after role, each in natural order of names.
 
     A sub-folder counts if it is a finished training run with a finished evaluation in `eval/`, or such an evaluation
     itself. `out`, where the report goes, is passed over. Raises ReportError if no sub-folder counts.
     """
     if not folder.is_dir():
         raise ReportError(f"{folder}: there is no such folder; give the folder that holds the run folders")
-    if (folder / "run.json").is_file():
-        raise ReportError(f"{folder} is a single run; give the folder that holds it, {folder.absolute().parent}")
+    single = (folder / "run.json").is_file()
     runs: list[ReportRun] = []
     left_out: dict[str, str] = {}
-    for path in natsorted(folder.iterdir(), key=lambda path: path.name):
+    for path in [folder] if single else natsorted(folder.iterdir(), key=lambda path: path.name):
         if not path.is_dir() or path.name.startswith(".") or (out is not None and path.resolve() == out.resolve()):
             continue
         try:
@@ -156,6 +155,8 @@ def read_report(folder: Path, title: str | None = None, out: Path | None = None)
             left_out[path.name] = str(error)
     if not runs:
         why = "; ".join(f"{name}: {why}" for name, why in list(left_out.items())[:4]) or "it has no sub-folders"
+        if single:
+            raise ReportError(f"{folder}: {left_out[folder.name]}")
         raise ReportError(f"{folder} holds no finished run with metrics ({why}); run evaluate.py on a finished run")
     runs.sort(key=lambda run: ROLES.index(run.role))
     labels = told_apart([(run.label, run.folder) for run in runs])

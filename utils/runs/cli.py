@@ -212,7 +212,8 @@ def _written(value: Any) -> str:
 
 
 def unfolded(script: str | None, overrides: Sequence[str]) -> list[str]:
-    """`overrides`, with what their recipe says and they do not in front of them. A sweep over recipes is left as it is.
+    """`overrides`, with what their recipe says and they do not in front of them, and the benchmark of the run that made the
+    model, whose options may be named without it. A sweep over recipes is left as it is.
 
     Raises ValueError as `parse_overrides` and `recipe_settings`. Again unfolded, they stay as they are.
     """
@@ -222,7 +223,21 @@ def unfolded(script: str | None, overrides: Sequence[str]) -> list[str]:
     for override in _recipe_words(parsed):
         found = [recipe_settings(name, str(script), said) for name in _recipes(override)]
         new = {} if override.is_sweep_override() else found[0]
+    new = {**_benchmark_of_model(parsed), **new}
     return [*(as_override(key, value) for key, value in new.items()), *overrides]
+
+
+def _benchmark_of_model(parsed: Iterable[Override]) -> dict[str, str]:
+    """`benchmark`, if an option of one is named and none is chosen, as the run has it that made `model.path`."""
+    from utils.runs.lineage import Origin  # imports this module's users
+
+    said = {override.key_or_group: override for override in parsed}
+    path = said.get("model.path")
+    if path is None or path.is_sweep_override() or "benchmark" in said or not any(key.startswith("benchmark.") for key in said):
+        return {}
+    origin = Origin.of(path.value()) if isinstance(path.value(), str) else None
+    name = None if origin is None else (origin.settings.get("benchmark") or {}).get("name")
+    return {"benchmark": name} if isinstance(name, str) and name in _choices("benchmark") else {}
 
 
 def _recipes(override: Override) -> list[str]:

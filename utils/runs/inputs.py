@@ -13,7 +13,7 @@ from utils.weights.adapters import base_of
 # Settings whose value is a file or folder; of any other one, a value counts that holds a separator and exists.
 PATHS = frozenset(
     "path tokenizer oracle null_runs from_logs data_root file facts general_file book base_run perplexity_model "
-    "bleurt_checkpoint refusals".split()
+    "bleurt_checkpoint refusals forget retain holdout general before".split()
 )
 WRITTEN_THERE = ("out", "cache")
 # Parts of a run folder that its own run makes, replaces and deletes.

@@ -45,7 +45,7 @@ def check_oracle(cfg: DictConfig, questions: Questions, encoder: Encoder) -> Non
     if cfg.oracle == "none" or not questions.oracle:
         return
     if cfg.oracle is None:
-        if not _is_oracle(cfg, benchmark):
+        if benchmark.needs_oracle and not _is_oracle(cfg, benchmark):
             raise SettingsError(f"oracle=null: {benchmark.compares} a retain oracle. {_make_oracle(cfg, benchmark)}")
         return
     asked = requests_hash(questions.oracle, encoder)

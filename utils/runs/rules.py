@@ -129,7 +129,7 @@ DIALS: dict[str, Check] = {
     "adapter.name": one_of("none", "lora", "qlora", "continue"),
     "launcher.name": one_of("auto", "zero2", "fsdp2"),
     "split": described(lambda v: str(v).isprintable() and "/" not in str(v), "the name of a split"),
-    **dict.fromkeys(("data_root", "refusals"), path),
+    **dict.fromkeys(("data_root", "refusals", "before"), path),
     **dict.fromkeys(("out", "cache", "model.path", "model.tokenizer", "oracle", "from_logs", "reinforced.path"), or_null(path)),
     "null_runs": several(path, "a list of run folders"),
     "precision": one_of("auto", "float32", "bfloat16", "bfloat16_pure"),

@@ -17,6 +17,7 @@ from utils.evaluation.questions import Questions
 from utils.fingerprint import settings_hash
 from utils.items.benchmark import Benchmark
 from utils.runs.capsule import NOT_PART_OF_THE_RESULT, PER_DEVICE
+from utils.runs.cli import CONFIG, compose_settings
 from utils.runs.rules import DIALS, INSTALLED, Check
 from utils.secrets import without_secrets
 from utils.tokens.prompts import Template
@@ -65,6 +66,12 @@ def check_training(cfg: DictConfig, script: str) -> TrainingSettings:
                 f"model.path=null: unlearning starts from a trained model; make one with: python finetune.py "
                 f"model={cfg.model.name} benchmark={cfg.benchmark.name} split=full out=runs/target, "
                 "then add model.path=runs/target"
+            )
+        if method.needs_retain and benchmark.lacks_retain:
+            others = ", ".join(_methods_of_forget_rows())
+            raise SettingsError(
+                f"method={method.name}: needs rows to keep, and there are none; {benchmark.lacks_retain}; or take a method "
+                f"that needs none: {others}"
             )
     if cfg.model.path is None and cfg.model.architecture is None:
         raise SettingsError("model.path=null: there is no model.architecture to draw weights for either; set model.path")
@@ -176,6 +183,13 @@ def _check_types(node: DictConfig, path: str, kind: type | None = None) -> None:
 
 def _plain(node: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in OmegaConf.to_container(node, resolve=True).items()}
+
+
+def _methods_of_forget_rows() -> list[str]:
+    """Names of the methods that read what is to be forgotten and nothing else."""
+    names = sorted(path.stem for path in (CONFIG / "method").glob("*.yaml"))
+    methods = [_method(compose_settings("unlearn", [f"method={name}"]).method) for name in names]
+    return [method.name for method in methods if not method.needs_retain and not method.memorises and method.prepare is None]
 
 
 def _method(node: DictConfig) -> Method:

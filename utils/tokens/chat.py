@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
@@ -23,11 +23,19 @@ ANSWERS = ("A", "B")
 TAKEN = ("messages", "conversation", "tokenize", "add_generation_prompt", "chat_template", "date_string", "strftime_now")
 
 
+class Turn(NamedTuple):
+    """What was said before the question. role: system | user | assistant."""
+
+    role: str
+    text: str
+
+
 @dataclass(frozen=True, eq=False)
 class Chat:
     """What the chat template of `tokenizer` writes.
 
-    system: None sends no system message (a template may then add its own), "" sends an empty one. date: what templates that
+    system: None sends no system message (a template may then add its own), "" sends an empty one; a conversation that begins with
+    a system message of its own keeps that. date: what templates that
     print a date are told, as in 26 Jul 2024; None: `date_string` stays undefined, and a template that asks the clock is told
     CLOCK, so that tomorrow's prompts are today's. options: other names that the template reads, such as enable_thinking.
     """
@@ -37,20 +45,20 @@ class Chat:
     date: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
-    def opening(self, question: str) -> str:
+    def opening(self, question: str, before: Sequence[Turn] = ()) -> str:
         """The conversation as a program would send it, up to where the template wants an answer to be written."""
-        return self._written(question, None)
+        return self._written(question, None, before)
 
-    def whole(self, question: str, answer: str) -> str:
+    def whole(self, question: str, answer: str, before: Sequence[Turn] = ()) -> str:
         """The conversation with its answer, and what closes it."""
-        return self._written(question, answer)
+        return self._written(question, answer, before)
 
-    def header(self, question: str) -> str:
+    def header(self, question: str, before: Sequence[Turn] = ()) -> str:
         """All that stands before the answer's text: also the turn's header that `opening` may lack, and an empty think block.
 
         Raises ValueError if the template writes no answer at all.
         """
-        renderings = [self._written(question, answer) for answer in ANSWERS]
+        renderings = [self._written(question, answer, before) for answer in ANSWERS]
         if renderings[0] == renderings[1]:
             raise ValueError("the chat template does not write what is answered: use template.kind=plain")
         return os.path.commonprefix(renderings)
@@ -73,8 +81,10 @@ class Chat:
         )
         return any(self._written("question", answer) != other._written("question", answer) for answer in (None, "answer"))
 
-    def _written(self, question: str, answer: str | None) -> str:
-        messages = [] if self.system is None else [{"role": "system", "content": self.system}]
+    def _written(self, question: str, answer: str | None, before: Sequence[Turn] = ()) -> str:
+        own_system = bool(before) and before[0].role == "system"
+        messages = [] if self.system is None or own_system else [{"role": "system", "content": self.system}]
+        messages += [{"role": turn.role, "content": turn.text} for turn in before]
         messages.append({"role": "user", "content": question})
         if answer is not None:
             messages.append({"role": "assistant", "content": answer})

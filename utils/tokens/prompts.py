@@ -18,15 +18,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
+from itertools import zip_longest
 from typing import Any, Literal, get_args
 
 from transformers import PreTrainedTokenizerBase
 
 from utils.checks import choose, flag, require
-from utils.tokens.chat import Chat, check_date, check_options
+from utils.tokens.chat import Chat, Turn, check_date, check_options
 from utils.tokens.example import EmptyAnswer, Example, common_length
 from utils.tokens.rendering import is_newline, show, tokenizer_state
 
@@ -132,16 +133,21 @@ class Encoder:
         """Whether prompt and continuation share one limit and white space stays, as TOFU's evaluation has it, MEOW's too."""
         return self.compat in ("tofu_original", "meow_released")
 
-    def example(self, question: str, answer: str) -> Example:
-        """Token ids of the pair. Raises EmptyAnswer if nothing of the answer is left within max_length."""
+    @cached_property
+    def bare(self) -> Encoder:
+        """The same tokenizer for running text: nothing stands around it but the tokenizer's BOS, and it has no end."""
+        return replace(self, template=Template(kind="plain", eos=False), compat="none")
+
+    def example(self, question: str, answer: str, before: Sequence[Turn] = ()) -> Example:
+        """Token ids of the pair, and of the turns before it. Raises EmptyAnswer if nothing of the answer fits in max_length."""
         if not answer.strip():
             raise EmptyAnswer(f"the answer to {question!r} is blank: drop the row")
         if self._counts_without_tag:
-            prompt, supervised, cut = self._tofu_original(question, answer)
+            prompt, supervised, cut = self._tofu_original(question, answer, before)
         elif self.compat == "open_unlearning":
-            prompt, supervised, cut = self._open_unlearning(question, answer)
+            prompt, supervised, cut = self._open_unlearning(question, answer, before)
         else:
-            prompt, supervised, cut = self._whole_text(question, answer)
+            prompt, supervised, cut = self._whole_text(question, answer, before)
         if not supervised:
             raise EmptyAnswer(
                 f"no token of the answer to {question!r} fits in max_length={self.max_length}: raise it or drop the row"
@@ -151,13 +157,14 @@ class Encoder:
         ends_early = bool(eos) and eos in answer.strip().removesuffix(eos)
         return Example(tuple(prompt), tuple(supervised), lost="eos" if ends_early else "cut" if cut else "")
 
-    def generation_prompt(self, question: str) -> tuple[int, ...]:
+    def generation_prompt(self, question: str, before: Sequence[Turn] = ()) -> tuple[int, ...]:
         """Token ids to generate the answer from; never cut, but for compat open_unlearning with a plain template.
 
         Equal to the prompt of `example`, unless the vocabulary merges the prompt's end with the answer's beginning.
         Raises ValueError if there is no token at all (an empty text and a tokenizer without BOS).
         """
-        ids = self._ids(self._question_text(question) if self._counts_without_tag else self._prompt_text(question))
+        text = self._question_text(question, before) if self._counts_without_tag else self._prompt_text(question, before)
+        ids = self._ids(text)
         if self.compat == "open_unlearning" and self.template.kind == "plain":
             ids = ids[: self.max_length]
         if not ids:
@@ -185,9 +192,9 @@ class Encoder:
     def _counts_without_tag(self) -> bool:
         return self.template.supervise_tag or self.compat in ("tofu_original", "flat_released", "meow_released")
 
-    def _whole_text(self, question: str, answer: str) -> Parts:
-        text = self._prompt_text(question)
-        full = self._full_text(question, answer)
+    def _whole_text(self, question: str, answer: str, before: Sequence[Turn]) -> Parts:
+        text = self._prompt_text(question, before)
+        full = self._full_text(question, answer, before)
         if not full.startswith(text):
             raise ValueError(
                 "the chat template writes the prompt differently for some answers, so the two cannot be told apart: use "
@@ -211,40 +218,49 @@ class Encoder:
             answer = answer[:-1]
         return answer
 
-    def _tofu_original(self, question: str, answer: str) -> Parts:
-        border = len(self._ids(self._question_text(question)))
-        whole = self._ids(self._full_text(question, answer))
+    def _tofu_original(self, question: str, answer: str, before: Sequence[Turn]) -> Parts:
+        border = len(self._ids(self._question_text(question, before)))
+        whole = self._ids(self._full_text(question, answer, before))
         ids = whole[: self.max_length]
         if self.template.eos and len(ids) < self.max_length:  # EOS is the first padding label: a full row has none
             ids.append(self.tokenizer.eos_token_id)
         return ids[:border], ids[border:], len(whole) > self.max_length
 
-    def _open_unlearning(self, question: str, answer: str) -> Parts:
+    def _open_unlearning(self, question: str, answer: str, before: Sequence[Turn]) -> Parts:
         limit = self.max_length if self.template.kind == "plain" else None
-        border = len(self._ids(self._prompt_text(question))[:limit])
-        whole = self._ids(self._full_text(question, answer))
+        border = len(self._ids(self._prompt_text(question, before))[:limit])
+        whole = self._ids(self._full_text(question, answer, before))
         ids = whole[:limit]
         if self.template.eos and ids[-1] != self.tokenizer.eos_token_id:
             ids.append(self.tokenizer.eos_token_id)
         border = max(1, border)  # without tags and BOS nothing predicts the first token
         return ids[:border], ids[border:], limit is not None and len(whole) > limit
 
-    def _question_text(self, question: str) -> str:
-        return self.template.question_start + question + self.template.question_end
+    def _question_text(self, question: str, before: Sequence[Turn]) -> str:
+        return "".join(self._earlier(before)) + self.template.question_start + question + self.template.question_end
 
-    def _prompt_text(self, question: str) -> str:
+    def _earlier(self, before: Sequence[Turn]) -> Iterator[str]:
+        """The turns before the question as a plain template writes them: one block after the other, blank lines in between."""
+        for turn, following in zip_longest(before, before[1:]):
+            if turn.role == "user":
+                answered = following is not None and following.role == "assistant"
+                yield self.template.question_start + turn.text + self.template.question_end + ("" if answered else "\n\n")
+            else:
+                yield (self.template.answer_tag if turn.role == "assistant" else "") + turn.text + "\n\n"
+
+    def _prompt_text(self, question: str, before: Sequence[Turn]) -> str:
         if self.template.kind == "chat" and self.compat == "open_unlearning":
-            return self.chat.opening(question)
+            return self.chat.opening(question, before)
         if self.template.kind == "chat":
-            text = self.chat.header(question)
+            text = self.chat.header(question, before)
         else:
-            text = self._question_text(question) + self.template.answer_tag
+            text = self._question_text(question, before) + self.template.answer_tag
         return text if self.compat in ("open_unlearning", "muse_released") else text.rstrip(" ")
 
-    def _full_text(self, question: str, answer: str) -> str:
+    def _full_text(self, question: str, answer: str, before: Sequence[Turn]) -> str:
         if self.template.kind == "chat":
-            return self.chat.whole(question, answer)
-        return self._question_text(question) + self.template.answer_tag + answer
+            return self.chat.whole(question, answer, before)
+        return self._question_text(question, before) + self.template.answer_tag + answer
 
     def _ids(self, text: str) -> list[int]:
         # A chat template writes its own BOS: special tokens on top of it would double it.

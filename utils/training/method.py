@@ -124,6 +124,11 @@ class Method:
             choose("method.stop.part", self.stop.part, parts_of(self.loss))
 
     @property
+    def needs_retain(self) -> bool:
+        """Whether it reads rows that are kept."""
+        return bool({"retain", "normal"} & {*self.loss.needs}) or (self.templates is not None and self.templates.kind == "normal")
+
+    @property
     def memorises(self) -> bool:
         """Whether it teaches a split, as finetune.py does, instead of unlearning one."""
         return TRAIN in self.loss.needs

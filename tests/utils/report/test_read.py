@@ -258,8 +258,11 @@ def test_nothing_found_is_one_sentence(tmp_path, make, message, capsys):
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_a_single_run_is_refused_with_the_folder_to_give(runs):
-    with pytest.raises(ReportError, match=f"flat is a single run; give the folder that holds it, {runs}"):
+def test_a_single_run_is_a_report_of_itself(runs):
+    (run,) = read_report(runs / "flat").runs
+    assert run.folder == runs / "flat" and run.metrics
+    (runs / "flat" / "eval" / "metrics.json").unlink()
+    with pytest.raises(ReportError, match=f"{runs / 'flat'}: its evaluation wrote no metrics.json"):
         read_report(runs / "flat")
 
 
