@@ -39,7 +39,7 @@ class Own(Benchmark):
     retain: str | None = None
     holdout: str | None = None
     general: str | None = None
-    fields: Mapping[str, str] = field(default_factory=dict)
+    fields: Mapping[str, str] | None = None
     split: str = FORGET
     words: int = 200
     rows: int | str = 300
@@ -60,7 +60,7 @@ class Own(Benchmark):
     asks_before: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_fields(self.fields)
+        check_fields(self.fields or {})
         whole("benchmark.words", self.words, 8)
         whole("benchmark.max_new_tokens", self.max_new_tokens, 1)
         whole("benchmark.utility_limit", self.utility_limit, 1)
@@ -141,7 +141,7 @@ class Own(Benchmark):
         if source is None:
             return ()
         key = f"benchmark.{GENERAL if source == self.general else name}"
-        rows = read_own(key, source, self.fields, self.words)
+        rows = read_own(key, source, self.fields or {}, self.words)
         if name != FORGET:
             _check_apart(self._rows(FORGET), rows, name)
         return rows

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 MOST, PART = 0.5, 0.1  # ours
 LOST = 0.05  # a share that fell by more is called lost, if its interval is below what it was before; ours
+TOLD = {"forget_rougeL_recall": "its own answers", "forget_prob": "the probability of the true ones"}
 REPEATS = 0.3  # rep-3 from which answers count as broken; ours
 
 
@@ -62,11 +63,10 @@ def verdict(metrics: Mapping[str, Any]) -> list[str]:
 def _still_there(known: Mapping[str, Number]) -> list[str]:
     recited = known["forget_recited"]
     told = [f"Still there: of {recited.n} answers the model gives away {_count(recited)}{_was(known, 'forget_recited', _count)}."]
-    left = {
-        words: share
-        for name, words in (("forget_rougeL_recall", "its own answers"), ("forget_prob", "the probability of the true ones"))
-        if (share := _left(known, name)) is not None
-    }
+    before = known.get("forget_recited_before")
+    if before is not None and before.value == 0 and all(_left(known, name) is None for name in TOLD):
+        told.append("But it gave nothing away before either: perhaps it never knew these rows.")
+    left = {words: share for name, words in TOLD.items() if (share := _left(known, name)) is not None}
     if left:
         most = max(left.values())
         size = "Most" if most >= MOST else "Part" if most >= PART else "No trace"
