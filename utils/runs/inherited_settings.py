@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 GROUPS = ("model", "benchmark")
 DIALS = ("split", "data_root", "compat")
 SET_HERE = ("model.path", "out", "from_logs", "reinforced.path", "reinforced.alpha")
+NO_MODEL = "log"  # name of the model in the settings of logs
 OPTIONS = "model.template.options"
 
 
@@ -47,11 +48,13 @@ def followed(script: str, cfg: DictConfig, overrides: Sequence[str]) -> DictConf
     Raises ValueError for a model that no run wrote while nobody says which model file it goes with, for one whose run is not
     finished, and for prompts other than the run's, unless override_model=true.
     """
+    said = {override.key_or_group for override in parse_overrides(overrides)}
+    if cfg.get("from_logs") is not None:
+        return _without_model(cfg, said)
     check_start(cfg, script)
     path = cfg.model.path
     if not isinstance(path, str):
         return cfg  # random weights; or no path at all, which is refused where all values are
-    said = {override.key_or_group for override in parse_overrides(overrides)}
     origin = Origin.of(path)
     if origin is None:
         if "model" not in said:
@@ -81,6 +84,17 @@ def followed(script: str, cfg: DictConfig, overrides: Sequence[str]) -> DictConf
         cfg = compose_settings(script, [*words, *overrides])
     if not cfg.override_model:
         _refuse_other_prompts(cfg, origin, said)
+    return cfg
+
+
+def _without_model(cfg: DictConfig, said: Collection[str]) -> DictConfig:
+    """`cfg` as logs of other code have it: no model is asked, and whose numbers they are is known only if `model` was chosen."""
+    known = "model" in said
+    cfg.model = {
+        "name": cfg.model.name if known else NO_MODEL,
+        "path": None,
+        "data_root": cfg.model.data_root if known else "hub",  # what other code evaluates on; nothing is read from there
+    }
     return cfg
 
 
