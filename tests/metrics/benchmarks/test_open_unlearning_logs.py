@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,13 @@ import pandas as pd
 import pytest
 from pytest import approx
 
+from metrics.benchmarks import open_unlearning_logs
 from metrics.benchmarks.muse import MuseMetrics
 from metrics.benchmarks.tofu_logs import TOP_LEVEL
 from metrics.benchmarks.tofu_tables import TofuMetrics
 from metrics.measures.membership import Membership
 from metrics.measures.memorization import Memorization
+from utils import ROOT
 from utils.items.metric import Metric
 from utils.items.saved import Saved
 
@@ -175,6 +178,15 @@ def test_muse(tmp_path):
     assert values["mia_min_k_privleak"] == approx(-75)
     beside = MuseMetrics().from_logs(path, write(tmp_path, muse_log(), "retain.json"), MUSE)
     assert beside["privleak"].value == approx(0) and beside["privleak_auc_retrained"].value == approx(0.875)
+
+
+def test_the_page_names_what_is_read():
+    """docs/coming_from.md: the names of both sides, as a log gives them."""
+    page = dict(re.findall(r"^\| `([\w]+)` \| `([\w]+)` \|", (ROOT / "docs" / "coming_from.md").read_text(), re.MULTILINE))
+    assert page.items() >= NAMES.items()
+    for (task, part), (metric, _) in open_unlearning_logs.TOFU.items():
+        assert page[metric] == f"{task}_{part}"
+    assert page.items() >= {metric: task for task, metric in open_unlearning_logs.MUSE.items()}.items()
 
 
 REFUSED = [
