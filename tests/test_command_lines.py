@@ -122,7 +122,8 @@ def test_logs_of_the_original_code_give_its_numbers(tmp_path, overrides, key):
     succeed(tmp_path, "evaluate", *command)
     found = metrics(tmp_path / "logs")
     assert len(found) == 15
-    assert json.loads((tmp_path / "logs" / "run.json").read_text())["role"] == "log"
+    run = json.loads((tmp_path / "logs" / "run.json").read_text())
+    assert run["role"] == "log" and run["settings"]["model"]["name"] == "log"
     compared = [name for name in case[key] if name in found]
     assert len(compared) >= 5
     for name in compared:
@@ -131,6 +132,17 @@ def test_logs_of_the_original_code_give_its_numbers(tmp_path, overrides, key):
         before = (tmp_path / "logs" / "run.json").read_text()
         assert "skipped" in succeed(tmp_path, "evaluate", *command).out
         assert (tmp_path / "logs" / "run.json").read_text() == before
+
+
+@needs_golden
+def test_logs_of_open_unlearning_give_its_numbers(tmp_path):
+    at = GOLDEN / "open_unlearning_logs"
+    logs = (f"from_logs={at / 'npo' / 'TOFU_EVAL.json'}", f"oracle={at / 'retain90' / 'TOFU_EVAL.json'}")
+    succeed(tmp_path, "evaluate", "benchmark=tofu", *logs, "resamples=100", "out=logs")
+    found, summary = metrics(tmp_path / "logs"), json.loads((at / "npo" / "TOFU_SUMMARY.json").read_text())
+    assert found["forget_quality"]["value"] == pytest.approx(summary["forget_quality"], rel=1e-6)
+    assert found["mia_min_k_privleak"]["value"] == pytest.approx(summary["privleak"], rel=1e-6)
+    assert capsule(tmp_path / "logs")["role"] == "log"
 
 
 # The settings themselves are tested in tests/utils/runs/test_settings.py and test_cli.py; here, what a user sees.

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
+
 import pytest
 from omegaconf import DictConfig, OmegaConf
 from transformers import LlamaConfig
 
 from utils import ROOT
 from utils.runs.cli import compose_settings
+from utils.runs.inherited_settings import released, settings_of
 from utils.tokens.prompts import Template
 
 FOLDER = ROOT / "config" / "model"
@@ -69,6 +72,54 @@ def test_header_is_a_launch_line_and_rates_name_their_source(file):
 def test_hydra_puts_the_group_under_model(name):
     cfg = compose_settings(None, [f"+model={name}", "model.path=some/folder", "model.template.eos=false"])
     assert cfg.model.name == name and cfg.model.path == "some/folder" and not cfg.model.template.eos
+
+
+# Released checkpoint -> its model file.
+RELEASED = {
+    **{f"open-unlearning/tofu_Llama-3.2-1B-Instruct_{split}": "llama3.2-1b" for split in ("full", "retain90", "retain99")},
+    "open-unlearning/tofu_Llama-3.2-3B-Instruct_retain95": "llama3.2-3b",
+    "open-unlearning/tofu_Llama-3.1-8B-Instruct_full": "llama3.1-8b",
+    "open-unlearning/tofu_Llama-2-7b-chat-hf_full": "llama2-7b-chat",
+    "open-unlearning/unlearn_tofu_Llama-3.2-1B-Instruct_forget10_NPO_lr1e-05_beta0.1_alpha1_epoch10": "llama3.2-1b",
+    "locuslab/tofu_ft_llama2-7b": "llama2-7b-chat",
+    "locuslab/tofu_ft_phi-1.5": "phi-1.5",
+    "muse-bench/MUSE-News_target": "llama2-7b",
+    "muse-bench/MUSE-news_retrain": "llama2-7b",
+    "muse-bench/MUSE-Books_target": "llama2-7b",
+    "microsoft/phi-1_5": "phi-1.5",
+}
+
+
+@pytest.mark.parametrize("path, name", RELEASED.items())
+def test_a_released_checkpoint_brings_its_model_file(path, name):
+    wanted = {"model": name}
+    if path.startswith("muse-bench"):
+        wanted["model.tokenizer"] = "meta-llama/Llama-2-7b-hf"
+    assert released(path) == wanted
+
+
+@pytest.mark.parametrize("name", sorted(set(RELEASED.values())))
+def test_it_is_composed_with_its_template(name):
+    path = next(path for path, entry in RELEASED.items() if entry == name)
+    cfg = settings_of("evaluate", [f"model.path={path}"])
+    assert cfg.model.name == name and cfg.model.path == path and cfg.data_root == "hub"
+    assert cfg.model.template == OmegaConf.load(FOLDER / f"{name}.yaml").template
+
+
+def test_the_command_line_says_otherwise_about_a_released_checkpoint():
+    words = ["model.path=muse-bench/MUSE-News_target", "model=llama2-7b-chat", "model.tokenizer=elsewhere"]
+    cfg = settings_of("evaluate", words)
+    assert (cfg.model.name, cfg.model.tokenizer) == ("llama2-7b-chat", "elsewhere")
+    recipe = settings_of("unlearn", ["recipe=open-unlearning/muse_books"])
+    assert recipe.model.path == "muse-bench/MUSE-Books_target" and recipe.model.tokenizer == "meta-llama/Llama-2-7b-hf"
+    assert (recipe.method.name, recipe.lr) == ("npo_rt", 1e-5)
+
+
+def test_every_entry_of_a_released_checkpoint_is_known():
+    entries = OmegaConf.load(ROOT / "config" / "checkpoints.yaml")
+    for pattern, settings in entries.items():
+        assert settings.model in NAMES and set(settings) <= {"model", "model.tokenizer"}
+        assert any(fnmatchcase(path.lower(), pattern.lower()) for path in RELEASED), f"{pattern} is not tried"
 
 
 @pytest.mark.parametrize(

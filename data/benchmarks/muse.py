@@ -14,16 +14,20 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import ClassVar
+
+import pandas as pd
 
 from data.benchmarks.muse_text import cut_pieces
 from data.files.muse import MuseFiles
 from metrics.benchmarks.muse import MuseMetrics
 from utils.checks import choose, whole, whole_or
 from utils.items.benchmark import Benchmark, Extra, Resources, joined, limited
+from utils.items.metric import Metric
 from utils.items.requests import Request
 from utils.items.rows import QA
-from utils.items.saved import Metrics, Row
+from utils.items.saved import Row, Saved
 from utils.tokens.prompts import Encoder, Template
 
 CORPORA = ("news", "books")
@@ -56,7 +60,7 @@ class Muse(Benchmark):
     texts: int | str = "all"
     max_new_tokens: int = 128
     knowmem_max_new_tokens: int = KNOWMEM_TOKENS
-    metrics: Metrics = field(default_factory=MuseMetrics)
+    metrics: MuseMetrics = field(default_factory=MuseMetrics)
 
     kept: ClassVar[str] = "retain1"  # what unlearning may look at to keep the rest; utility is measured on retain2
     forgotten: ClassVar[tuple[str, ...]] = ("verbmem",)
@@ -115,6 +119,11 @@ class Muse(Benchmark):
     def general_knowledge(self) -> list[QA]:
         """None: what a model from random weights can know of the fixture, it learns from its texts."""
         return []
+
+    def from_logs(self, log: Path, oracle_log: Path | None, compat: str, resamples: int) -> dict[str, Metric]:
+        """The metrics of logs of open-unlearning (MUSE_EVAL.json)."""
+        asked = Saved(pd.DataFrame(), compat=compat, resamples=resamples, forgotten=self.forgotten, members=self.members)
+        return self.metrics.from_logs(log, oracle_log, asked)
 
     def requests(self, split: str) -> list[Request]:
         """The same for every forget split: tasks verbmem, knowmem_forget, knowmem_retain, privleak_forget, privleak_holdout, and

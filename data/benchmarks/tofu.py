@@ -11,6 +11,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
 
+import pandas as pd
+
 from data.files.sources import Source
 from metrics.benchmarks.null_oracles import LEAST
 from metrics.benchmarks.tofu_tables import TofuMetrics
@@ -19,6 +21,7 @@ from utils.items.benchmark import Benchmark, check_no_overlap, joined, limited
 from utils.items.metric import Metric
 from utils.items.requests import Request
 from utils.items.rows import QA
+from utils.items.saved import Saved
 from utils.reading import FILLED, DataError, check_rows, list_of, read_json_lines
 
 FORGET = ("forget01", "forget05", "forget10", "forget20", "forget30", "forget50", "forget90")
@@ -97,8 +100,9 @@ class Tofu(Benchmark):
         return [replace(request, truth=None) for request in asked if request.task in self.members]
 
     def from_logs(self, log: Path, oracle_log: Path | None, compat: str, resamples: int) -> dict[str, Metric]:
-        """The metrics of aggregated logs of the original TOFU code."""
-        return self.metrics.from_logs(log, oracle_log, compat, resamples)
+        """The metrics of logs of the original TOFU code (aggregated), or of open-unlearning (TOFU_EVAL.json)."""
+        asked = Saved(pd.DataFrame(), compat=compat, resamples=resamples, forgotten=self.forgotten, members=self.members)
+        return self.metrics.from_logs(log, oracle_log, asked)
 
     def requests(self, split: str) -> list[Request]:
         """What is evaluated for forget split `split`: the tasks forget, retain, real_authors, world_facts, holdout.

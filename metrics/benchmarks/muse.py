@@ -17,11 +17,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from metrics.benchmarks.open_unlearning_logs import COMPAT, MUSE, open_logs
+from metrics.measures.membership import GROUPS
 from metrics.membership_attacks import auc, loss_attack, min_k, privleak, zlib_attack
 from metrics.rouge import rouge
 from metrics.tables import by_question, mean_over
@@ -35,6 +38,8 @@ GENERATED = {
     "knowmem_retain": "answers to questions about what is to stay (MUSE's utility)",
 }
 FORGET, HOLDOUT = "privleak_forget", "privleak_holdout"
+ATTACKED = dict(zip(GROUPS, (FORGET, HOLDOUT), strict=True))
+MIN_K = "mia_min_k"  # open-unlearning's name of the attack behind privleak, with a k of 0.4
 STOPS = ("\n\n", "\nQuestion", "Question:")  # where an answer among worked examples ends, in released code's order
 SHARES = (5, 10, 20, 30, 40, 50, 60)  # percent of a text's tokens
 PAPER = "MUSE (arXiv 2407.06460)"
@@ -129,15 +134,30 @@ class MuseMetrics(Metrics):
                 metrics |= self._attack(attack, groups, saved.compat, saved.resamples)
         return metrics
 
+    def from_logs(self, log: Path, oracle_log: Path | None, asked: Saved) -> dict[str, Metric]:
+        """The metrics of open-unlearning's logs (MUSE_EVAL.json). asked: without tables. Raises ValueError for other logs."""
+        logs = open_logs("muse", log, oracle_log, asked)
+        if logs is None:
+            raise ValueError(f"{log}: is no log of open-unlearning, of whose logs benchmark=muse reads MUSE_EVAL.json")
+        form, resamples = FORMS[COMPAT], logs.about.resamples
+        metrics: dict[str, Metric] = {}
+        for task, name in MUSE.items():
+            if name in logs.model.content:
+                values = logs.model.items(name, "rougeL_f1")
+                metrics[task] = mean_over(values, _rouge_words(task, form.stemmer, COMPAT), resamples, task)
+        if MIN_K in logs.model.content:
+            own, of_oracle = logs.groups(MIN_K)
+            if of_oracle is not None or logs.about.oracle is None:
+                sides = [scores for scores in (own, of_oracle) if scores is not None]
+                groups = {task: np.column_stack([side[group] for side in sides]) for group, task in ATTACKED.items()}
+                metrics |= self._attack(_named(self.k), groups, COMPAT, resamples)
+        return metrics | logs.measures()
+
     def _rouge(self, task: str, rows: Sequence[Row], compat: str, resamples: int) -> Metric:
         form = FORMS[compat]
         stemmer = form.stemmer if self.stemmer is None else self.stemmer
         values = [form.scale * rouge(*_said_and_true(task, row, form), stemmer).rougeL_f1 for row in rows]
-        definition = (
-            f"mean ROUGE-L F1, {'percent' if form.scale == 100 else 'a share'}, of {GENERATED[task]}; stemmer={stemmer}, "
-            f"compat={compat}; {PAPER}"
-        )
-        return mean_over(by_question(values, rows), definition, resamples, task)
+        return mean_over(by_question(values, rows), _rouge_words(task, stemmer, compat), resamples, task)
 
     def _attack(self, attack: str, groups: Samples, compat: str, resamples: int) -> dict[str, Metric]:
         """The AUC of one attack, and where r is known privleak, each with its interval over the texts of both sets."""
@@ -171,6 +191,11 @@ class MuseMetrics(Metrics):
         if published is not None and (wanted or form.published):
             return published, f"as published for the authors' retrained model ({self.corpus})"
         return None
+
+
+def _rouge_words(task: str, stemmer: bool, compat: str) -> str:
+    scale = "percent" if FORMS[compat].scale == 100 else "a share"
+    return f"mean ROUGE-L F1, {scale}, of {GENERATED[task]}; stemmer={stemmer}, compat={compat}; {PAPER}"
 
 
 def attack_scores(table: pd.DataFrame, k: float, form: Form) -> dict[str, pd.DataFrame]:

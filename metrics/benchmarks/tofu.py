@@ -177,20 +177,28 @@ def tofu_metrics(
     unknown = [task for task in tasks if task not in TASKS]
     if unknown:
         raise ValueError(f"task {unknown[0]}: TOFU has {', '.join(TASKS)}.")
-    switch = f"average={average}, compat={compat}; {PAPER}"
-    sources = {"prob": f"compat={compat}; {PAPER}", "rougeL_recall": PAPER, "truth_ratio": switch}
     items = {task: _items(task, tasks[task], average, EPS[compat]) for task in TASKS if task in tasks}
-    metrics: dict[str, Metric] = {}
-    for task, columns in items.items():
-        for part, column in zip(PARTS, columns.T, strict=True):
-            definition = f"{_DEFINITIONS.get(f'{task}_{part}', _DEFINITIONS[part])}; {sources[part]}"
-            metrics[f"{task}_{part}"] = measured({task: column}, definition, resamples=resamples)
-    if all(task in items for task in UTILITY_TASKS):
-        groups = {task: items[task] for task in UTILITY_TASKS}
-        definition = f"harmonic mean of {', '.join(PARTS)} on {', '.join(UTILITY_TASKS)} (nine means); {switch}"
-        metrics["model_utility"] = measured(groups, definition, _utility_of_items, resamples=resamples)
+    metrics = metrics_of_items(items, average, compat, resamples)
     if "forget" in tasks and retained is not None:
         metrics |= tofu_forget_metrics(tasks["forget"], retained, compat, resamples)
+    return metrics
+
+
+def metrics_of_items(
+    items: Mapping[str, Mapping[str, np.ndarray]], average: Average, compat: Compat, resamples: int
+) -> dict[str, Metric]:
+    """Means of what each question has, task -> part of PARTS -> (n,), and model utility where all nine of its parts are there."""
+    switch = f"average={average}, compat={compat}; {PAPER}"
+    sources = {"prob": f"compat={compat}; {PAPER}", "rougeL_recall": PAPER, "truth_ratio": switch}
+    metrics: dict[str, Metric] = {}
+    for task, columns in items.items():
+        for part, column in columns.items():
+            definition = f"{_DEFINITIONS.get(f'{task}_{part}', _DEFINITIONS[part])}; {sources[part]}"
+            metrics[f"{task}_{part}"] = measured({task: column}, definition, resamples=resamples)
+    if all(name in metrics for name in UTILITY_PARTS):
+        groups = {task: np.column_stack([items[task][part] for part in PARTS]) for task in UTILITY_TASKS}
+        definition = f"harmonic mean of {', '.join(PARTS)} on {', '.join(UTILITY_TASKS)} (nine means); {switch}"
+        metrics["model_utility"] = measured(groups, definition, _utility_of_items, resamples=resamples)
     return metrics
 
 
@@ -205,12 +213,12 @@ _DEFINITIONS = {
 }
 
 
-def _items(task: str, scores: TaskScores, average: Average, eps: float) -> np.ndarray:
-    """Per-item probability, ROUGE-L recall and transformed truth ratio, (n, 3) in the order of PARTS."""
+def _items(task: str, scores: TaskScores, average: Average, eps: float) -> dict[str, np.ndarray]:
+    """Per-item probability, ROUGE-L recall and transformed truth ratio, (n,) each, by the names in PARTS."""
     prob = choice_probability(scores.gt, scores.perturbed, eps) if task in CHOICE_TASKS else probability(scores.gt)
     ratio = truth_ratio(scores.paraphrased, scores.perturbed, average, eps)
     transformed = truth_ratio_forget(ratio, eps) if task == "forget" else truth_ratio_retain(ratio)
-    return np.column_stack([prob, scores.rougeL_recall, transformed])
+    return dict(zip(PARTS, (prob, scores.rougeL_recall, transformed), strict=True))
 
 
 def _utility_of_items(groups: Samples) -> float:
@@ -219,14 +227,19 @@ def _utility_of_items(groups: Samples) -> float:
 
 def tofu_forget_metrics(forget: TaskScores, retained: TaskScores, compat: Compat, resamples: int) -> dict[str, Metric]:
     """`forget_quality` and `ks_statistic` between the truth ratios of two models on the forget set (`forget_quality` above)."""
-    ratios = [truth_ratio(scores.paraphrased, scores.perturbed, eps=EPS[compat]) for scores in (forget, retained)]
-    test = forget_quality(*ratios)
+    own, of_oracle = (truth_ratio(scores.paraphrased, scores.perturbed, eps=EPS[compat]) for scores in (forget, retained))
+    return forget_metrics(own, of_oracle, compat, resamples)
+
+
+def forget_metrics(forget: np.ndarray, retained: np.ndarray, compat: Compat, resamples: int) -> dict[str, Metric]:
+    """The same of their geometric truth ratios, (n,) and (m,). Raises ValueError as `forget_quality`."""
+    test = forget_quality(forget, retained)
     of_what = (
         f"the exact two-sided two-sample KS test between forget-set truth ratios, {len(forget)} items against "
         f"{len(retained)} of the retain model; average=geometric, compat={compat}; {PAPER}"
     )
-    distance, quality = ks_intervals(*ratios, resamples=resamples)
-    samples = dict(zip(("first", "second"), ratios, strict=True))
+    distance, quality = ks_intervals(forget, retained, resamples=resamples)
+    samples = {"first": forget, "second": retained}
     # Both are asked the same questions: the names tell them to be those of one task.
     items = {group: [("forget", index) for index in range(len(values))] for group, values in samples.items()}
     by_pvalue, by_distance = Evidence(samples, ks_pvalue_statistic(), items), Evidence(samples, ks_distance, items)

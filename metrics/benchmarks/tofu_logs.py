@@ -15,6 +15,7 @@ import json
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -40,7 +41,7 @@ def read_tofu_log(path: str | Path) -> dict[str, TaskScores]:
     number, too few or many wrong answers.
     """
     path = Path(path)
-    log = _load(path)
+    log = load_log(path)
     scores = {}
     for task, name in TOP_LEVEL.items():
         if not isinstance(log.get(name), dict):
@@ -50,9 +51,10 @@ def read_tofu_log(path: str | Path) -> dict[str, TaskScores]:
     return scores
 
 
-def _load(path: Path) -> dict:
+def load_log(path: Path) -> dict[str, Any]:
+    """The JSON object of a log, whoever wrote it. Raises FileNotFoundError, and ValueError for anything else."""
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; pass the path of an aggregated TOFU log (.json or .json.gz).")
+        raise FileNotFoundError(f"{path}: no such file; pass the path of an evaluation log (.json or .json.gz).")
     try:
         raw = path.read_bytes()
         log = json.loads(gzip.decompress(raw) if path.suffix == ".gz" else raw)
@@ -62,7 +64,7 @@ def _load(path: Path) -> dict:
         raise ValueError(f"{path}: not JSON ({error}); fetch it again, or name a gzipped file .json.gz.") from error
     note_file(path)
     if not isinstance(log, dict):
-        raise ValueError(f"{path}: holds a {type(log).__name__}, not an object of tasks; pass an aggregated TOFU log.")
+        raise ValueError(f"{path}: holds a {type(log).__name__}, not an object; pass an evaluation log of the benchmark's code.")
     return log
 
 

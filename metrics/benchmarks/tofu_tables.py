@@ -1,9 +1,10 @@
-"""From the tables of an evaluation, or the logs of TOFU's own code, to TOFU's metrics."""
+"""From the tables of an evaluation, or the logs of TOFU's own code and of open-unlearning, to TOFU's metrics."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
@@ -11,7 +12,19 @@ import numpy as np
 import pandas as pd
 
 from metrics.benchmarks.null_oracles import null_metrics
-from metrics.benchmarks.tofu import TASKS, Average, Compat, TaskScores, tofu_metrics
+from metrics.benchmarks.open_unlearning_logs import COMPAT, TOFU, OpenUnlearningLogs, open_logs
+from metrics.benchmarks.tofu import (
+    EPS,
+    TASKS,
+    Average,
+    Compat,
+    TaskScores,
+    forget_metrics,
+    metrics_of_items,
+    tofu_metrics,
+    truth_ratio_forget,
+    truth_ratio_retain,
+)
 from metrics.benchmarks.tofu_logs import read_tofu_log
 from metrics.rouge import rouge
 from metrics.tables import average_losses, by_index
@@ -58,10 +71,29 @@ class TofuMetrics(Metrics):
             metrics |= null_metrics(tasks["forget"], retained, nulls, compat, saved.resamples)
         return metrics
 
-    def from_logs(self, log: Path, oracle_log: Path | None, compat: str, resamples: int) -> dict[str, Metric]:
-        """The metrics of aggregated logs of the original TOFU code."""
+    def from_logs(self, log: Path, oracle_log: Path | None, asked: Saved) -> dict[str, Metric]:
+        """The metrics of logs of the original TOFU code, or of open-unlearning. asked: without tables."""
+        if logs := open_logs("tofu", log, oracle_log, asked):
+            if self.truth_ratio != "geometric":
+                raise ValueError(f"benchmark.truth_ratio={self.truth_ratio}: {log} holds geometric averages; leave it out")
+            return _of_open_unlearning(logs)
         retained = None if oracle_log is None else read_tofu_log(oracle_log)["forget"]
-        return tofu_metrics(read_tofu_log(log), retained, self.truth_ratio, _aggregation(compat), resamples)
+        return tofu_metrics(read_tofu_log(log), retained, self.truth_ratio, _aggregation(asked.compat), asked.resamples)
+
+
+def _of_open_unlearning(logs: OpenUnlearningLogs) -> dict[str, Metric]:
+    forgotten = partial(truth_ratio_forget, eps=EPS[COMPAT])
+    items: dict[str, dict[str, np.ndarray]] = {}
+    for (task, part), (metric, field) in TOFU.items():
+        if metric in logs.model.content:
+            transform = None if part != "truth_ratio" else forgotten if task == "forget" else truth_ratio_retain
+            values = logs.model.items(metric, field, transform).to_numpy()
+            items.setdefault(task, {})[part] = values if transform is None else transform(values)
+    metrics = metrics_of_items(items, "geometric", COMPAT, logs.about.resamples)
+    ratios = logs.both(*TOFU["forget", "truth_ratio"], forgotten)
+    if ratios is not None:
+        metrics |= forget_metrics(ratios[0].to_numpy(), ratios[1].to_numpy(), COMPAT, logs.about.resamples)
+    return metrics | logs.measures()
 
 
 def _aggregation(compat: str) -> Compat:

@@ -90,10 +90,7 @@ class Membership(Measure):
             rows = {group: table.assign(reference_logp=oracle[group]["logp"]) for group, table in rows.items()}
         metrics: dict[str, Metric] = {}
         for attack, groups in self._scores(rows, saved.compat, "scores.parquet").items():
-            words = self._words(attack, saved.compat)
-            metrics[f"mia_{attack}"] = membership_auc(groups, words, saved)
-            if attack != "reference":
-                metrics |= _beside_oracle(f"mia_{attack}", groups, of_oracle.get(attack), words, saved)
+            metrics |= attack_metrics(attack, groups, of_oracle.get(attack), self.words(attack, saved.compat), saved)
         return metrics
 
     def attacks(self) -> dict[str, Attack]:
@@ -140,9 +137,21 @@ class Membership(Measure):
             log.warning("%s has no column %s: left out: %s; evaluate again to have them", file, columns, ", ".join(lost))
         return found
 
-    def _words(self, name: str, compat: str) -> str:
+    def words(self, name: str, compat: str) -> str:
+        """What an attack is, for definitions."""
         attack = self.attacks()[name]
         return f"the attack {attack.words}; {WITHOUT[dropped(self.drop_eos, compat, attack.released)]}"
+
+
+def attack_metrics(attack: str, groups: Groups, of_oracle: Groups | None, words: str, saved: Saved) -> dict[str, Metric]:
+    """The AUC of an attack, and what it is beside the retain oracle's. Raises ValueError for a NaN.
+
+    of_oracle: its scores of the same texts; None without them. words: what the attack is.
+    """
+    metrics = {f"mia_{attack}": membership_auc(groups, words, saved)}
+    if attack != "reference":
+        metrics |= _beside_oracle(f"mia_{attack}", groups, of_oracle, words, saved)
+    return metrics
 
 
 def membership_auc(groups: Groups, words: str, saved: Saved) -> Metric:

@@ -14,7 +14,7 @@ from typing import Literal, get_args
 import numpy as np
 import pandas as pd
 
-from metrics.tables import WITHOUT, DropEos, answers_of, check_drop_eos, dropped, kept_tokens, mean_over, per_question
+from metrics.tables import WITHOUT, DropEos, Dropped, answers_of, check_drop_eos, dropped, kept_tokens, mean_over, per_question
 from metrics.verbatim import exact_memorization, extraction_strength
 from utils.checks import choose
 from utils.evaluation.measure import Measure
@@ -65,20 +65,27 @@ class Memorization(Measure):
         kept = kept_tokens(rows, drop)
         hits = pd.Series([np.asarray(hit)[:count] for hit, count in zip(rows["hit"], kept, strict=True)])
         empty = np.array(kept) == 0  # open-unlearning leaves such an answer out of the one number and counts it in the other
-        about = f"true answers of task {task}; {WITHOUT[drop]}, compat={saved.compat}"
         made = {
-            "exact_memorization": (
-                per_question([exact_memorization(hit) for hit in hits[~empty]], rows[~empty]),
-                f"mean share of answer tokens that are the model's most likely next token, {about}; open-unlearning",
-            ),
-            "extraction_strength": (
-                per_question([extraction_strength(hit, floor) for hit in hits[~empty | floor]], rows[~empty | floor]),
-                "mean share of an answer that follows, each token as the most likely one, from the tokens before it; "
-                f"{about}, floor={str(floor).lower()}; open-unlearning",
+            "exact_memorization": per_question([exact_memorization(hit) for hit in hits[~empty]], rows[~empty]),
+            "extraction_strength": per_question(
+                [extraction_strength(hit, floor) for hit in hits[~empty | floor]], rows[~empty | floor]
             ),
         }
+        told = definitions(task, drop, floor, saved.compat)
         return {
-            f"{name}_{task}": mean_over(values, definition, saved.resamples, task)
-            for name, (values, definition) in made.items()
-            if len(values)
+            f"{name}_{task}": mean_over(values, told[name], saved.resamples, task) for name, values in made.items() if len(values)
         }
+
+
+def definitions(task: str, drop: Dropped, floor: bool, compat: str) -> dict[str, str]:
+    """What the two numbers of a task are, by name."""
+    about = f"true answers of task {task}; {WITHOUT[drop]}, compat={compat}"
+    return {
+        "exact_memorization": (
+            f"mean share of answer tokens that are the model's most likely next token, {about}; open-unlearning"
+        ),
+        "extraction_strength": (
+            "mean share of an answer that follows, each token as the most likely one, from the tokens before it; "
+            f"{about}, floor={str(floor).lower()}; open-unlearning"
+        ),
+    }

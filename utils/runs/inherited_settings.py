@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -20,6 +22,7 @@ log = logging.getLogger(__name__)
 GROUPS = ("model", "benchmark")
 DIALS = ("split", "data_root", "compat")
 SET_HERE = ("model.path", "out", "from_logs", "reinforced.path", "reinforced.alpha")
+NO_MODEL = "log"  # name of the model in the settings of logs
 OPTIONS = "model.template.options"
 
 
@@ -44,23 +47,22 @@ def settings_of(script: str, overrides: Sequence[str]) -> DictConfig:
 def followed(script: str, cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     """`cfg`, which `overrides` gave, with what the run that wrote `model.path` says of model, benchmark and data.
 
-    Raises ValueError for a model that no run wrote while nobody says which model file it goes with, for one whose run is not
-    finished, and for prompts other than the run's, unless override_model=true.
+    A released checkpoint is known by its name. Raises ValueError for a model of another source while nobody says which model file
+    it goes with, for one whose run is not finished, and for prompts other than the run's, unless override_model=true.
     """
+    said = {override.key_or_group for override in parse_overrides(overrides)}
+    if cfg.get("from_logs") is not None:
+        return _without_model(cfg, said)
     check_start(cfg, script)
     path = cfg.model.path
     if not isinstance(path, str):
         return cfg  # random weights; or no path at all, which is refused where all values are
-    said = {override.key_or_group for override in parse_overrides(overrides)}
     origin = Origin.of(path)
     if origin is None:
-        if "model" not in said:
-            names = ", ".join(sorted(file.stem for file in (CONFIG / "model").glob("*.yaml")))
-            raise ValueError(
-                f"model.path={path}: is no run folder that would say how its prompts are written; name its file in config/model "
-                f"too: model=NAME, one of {names}"
-            )
-        return cfg
+        words = _as_released(path, said)
+        if words:
+            log.info("model.path=%s goes with: %s", path, " ".join(words))
+        return compose_settings(script, [*words, *overrides]) if words else cfg
     if not origin.finished and origin.part != "snapshots":
         raise ValueError(
             f"model.path={path}: the run in {origin.folder} is not finished; let it end (the same command goes on), or give one "
@@ -81,6 +83,43 @@ def followed(script: str, cfg: DictConfig, overrides: Sequence[str]) -> DictConf
         cfg = compose_settings(script, [*words, *overrides])
     if not cfg.override_model:
         _refuse_other_prompts(cfg, origin, said)
+    return cfg
+
+
+def released(path: str) -> Mapping[str, str]:
+    """Dotted key -> value of what goes with a checkpoint that others released (config/checkpoints.yaml), or with a base model of
+    config/model; nothing for a name that is in neither."""
+    for pattern, settings in OmegaConf.load(CONFIG / "checkpoints.yaml").items():
+        if fnmatchcase(path.lower(), str(pattern).lower()):
+            return dict(settings)
+    return next(({"model": file.stem} for file in _model_files() if OmegaConf.load(file).path == path), {})
+
+
+def _model_files() -> list[Path]:
+    return sorted((CONFIG / "model").glob("*.yaml"))
+
+
+def _as_released(path: str, said: Collection[str]) -> list[str]:
+    """Overrides that go with a model that no run wrote, less what the command line says. Raises ValueError where nobody says
+    which model file it goes with."""
+    settings = released(path)
+    if "model" not in said and "model" not in settings:
+        names = ", ".join(file.stem for file in _model_files())
+        raise ValueError(
+            f"model.path={path}: is no run folder that would say how its prompts are written; name its file in config/model "
+            f"too: model=NAME, one of {names}"
+        )
+    return [as_override(key, value) for key, value in settings.items() if key not in said]
+
+
+def _without_model(cfg: DictConfig, said: Collection[str]) -> DictConfig:
+    """`cfg` as logs of other code have it: no model is asked, and whose numbers they are is known only if `model` was chosen."""
+    known = "model" in said
+    cfg.model = {
+        "name": cfg.model.name if known else NO_MODEL,
+        "path": None,
+        "data_root": cfg.model.data_root if known else "hub",  # what other code evaluates on; nothing is read from there
+    }
     return cfg
 
 

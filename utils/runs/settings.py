@@ -209,9 +209,11 @@ def _method(node: DictConfig) -> Method:
 def _check(cfg: DictConfig) -> Benchmark:
     """What all scripts check alike."""
     _check_values(cfg, DIALS)
-    build(cfg.model.template, "model.template", Template)
+    asks_model = cfg.get("from_logs") is None
+    if asks_model:
+        build(cfg.model.template, "model.template", Template)
     benchmark = build(cfg.benchmark, f"benchmark={cfg.benchmark.name}", path="benchmark")
-    if cfg.model.path is None:
+    if asks_model and cfg.model.path is None:
         check_architecture(cfg.model.architecture)
     path = cfg.model.path
     needs_model = not cfg.get("rescore", False)  # scores outlive the model that gave them

@@ -80,10 +80,13 @@ def is_adapter(folder: Path | str) -> bool:
 
 
 def load_tokenizer(model: DictConfig) -> PreTrainedTokenizerBase:
-    """The tokenizer of `model.path`, else of `model.tokenizer`; its pad token falls back to EOS (masks go by length)."""
-    own = None if model.path is None else Path(model_folder(model.path))
-    has_one = own is not None and (not own.is_dir() or (own / "tokenizer_config.json").is_file())
-    where = model_folder(model.path) if has_one or model.tokenizer is None else str(model.tokenizer)
+    """The tokenizer of the folder `model.path`, else `model.tokenizer`, else that of the Hub name `model.path`.
+
+    Its pad token falls back to EOS (masks go by length).
+    """
+    own = None if model.path is None else model_folder(model.path)
+    brings_one = own is not None and (Path(own) / "tokenizer_config.json").is_file()
+    where = own if brings_one or model.tokenizer is None else str(model.tokenizer)
     if (ROOT / where).is_dir():
         where = str(ROOT / where)
     try:

@@ -25,7 +25,7 @@ def test_the_first_so_many(most, kept):
     assert limited("abc", most) == kept
 
 
-@pytest.mark.parametrize("name", [name for name in FILES["benchmark"] if name != "tofu"])
+@pytest.mark.parametrize("name", [name for name in FILES["benchmark"] if name not in ("tofu", "muse")])
 def test_logs_of_other_code_are_refused_where_none_are_read(name):
     with pytest.raises(ValueError, match=f"from_logs=a.json: benchmark={name} reads no logs of other code; evaluate the model"):
         benchmark(name).from_logs(Path("a.json"), None, "none", 100)

@@ -54,6 +54,15 @@ def test_another_benchmark_keeps_the_models_prompts(folder, monkeypatch):
     assert (cfg.benchmark.name, cfg.split, cfg.model.template.answer_tag) == ("knowundo", "unlearn", "A: ")
 
 
+def test_logs_of_other_code_are_of_no_model_but_one_that_is_named():
+    cfg = settings_of("evaluate", ["from_logs=TOFU_EVAL.json"])
+    assert dict(cfg.model) == {"name": "log", "path": None, "data_root": "hub"} and cfg.benchmark.data_root == "hub"
+    named = settings_of("evaluate", ["from_logs=TOFU_EVAL.json", "model=llama3.2-1b", "data_root=here"])
+    assert (named.model.name, named.model.path, named.data_root) == ("llama3.2-1b", None, "here")
+    for words in (["recipe=open-unlearning/tofu_llama3.2-1b"], ["model.path=runs/x"]):
+        assert settings_of("evaluate", ["from_logs=a.json", *words]).model.path is None
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [

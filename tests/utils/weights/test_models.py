@@ -225,6 +225,12 @@ def test_a_tokenizer_without_padding_pads_with_its_end(tmp_path):
     assert load_tokenizer(settings(f"model.path={tmp_path}")).pad_token_id == tokenizer().eos_token_id
 
 
+def test_a_hub_name_takes_the_tokenizer_that_is_named_beside_it(tmp_path):
+    """Some released checkpoints have none of their own."""
+    cfg = settings("model.path=muse-bench/MUSE-News_target", f"model.tokenizer={target()}")
+    assert load_tokenizer(cfg).get_vocab() == tokenizer().get_vocab()
+
+
 def test_a_checkpoint_without_tokenizer_takes_the_named_one(tmp_path):
     shutil.copytree(target(), tmp_path / "bare", ignore=shutil.ignore_patterns("tokenizer*"))
     assert load_tokenizer(settings(f"model.path={tmp_path}/bare")).get_vocab() == tokenizer().get_vocab()
