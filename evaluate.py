@@ -18,15 +18,13 @@ from utils.runs.inherited_settings import follows_weights
 @one_sentence
 @follows_weights
 def main(cfg: DictConfig) -> None:
-    # Slow imports: a misspelt name was refused without them.
+    # Slow imports: a misspelt name was refused without them. Files alone, scores or logs, are read without torch.
     from utils import distributed
+    from utils.evaluation.numbers import metrics_from_files, write_metrics
     from utils.evaluation.results import describe
     from utils.reading import files_read
     from utils.runs.lineage import role_of_evaluated
-    from utils.runs.load import make_encoder
-    from utils.runs.oracles import bring_oracle, check_oracle
     from utils.runs.run import Run
-    from utils.runs.score import metrics_from_files, score_run, show_requests, write_metrics
     from utils.runs.settings import check_evaluation
 
     with files_read() as data:
@@ -44,6 +42,10 @@ def main(cfg: DictConfig) -> None:
             oracle_log = None if cfg.oracle in (None, "none") else Path(cfg.oracle)
             metrics = questions.benchmark.from_logs(Path(cfg.from_logs), oracle_log, cfg.compat, cfg.resamples)
         else:
+            from utils.runs.load import make_encoder
+            from utils.runs.oracles import bring_oracle, check_oracle
+            from utils.runs.score import score_run, show_requests
+
             distributed.start()
             encoder = make_encoder(cfg.model, questions.benchmark, "evaluate", cfg.compat)
             check_oracle(cfg, questions, encoder)

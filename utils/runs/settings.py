@@ -1,11 +1,14 @@
-"""Checks the settings before anything is loaded: which key, which value, what to do."""
+"""Checks the settings before anything is loaded: which key, which value, what to do.
+
+What only a training has, or a model, is imported where it is checked: an evaluation of files gets by without torch.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.errors import InstantiationException
 from hydra.utils import get_class, instantiate
@@ -20,11 +23,11 @@ from utils.runs.capsule import NOT_PART_OF_THE_RESULT, PER_DEVICE
 from utils.runs.rules import DIALS, INSTALLED, Check
 from utils.secrets import without_secrets
 from utils.tokens.prompts import Template
-from utils.training.batching import plan_batch
-from utils.training.method import Method, Stop, Templates
 from utils.weights.claims import check_adapter_file, check_expected, local_config
-from utils.weights.models import check_architecture, check_quantisation, is_adapter, model_folder
-from utils.weights.reinforced import check_combined
+from utils.weights.folders import check_combined, is_adapter, model_folder
+
+if TYPE_CHECKING:
+    from utils.training.method import Method
 
 ABSENT = object()
 HYDRAS = ("_convert_", "_recursive_", "_partial_", "_args_")  # options of a node that are none of its class
@@ -51,6 +54,8 @@ class TrainingSettings:
 
 def check_training(cfg: DictConfig, script: str) -> TrainingSettings:
     """Settings of finetune.py or unlearn.py. Raises SettingsError, or the ValueError of the part that refuses."""
+    from utils.training.batching import plan_batch
+
     benchmark = _check(cfg)
     method = _method(cfg.method)
     settings = TrainingSettings(cfg, benchmark, method)
@@ -180,6 +185,8 @@ def _plain(node: DictConfig) -> dict[str, Any]:
 
 def _method(node: DictConfig) -> Method:
     """The method that a file of config/method describes: each of its nodes is a constructor call. Raises SettingsError."""
+    from utils.training.method import Method, Stop, Templates
+
     kinds = {"templates": Templates, "stop": Stop}  # the others say which class they are
     declared("method", _plain(node), Method)
     parts: dict[str, Any] = {}
@@ -197,19 +204,25 @@ def _check(cfg: DictConfig) -> Benchmark:
     _check_values(cfg, DIALS)
     build(cfg.model.template, "model.template", Template)
     benchmark = build(cfg.benchmark, f"benchmark={cfg.benchmark.name}", path="benchmark")
-    if cfg.model.path is None:
-        check_architecture(cfg.model.architecture)
-    path = cfg.model.path
-    needs_model = not cfg.get("rescore", False)  # scores outlive the model that gave them
-    if needs_model and isinstance(path, str) and Path(path).expanduser().exists():
-        folder = model_folder(path)
-        check_expected(cfg.model.name, cfg.model.expects, path, local_config(folder) or {})
-        if is_adapter(folder):
-            check_adapter_file(folder)
+    if not cfg.get("rescore", False) and cfg.get("from_logs") is None:  # scores outlive the model that gave them
+        _check_model(cfg.model)
     if cfg.compat not in benchmark.compats:
         valid = ", ".join(benchmark.compats)
         raise SettingsError(f"compat={cfg.compat}: means nothing on benchmark={cfg.benchmark.name}; write one of {valid}")
     return benchmark
+
+
+def _check_model(model: DictConfig) -> None:
+    """Raises ValueError for an architecture that no model can be made of, and for a folder that holds another model."""
+    if model.path is None:
+        from utils.weights.models import check_architecture
+
+        check_architecture(model.architecture)
+    elif isinstance(model.path, str) and Path(model.path).expanduser().exists():
+        folder = model_folder(model.path)
+        check_expected(model.name, model.expects, model.path, local_config(folder) or {})
+        if is_adapter(folder):
+            check_adapter_file(folder)
 
 
 def _check_values(cfg: DictConfig, checks: Mapping[str, Check]) -> None:
@@ -240,7 +253,6 @@ def _check_adapter(cfg: DictConfig) -> None:
             if own is None and (cfg.adapter.lora or {}).get(key) is None:
                 raise SettingsError(f"adapter.lora.{key}=null: neither it nor model.lora.{key} says it; give one of them a value")
     if adapter == "qlora":
-        check_quantisation()
         if is_adapter(model_folder(cfg.model.path)):
             raise SettingsError(f"adapter=qlora: model.path={cfg.model.path} holds an adapter, not a model; use adapter=lora")
 

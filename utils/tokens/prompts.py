@@ -21,14 +21,15 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import Any, Literal, get_args
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from utils.checks import choose, flag, require
 from utils.tokens.chat import Chat, check_date, check_options
 from utils.tokens.example import EmptyAnswer, Example, common_length
 from utils.tokens.rendering import is_newline, show, tokenizer_state
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 Parts = tuple[list[int], list[int], bool]
 """Ids of the prompt, ids that are supervised, whether the answer was cut to fit."""

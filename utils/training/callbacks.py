@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -99,9 +98,3 @@ class Progress(ProgressCallback):
     ) -> None:
         if self.training_bar is not None and logs is not None and "loss" in logs:
             self.training_bar.set_postfix(loss=f"{float(logs['loss']):.4g}")
-
-
-def minutes(every: object) -> float | None:
-    """10m -> 10.0; None for what is no time."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)m", str(every))
-    return float(found[1]) if found else None
