@@ -26,6 +26,7 @@ from utils.files import told
 from utils.runs.recipes import GROUP as RECIPE
 from utils.runs.recipes import recipe_settings, recipes
 from utils.secrets import STRUCK, struck, without_secrets
+from utils.terminal import help
 
 CONFIG = ROOT / "config"
 SCRIPTS = ("finetune", "unlearn", "evaluate")
@@ -45,22 +46,24 @@ def code(*, _root_: DictConfig) -> str:
     return "paper" if compat == "none" else RELEASED.sub("", str(compat))
 
 
-def choices_of(script: str) -> str:
-    """`${choices_of:unlearn}` in the help of a script: its groups, each with its choices."""
-    return "\n".join(f"{group}: {', '.join(_choices(group))}" for group in groups_of(script))
-
-
 # Here, because whoever composes settings comes by.
 OmegaConf.register_new_resolver("code", code, replace=True)
-OmegaConf.register_new_resolver("choices_of", choices_of, replace=True)
 
 
 def check_command_line(config_name: str, arguments: Sequence[str] | None = None) -> None:
-    """Exits with one sentence if an override of the command line names a key or choice that does not exist.
+    """Exits with one sentence if an override of the command line names a key or choice that does not exist, and with what was
+    asked for if that is help.
 
-    Runs before Hydra, whose own message would not say which name was meant.
+    Runs before Hydra, whose own message would not say which name was meant, and whose help knows no comments.
     """
     words = sys.argv[1:] if arguments is None else arguments
+    try:
+        answer = help.asked_for(config_name, words)
+    except ValueError as error:
+        sys.exit(str(error))
+    if answer is not None:
+        _print(answer)
+        sys.exit(0)
     overrides = _overrides(words)
     problem = find_problem(config_name, overrides, sweeps=bool({"-m", "--multirun"} & set(words)))
     if problem:
@@ -69,6 +72,13 @@ def check_command_line(config_name: str, arguments: Sequence[str] | None = None)
         # Flags first: what follows one is lost to Hydra if overrides stand on both sides.
         flags = [word for word in words if word not in overrides]
         sys.argv[1:] = [*flags, *(str(override.input_line) for override in parse_overrides(unfolded(config_name, overrides)))]
+
+
+def _print(text: str) -> None:
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # who reads has seen enough, as head does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def find_problem(config_name: str, overrides: Sequence[str], sweeps: bool = True) -> str | None:
