@@ -26,6 +26,7 @@ def main(cfg: DictConfig) -> None:
     from utils.runs.lineage import role_of_evaluated
     from utils.runs.run import Run
     from utils.runs.settings import check_evaluation
+    from utils.runs.terminal.closing import after_evaluation, say
 
     with files_read() as data:
         questions = check_evaluation(cfg)
@@ -36,6 +37,7 @@ def main(cfg: DictConfig) -> None:
                 metrics = metrics_from_files(out, questions, cfg.compat, cfg.resamples)
                 run.note_again()
                 write_metrics(metrics, out)
+            say(after_evaluation(out))
             return
 
         if cfg.from_logs is not None:
@@ -53,6 +55,7 @@ def main(cfg: DictConfig) -> None:
 
     with Run.open(cfg, "evaluate", data) as run:
         if run.skip:
+            say(after_evaluation(out))
             return
         run.note(role=role_of_evaluated(cfg))
         if cfg.from_logs is None:
@@ -62,6 +65,7 @@ def main(cfg: DictConfig) -> None:
             metrics = metrics_from_files(out, questions, cfg.compat, cfg.resamples)
         write_metrics(metrics, out)
         run.finish()
+    say(after_evaluation(out))
 
 
 if __name__ == "__main__":

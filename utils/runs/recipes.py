@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from utils import ROOT
 from utils.checks import did_you_mean_or_all
-from utils.terminal.help import SECTIONS
+from utils.runs.terminal.help import SECTIONS
 
 GROUP = "recipe"
 FOLDER = ROOT / "config" / GROUP

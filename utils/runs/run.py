@@ -146,7 +146,7 @@ class Run:
         self.note(status="finished", seconds=round(time.time() - self._started, 1), peak_memory_bytes=peak)
         if is_main():
             self._tidy()
-            self._tidy_cache()
+            self._tidy_cache(told=False)
         self.close()
         barrier()
 
@@ -237,8 +237,8 @@ class Run:
             if _is_passing(path) and path.name != LOCK:
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
-    def _tidy_cache(self) -> None:
-        make_room(self.settings.get("cache"), self.settings.get("cache_gib"))
+    def _tidy_cache(self, told: bool = True) -> None:
+        make_room(self.settings.get("cache"), self.settings.get("cache_gib"), told)
 
     def _tidy_if_free(self) -> None:
         """The same where a run was killed while it did that; touches nothing else, and lets others work."""

@@ -5,6 +5,7 @@ What only a training has, or a model, is imported where it is checked: an evalua
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from utils.evaluation.questions import Questions
 from utils.fingerprint import settings_hash
 from utils.items.benchmark import Benchmark
 from utils.runs.capsule import NOT_PART_OF_THE_RESULT, PER_DEVICE
+from utils.runs.lineage import Origin
 from utils.runs.rules import DIALS, INSTALLED, Check
 from utils.secrets import without_secrets
 from utils.tokens.prompts import Template
@@ -264,12 +266,20 @@ def _set_folder(cfg: DictConfig, script: str, counts: Collection[str] = ()) -> N
 
 
 def default_folder(cfg: DictConfig, script: str, counts: Collection[str] = ()) -> str:
-    """Where a run lies if `out` is not given: a readable name and a hash of everything that changes the result.
+    """Where a run lies if `out` is not given: a readable name, and a hash of everything that changes the result. An evaluation
+    bears the method, rate and seed of the run that made its model.
 
     counts: dials that do so in this run alone.
     """
     plain = without_secrets(OmegaConf.to_container(cfg, resolve=True))
     parts = [cfg.benchmark.name, str(cfg.split), cfg.model.name]
-    if "method" in cfg:
-        parts.append(cfg.method.name)
+    origin = Origin.of(cfg.model.path) if script == "evaluate" and isinstance(cfg.model.path, str) else None
+    trained = plain if "method" in plain else origin and origin.settings
+    if trained:
+        parts += [trained["method"]["name"], f"lr{_short(trained['lr'])}", f"seed{trained['seed']}"]
     return f"runs/{script}/{'_'.join(parts)}-{settings_hash(plain, set(NOT_PART_OF_THE_RESULT) - set(counts))[:8]}"
+
+
+def _short(number: float) -> str:
+    """1e-05 as 1e-5."""
+    return re.sub(r"e([+-])0*", r"e\1", f"{number:g}")

@@ -225,6 +225,7 @@ def _arguments(cfg: DictConfig, run: Run, plan: BatchPlan, dataset: StepDataset,
         seed=cfg.seed,
         data_seed=cfg.seed,
         report_to=cfg.report_to,
+        disable_tqdm=False,  # what libraries may say (utils/runs/terminal/quiet.py) is another matter
         run_name=str(run.folder),
         dataloader_num_workers=cfg.workers,
         dataloader_pin_memory=torch.cuda.is_available(),

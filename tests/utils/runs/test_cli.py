@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from tests.runs import script, target
 from utils.runs.cli import errors_in_one_sentence, find_problem, refuse_overrides
-from utils.terminal.help import version
+from utils.runs.terminal.help import version
 
 FINE = [
     ("unlearn", ["method=npo", "method.loss.beta=0.2", "lr=1e-5", "benchmark.rows=10"]),

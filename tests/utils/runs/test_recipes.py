@@ -17,7 +17,7 @@ from utils.files import read_json
 from utils.runs.cli import find_problem, unfolded
 from utils.runs.inherited_settings import evaluation_settings, settings_of
 from utils.runs.recipes import FOLDER, SECTIONS, recipe_settings, recipes
-from utils.terminal.help import offered
+from utils.runs.terminal.help import offered
 
 CONFIG = ROOT / "config"
 OPT, TOFU = "recipe=sku/opt-2.7b", "recipe=tofu/llama2-7b-chat"

@@ -13,9 +13,9 @@ from utils import ROOT
 from utils.checks import choose
 from utils.runs.cli import compose_settings, groups_of
 from utils.runs.rules import DIALS
-from utils.terminal import dials, help
-from utils.terminal.dials import ConfigFile, files
-from utils.terminal.help import asked_for, dials_of, offered
+from utils.runs.terminal import dials, help
+from utils.runs.terminal.dials import ConfigFile, files
+from utils.runs.terminal.help import asked_for, dials_of, offered
 
 SCRIPTS = ("finetune", "unlearn", "evaluate")
 GROUPS = sorted({group for script in SCRIPTS for group in groups_of(script)} - {"recipe"})

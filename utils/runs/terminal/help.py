@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 
 from utils import ROOT
 from utils.checks import did_you_mean_or_all
-from utils.terminal.dials import ConfigFile, Dial, files
+from utils.runs.terminal.dials import ConfigFile, Dial, files
 
 FLAGS = ("-h", "--help")
 TARGET = re.compile(r"_target_: ([\w.]+)\.\w+")
