@@ -18,16 +18,15 @@ from utils.runs.inherited_settings import follows_weights
 @one_sentence
 @follows_weights
 def main(cfg: DictConfig) -> None:
-    # Slow imports: a misspelt name was refused without them.
+    # Slow imports: a misspelt name was refused without them. Files alone, scores or logs, are read without torch.
     from utils import distributed
+    from utils.evaluation.numbers import metrics_from_files, write_metrics
     from utils.evaluation.results import describe
     from utils.reading import files_read
     from utils.runs.lineage import role_of_evaluated
-    from utils.runs.load import make_encoder
-    from utils.runs.oracles import bring_oracle, check_oracle
     from utils.runs.run import Run
-    from utils.runs.score import metrics_from_files, score_run, show_requests, write_metrics
     from utils.runs.settings import check_evaluation
+    from utils.runs.terminal.closing import after_evaluation, say
 
     with files_read() as data:
         questions = check_evaluation(cfg)
@@ -38,12 +37,17 @@ def main(cfg: DictConfig) -> None:
                 metrics = metrics_from_files(out, questions, cfg.compat, cfg.resamples)
                 run.note_again()
                 write_metrics(metrics, out)
+            say(after_evaluation(out))
             return
 
         if cfg.from_logs is not None:
             oracle_log = None if cfg.oracle in (None, "none") else Path(cfg.oracle)
             metrics = questions.benchmark.from_logs(Path(cfg.from_logs), oracle_log, cfg.compat, cfg.resamples)
         else:
+            from utils.runs.load import make_encoder
+            from utils.runs.oracles import bring_oracle, check_oracle
+            from utils.runs.score import score_run, show_requests
+
             distributed.start()
             encoder = make_encoder(cfg.model, questions.benchmark, "evaluate", cfg.compat)
             check_oracle(cfg, questions, encoder)
@@ -51,6 +55,7 @@ def main(cfg: DictConfig) -> None:
 
     with Run.open(cfg, "evaluate", data) as run:
         if run.skip:
+            say(after_evaluation(out))
             return
         run.note(role=role_of_evaluated(cfg))
         if cfg.from_logs is None:
@@ -60,6 +65,7 @@ def main(cfg: DictConfig) -> None:
             metrics = metrics_from_files(out, questions, cfg.compat, cfg.resamples)
         write_metrics(metrics, out)
         run.finish()
+    say(after_evaluation(out))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ def main(cfg: DictConfig) -> None:
     from utils.runs.load import make_encoder
     from utils.runs.run import Run
     from utils.runs.settings import check_training
+    from utils.runs.terminal.closing import after_training, say
     from utils.runs.train import make_streams, train
 
     with files_read() as data:
@@ -37,6 +38,7 @@ def main(cfg: DictConfig) -> None:
     with Run.open(cfg, "finetune", data, settings.counts) as run:
         if not run.skip:
             train(settings, run, encoder, streams)
+    say(after_training(run.folder, benchmark))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import utils.runs.load
 from tests.bad_inputs import accepted, command_line, dials, methods, model, questions
 from tests.runs import compose_settings, target
 from tests.runs import script as run_script
-from utils.runs.cli import as_override, check_command_line, errors_in_one_sentence, find_problem, groups_of, parse_overrides
+from utils.runs.cli import as_override, check_command_line, errors_in_one_sentence, find_problem, parse_overrides
 from utils.runs.series import script_main
 
 Row = tuple[str, list[str], str]
@@ -163,13 +163,6 @@ def test_such_a_path_is_where_the_run_lies(tmp_path, nothing_loads):
 def test_bytes_that_are_not_utf8_are_refused():
     said = find_problem("unlearn", ["out=runs/\udcff"])
     assert said == "out=runs/\\udcff: holds bytes that are not UTF-8; write it in UTF-8"
-
-
-@pytest.mark.parametrize("name", ["finetune", "unlearn", "evaluate"])
-def test_help_offers_what_the_script_takes(tmp_path, name):
-    listed = run_script(tmp_path, name, "--help").out.partition("(group=choice):\n")[2].partition("\nDials")[0]
-    groups = [line.partition(":")[0] for line in listed.splitlines()]
-    assert set(groups) == set(groups_of(name)) and ("probe" in groups) == (name == "evaluate") != ("method" in groups)
 
 
 def test_flags_may_stand_anywhere(monkeypatch):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 from pathlib import Path
 
 import pandas as pd
@@ -11,6 +13,7 @@ import pytest
 
 import utils.weights.reinforced
 from tests.runs import SMALL, Finished, launch, losses, metrics, script, succeed, target
+from utils import ROOT
 from utils.files import read_json
 
 GOLDEN = Path(os.environ.get("LETHE_SHARED", "")) / "golden"
@@ -26,13 +29,27 @@ EVALUATE = ("model=tiny", "model.path=runs/flat_kl", "benchmark=tofu", "split=fo
 def folder(tmp_path_factory) -> Path:
     """Where the four commands of the README were run; the last in a Python of its own."""
     where = tmp_path_factory.mktemp("readme")
-    succeed(where, "finetune", "model=tiny", "benchmark=tofu", "split=full", *FEW_STEPS, "out=runs/target")
+    trained = succeed(where, "finetune", "model=tiny", "benchmark=tofu", "split=full", *FEW_STEPS, "out=runs/target")
+    assert next_command(trained)[1:4] == ["unlearn.py", "method=flat", "model.path=runs/target"]
     succeed(where, "finetune", "model=tiny", "benchmark=tofu", "split=retain90", *FEW_STEPS, "out=runs/retain90")
-    succeed(where, "unlearn", "method=flat", "method.loss.divergence=kl", *UNLEARN, "out=runs/flat_kl")
-    scored = launch(where, "evaluate.py", *EVALUATE, "oracle=runs/retain90", "out=runs/flat_kl/eval", fresh=True)
+    unlearned = succeed(where, "unlearn", "method=flat", "method.loss.divergence=kl", *UNLEARN, "out=runs/flat_kl")
+    program, *command = next_command(unlearned)
+    assert (program, command) == (
+        "python",
+        "evaluate.py model.path=runs/flat_kl oracle=runs/retain90 out=runs/flat_kl/eval".split(),
+    )
+    scored = launch(where, *command, *FEW_ROWS, fresh=True)
     assert scored.code == 0, scored.err
+    assert next_command(scored) == ["python", "scripts/report.py", "runs"]
     (where / "evaluate.txt").write_text(scored.out)
+    (where / "evaluate.err").write_text(scored.err)
     return where
+
+
+def next_command(finished: Finished) -> list[str]:
+    """What a run says comes next, in its last line."""
+    (line,) = [line for line in finished.out.splitlines() if line.startswith("next: ")]
+    return shlex.split(line.removeprefix("next: "))
 
 
 def test_four_commands_lead_to_fifteen_numbers(folder):
@@ -45,6 +62,49 @@ def test_four_commands_lead_to_fifteen_numbers(folder):
     for name, metric in found.items():
         assert f"{metric['value']:>10.4g}   [" in next(line for line in printed.splitlines() if line.startswith(f"{name} "))
     assert "runs/retain90 holds no scores for split=forget10 yet: scoring its model once" in printed
+
+
+OURS = r"as in runs/\S+: |cache \S+: |numbers: |next: |\S+ holds no scores for |\S+ +[-\d.e+na]+ +\[.*\] +n=\d+$"
+BAR = r"(?:training|scoring|generating|reference): +\d+%\|.*/s(?:, loss=[\d.]+)?\]$"
+
+
+def test_a_run_prints_its_own_lines_and_no_library(folder):
+    lines = (folder / "evaluate.txt").read_text().splitlines()
+    assert len(lines) > 15 and [line for line in lines if not re.match(OURS, line)] == []
+    bars = re.split(r"[\r\n]+", (folder / "evaluate.err").read_text().strip())
+    assert [line for line in bars if not re.match(BAR, line)] == []
+
+
+FILES_ALONE = """
+import runpy, sys
+heavy, (root, *commands) = sys.argv[1].split(","), sys.argv[2:]
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in heavy:
+            raise ImportError(f"{command}: loads {name}")
+
+sys.meta_path.insert(0, Missing())
+for command in commands:
+    script, *sys.argv[1:] = command.split(" ")
+    sys.argv[0] = script
+    sys.path[0] = f"{root}/{script.rpartition('/')[0]}"
+    if "--help" in sys.argv:
+        heavy += ["scipy", "pandas"]
+    try:
+        runpy.run_path(f"{root}/{script}", run_name="__main__")
+    except SystemExit as end:
+        assert not end.code, end.code
+    heavy = heavy[:3]
+"""
+
+
+def test_help_files_and_reports_load_no_torch(folder):
+    commands = [f"{name}.py --help" for name in ("finetune", "unlearn", "evaluate")]
+    commands += ["scripts/report.py runs", "evaluate.py rescore=true benchmark=tofu resamples=100 out=runs/flat_kl/eval"]
+    done = launch(folder, "-c", FILES_ALONE, "torch,transformers,peft", ROOT, *commands, fresh=True)
+    assert done.code == 0, done.err
+    assert done.out.count("Settings are written key=value") == 3 and "forget_quality" in done.out
 
 
 def test_every_run_folder_is_complete(folder):
@@ -96,7 +156,12 @@ def test_a_sweep_gives_every_combination_its_own_folder(tmp_path):
     assert len(runs) == 4 and all((run / "model" / "config.json").exists() for run in runs)
     made = {(known["settings"]["method"]["name"], known["settings"]["seed"]) for known in map(capsule, runs)}
     assert made == {("flat", 0), ("flat", 1), ("npo", 0), ("npo", 1)}
-    assert [run.name.split("-")[0] for run in runs] == ["tofu_forget01_tiny_flat"] * 2 + ["tofu_forget01_tiny_npo"] * 2
+    names = [f"tofu_forget01_tiny_{method}_lr0.0003_seed{seed}" for method in ("flat", "npo") for seed in (0, 1)]
+    assert [run.name.split("-")[0] for run in runs] == names
+    jobs = [line for line in done.out.splitlines() if re.match(r"\d of \d: ", line)]
+    assert jobs == [
+        f"{n} of 4: method={m} seed={s}" for n, m, s in ((1, "flat", 0), (2, "flat", 1), (3, "npo", 0), (4, "npo", 1))
+    ]
     assert done.out.count("2 items, 1 optimizer steps") == 4
     assert succeed(tmp_path, "unlearn", "-m", *sweep).out.count("is finished with these settings; skipped") == 4
 

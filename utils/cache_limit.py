@@ -39,9 +39,9 @@ def touch(path: Path) -> None:
         os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
 
 
-def make_room(root: Path | str | None, gib: float | None) -> None:
+def make_room(root: Path | str | None, gib: float | None, told: bool = True) -> None:
     """Deletes what nobody finished, then files until the cache is no larger than `gib` (None: no limit); says where it is and how
-    large. Called by one process of a run, when it begins and when it ends.
+    large (told), and what was deleted. Called by one process of a run, when it begins and, without a word, when it ends.
 
     Files of live runs stay, and a warning says so if they alone are more.
     """
@@ -56,7 +56,8 @@ def make_room(root: Path | str | None, gib: float | None) -> None:
         return
     limit = "no limit, cache_gib=null" if gib is None else f"at most {gib:g} GiB, cache_gib"
     gone = f"; {_shown(deleted)} of what was not used for longest deleted" if deleted else ""
-    log.info("cache %s: %s (%s)%s", root, _shown(size), limit, gone)
+    if told or deleted:
+        log.info("cache %s: %s (%s)%s", root, _shown(size), limit, gone)
     if gib is not None and size > gib * 2**30:
         log.warning("cache=%s: what live runs use is more than cache_gib=%g allows, and is kept", root, gib)
 

@@ -102,6 +102,12 @@ def is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
 
 
+def minutes(every: object) -> float | None:
+    """10m -> 10.0; None for what is no time."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)m", str(every))
+    return float(found[1]) if found else None
+
+
 def text(key: str, value: object) -> None:
     """Raises ValueError unless `value` is a text."""
     require(isinstance(value, str), key, value, "a text, in quotes where it looks like a number")

@@ -10,12 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from importlib.util import resolve_name
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
 
 from utils import ROOT
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 SIZE = 8
 
@@ -34,6 +34,8 @@ def weights_hash(model: nn.Module, adapters: bool = True) -> str:
 
 
 def _tensor_hash(tensor: Tensor) -> str:
+    import torch  # who has a tensor has imported it; hashes of files need none
+
     plain = tensor.detach().cpu().contiguous()
     head = f"{plain.dtype}{tuple(plain.shape)}".encode()
     return hashlib.blake2b(head + plain.view(-1).view(torch.uint8).numpy().tobytes(), digest_size=16).hexdigest()

@@ -30,7 +30,7 @@ from utils.judges.judgements import PerplexityModel, add_bleurt, add_perplexitie
 from utils.judges.judges import Judge
 from utils.reading import DataError
 from utils.tokens.prompts import Template
-from utils.weights.models import model_folder
+from utils.weights.folders import model_folder
 
 HARMFUL, UNSEEN, NORMAL, CHOICE = "harmful", "harmful_unseen", "normal", "truthfulqa"
 TRAINING = (HARMFUL, NORMAL, "full")

@@ -95,7 +95,7 @@ class Fluency(Measure):
     def _check_classifier(self, path: str) -> None:
         from transformers import AutoConfig  # as in add_verdicts
 
-        from utils.weights.models import model_folder
+        from utils.weights.folders import model_folder
 
         try:
             with main_first():

@@ -8,16 +8,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar, NoReturn, Protocol, TypeVar
+from typing import TYPE_CHECKING, ClassVar, NoReturn, Protocol, TypeVar
 
 from utils.checks import choose
-from utils.engine.engine import Engine
-from utils.engine.generation import Released
 from utils.items.metric import Metric
 from utils.items.requests import Request
 from utils.items.rows import QA
 from utils.items.saved import Metrics, Row
-from utils.tokens.prompts import Encoder, Template
+
+if TYPE_CHECKING:  # metrics are computed from files without a model
+    from utils.engine.engine import Engine
+    from utils.engine.generation import Released
+    from utils.tokens.prompts import Encoder, Template
 
 T = TypeVar("T")
 

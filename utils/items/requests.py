@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from utils.engine.sampling import Sampling
 from utils.tokens.chat import Turn
 from utils.tokens.example import EmptyAnswer, Example, common_length
 from utils.tokens.prompts import Encoder
+
+if TYPE_CHECKING:
+    from utils.engine.sampling import Sampling
 
 
 @dataclass(frozen=True)

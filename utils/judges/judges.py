@@ -24,7 +24,8 @@ from utils.files import resolve
 from utils.fingerprint import file_hash, text_hash
 from utils.judges.endpoint import Ask, Endpoint, Prices, check_url
 from utils.reading import read_lines
-from utils.weights.models import DTYPES, model_folder
+from utils.weights.folders import model_folder
+from utils.weights.models import DTYPES
 
 
 class JudgeError(ValueError):

@@ -126,7 +126,7 @@ def _scored(path: Path) -> ReportRun:
 
 def recomputed(run: ReportRun) -> dict[str, Metric]:
     """The metrics of an evaluation from its files and settings, each with what it was computed from."""
-    from utils.runs.score import metrics_from_files  # slow imports: what can be refused without them was refused above
+    from utils.evaluation.numbers import metrics_from_files  # slow imports: what can be refused without them was refused above
     from utils.runs.settings import check_evaluation
 
     now = OmegaConf.to_container(compose_settings("evaluate"))  # an older evaluation does not know every key

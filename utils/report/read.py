@@ -23,6 +23,7 @@ from natsort import natsorted
 from utils.files import flat_settings, read_rows
 from utils.report.collapse import collapse, says_how_it_reads
 from utils.report.columns import Column, Display, columns_of, read_display
+from utils.runs.terminal.closing import evaluate_command
 
 Role = Literal["untouched", "target", "oracle", "method", "relearned", "probe", "log"]
 ROLES: tuple[Role, ...] = ("untouched", "target", "oracle", "method", "relearned", "probe", "log")
@@ -174,7 +175,7 @@ def read_run(folder: Path) -> ReportRun:
     else:
         training, at = capsule, folder / "eval"
         if not (at / "metrics.json").is_file() and not (at / "run.json").is_file():
-            raise ReportError(f"it has no eval/metrics.json; make it with evaluate.py model.path={folder} out={at}")
+            raise ReportError(f"it has no eval/metrics.json; make it with: {evaluate_command(folder)}")
         evaluation = _read_capsule(at, "eval/")
     settings = flat_settings(evaluation["settings"])
     if settings.get("reinforced.path") is not None:

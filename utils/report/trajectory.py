@@ -28,7 +28,7 @@ from utils.runs.inherited_settings import evaluation_settings
 from utils.runs.run import RunError
 from utils.runs.series import finished_run, snapshots
 from utils.runs.settings import SettingsError
-from utils.weights.models import model_in
+from utils.weights.folders import model_in
 
 Evaluate = Callable[[DictConfig], None]
 

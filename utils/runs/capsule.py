@@ -13,10 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from utils import ROOT
-from utils.distributed import world_size
+from utils.distributed import gpus, world_size
 from utils.files import flat_settings, read_json
 from utils.fingerprint import settings_hash
 from utils.secrets import struck
@@ -51,7 +49,6 @@ def changed_settings(old: Mapping[str, Any], new: Mapping[str, Any], counts: Col
 
 def capsule(settings: Mapping[str, Any], counts: Collection[str] = ()) -> dict[str, Any]:
     """What one needs to know to repeat a run: code, libraries, hardware, settings hash. counts: as in `changed_settings`."""
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "settings_hash": settings_hash(settings, set(NOT_PART_OF_THE_RESULT) - set(counts)),
         "command": [Path(sys.argv[0]).name, *map(struck, sys.argv[1:])],
@@ -59,7 +56,7 @@ def capsule(settings: Mapping[str, Any], counts: Collection[str] = ()) -> dict[s
         "code": git_commit(),
         "python": platform.python_version(),
         "libraries": _versions(),
-        "hardware": {"gpus": gpus, "cpus": os.cpu_count(), "machine": platform.machine(), "processes": world_size()},
+        "hardware": {"gpus": gpus(), "cpus": os.cpu_count(), "machine": platform.machine(), "processes": world_size()},
     }
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import re
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from math import prod
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -25,9 +27,13 @@ from utils.checks import did_you_mean, did_you_mean_or_all, printable, shown
 from utils.files import told
 from utils.runs.recipes import GROUP as RECIPE
 from utils.runs.recipes import recipe_settings, recipes
+from utils.runs.terminal import help, quiet
 from utils.secrets import STRUCK, struck, without_secrets
 
+log = logging.getLogger(__name__)
+
 CONFIG = ROOT / "config"
+SWEEP = "LETHE_SWEEP"  # tells the jobs of a sweep, wherever they run, how many there are and which keys differ
 SCRIPTS = ("finetune", "unlearn", "evaluate")
 BAD_INPUT = (ValueError, ArithmeticError, OmegaConfBaseException)
 NEEDS_QUOTES = re.compile(r"[][(){},]|\$\{")  # what means more than itself in a value
@@ -45,30 +51,42 @@ def code(*, _root_: DictConfig) -> str:
     return "paper" if compat == "none" else RELEASED.sub("", str(compat))
 
 
-def choices_of(script: str) -> str:
-    """`${choices_of:unlearn}` in the help of a script: its groups, each with its choices."""
-    return "\n".join(f"{group}: {', '.join(_choices(group))}" for group in groups_of(script))
-
-
 # Here, because whoever composes settings comes by.
 OmegaConf.register_new_resolver("code", code, replace=True)
-OmegaConf.register_new_resolver("choices_of", choices_of, replace=True)
 
 
 def check_command_line(config_name: str, arguments: Sequence[str] | None = None) -> None:
-    """Exits with one sentence if an override of the command line names a key or choice that does not exist.
+    """Exits with one sentence if an override of the command line names a key or choice that does not exist, and with what was
+    asked for if that is help.
 
-    Runs before Hydra, whose own message would not say which name was meant.
+    Runs before Hydra, whose own message would not say which name was meant, and whose help knows no comments.
     """
     words = sys.argv[1:] if arguments is None else arguments
+    try:
+        answer = help.asked_for(config_name, words)
+    except ValueError as error:
+        sys.exit(str(error))
+    if answer is not None:
+        _print(answer)
+        sys.exit(0)
     overrides = _overrides(words)
     problem = find_problem(config_name, overrides, sweeps=bool({"-m", "--multirun"} & set(words)))
     if problem:
         sys.exit(problem)
     if arguments is None:
+        quiet.quieten()
+        swept = {o.key_or_group: len(_values(o)) for o in parse_overrides(overrides) if o.is_sweep_override()}
+        os.environ[SWEEP] = " ".join([str(prod(swept.values())), *swept])
         # Flags first: what follows one is lost to Hydra if overrides stand on both sides.
         flags = [word for word in words if word not in overrides]
         sys.argv[1:] = [*flags, *(str(override.input_line) for override in parse_overrides(unfolded(config_name, overrides)))]
+
+
+def _print(text: str) -> None:
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # who reads has seen enough, as head does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def find_problem(config_name: str, overrides: Sequence[str], sweeps: bool = True) -> str | None:
@@ -296,8 +314,11 @@ def one_sentence(main: Callable[[DictConfig], None]) -> Callable[[DictConfig], N
     @functools.wraps(main)
     def wrapped(cfg: DictConfig) -> None:
         sweeps, code = HydraConfig.get().mode == RunMode.MULTIRUN, 1
+        quiet.quieten()  # now that logging is set up
         if not sweeps or HydraConfig.get().job.num == 0:
             _done.clear()
+        if sweeps:
+            log.info("%s", _which_job())
         try:
             with interruption.heard():
                 main(cfg)
@@ -326,6 +347,14 @@ def one_sentence(main: Callable[[DictConfig], None]) -> Callable[[DictConfig], N
     return wrapped
 
 
+def _which_job() -> str:
+    """Which of how many jobs of a sweep this is, and what it is told that the others are not."""
+    job = HydraConfig.get()
+    total, *swept = os.environ.get(SWEEP, "").split(" ")
+    differing = [word for word in job.overrides.task if not swept or word.lstrip("+").partition("=")[0] in swept]
+    return f"{job.job.num + 1}{f' of {total}' if total else ''}: {' '.join(differing)}"
+
+
 _done: list[str] = []  # folders of the finished runs of a sweep
 
 
@@ -338,6 +367,7 @@ def _what_is_done(cfg: DictConfig) -> str:
 def errors_in_one_sentence() -> Iterator[None]:
     """Within the block, errors that mean bad input end the program with their first line, and so does an interruption.
     LETHE_TRACEBACK=1 shows all of an error."""
+    quiet.quieten()
     try:
         with interruption.heard():
             yield
@@ -361,12 +391,17 @@ def _choices(group: str) -> list[str]:
     return recipes() if group == RECIPE else sorted(path.stem for path in (CONFIG / group).glob("*.yaml"))
 
 
-def _chosen(override: Override) -> list[str]:
-    """The choices that an override of a group makes: one, or those of a sweep (a,b or choice(a,b) or glob(a*))."""
+def _values(override: Override) -> list[str]:
+    """The values of a sweep: a,b or choice(a,b) or range(0,3) or glob(a*)."""
     if isinstance(override.value(), Glob):
         return override.value().filter(_choices(override.key_or_group))
+    return list(override.sweep_string_iterator())
+
+
+def _chosen(override: Override) -> list[str]:
+    """The choices that an override of a group makes: one, or those of a sweep."""
     if override.is_sweep_override():
-        return list(override.sweep_string_iterator())
+        return _values(override)
     value = override.value()
     return [str(choice) for choice in value] if isinstance(value, list) else [str(value)]
 

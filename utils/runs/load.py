@@ -13,16 +13,8 @@ from utils.engine.engine import Engine
 from utils.items.benchmark import Benchmark
 from utils.runs.lineage import Origin
 from utils.tokens.prompts import Encoder, Template
-from utils.weights.models import (
-    Precision,
-    add_adapter,
-    is_adapter,
-    load_adapter,
-    load_model,
-    load_tokenizer,
-    model_folder,
-    resolve_precision,
-)
+from utils.weights.folders import is_adapter, model_folder
+from utils.weights.models import Precision, add_adapter, load_adapter, load_model, load_tokenizer, resolve_precision
 from utils.weights.reinforced import load_combined
 
 

@@ -33,7 +33,7 @@ from utils.runs.run import Run
 from utils.runs.score import put
 from utils.runs.settings import SettingsError, build
 from utils.tokens.prompts import Encoder
-from utils.weights.models import model_in
+from utils.weights.folders import model_in
 
 log = logging.getLogger(__name__)
 

@@ -14,10 +14,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from utils import ROOT
 from utils.checks import did_you_mean_or_all
+from utils.runs.terminal.help import SECTIONS
 
 GROUP = "recipe"
 FOLDER = ROOT / "config" / GROUP
-SECTIONS = {"finetune": "target", "unlearn": "unlearn", "evaluate": "evaluate"}
 
 
 def recipes() -> list[str]:

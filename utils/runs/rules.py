@@ -6,10 +6,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from transformers import Trainer, TrainingArguments
-from transformers.training_args import OptimizerNames
-from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
-
 from utils.checks import (
     choose,
     did_you_mean,
@@ -17,6 +13,7 @@ from utils.checks import (
     flag,
     is_number,
     is_whole,
+    minutes,
     name,
     node,
     package,
@@ -26,10 +23,8 @@ from utils.checks import (
     text,
     whole,
 )
-from utils.training.callbacks import minutes
 
 Check = Callable[[str, Any], None]
-OPTIMIZERS = tuple(name.value for name in OptimizerNames)
 
 
 def one_of(*names: str) -> Check:
@@ -65,12 +60,16 @@ def several(check: Check, words: str) -> Check:
 
 def optimizer(key: str, value: Any) -> None:
     """Any that transformers knows, which are too many to be listed."""
-    words = f"an optimizer of transformers, such as adamw_torch{did_you_mean(value, OPTIMIZERS)}"
-    require(value in OPTIMIZERS, key, value, words)
+    from transformers.training_args import OptimizerNames  # slow, and no evaluation has an optimizer
+
+    names = [name.value for name in OptimizerNames]
+    require(value in names, key, value, f"an optimizer of transformers, such as adamw_torch{did_you_mean(value, names)}")
 
 
 def optimizer_there(key: str, value: Any) -> None:
     """Whether transformers can make it: many need a package of their own."""
+    from transformers import Trainer, TrainingArguments
+
     try:
         Trainer.get_optimizer_cls_and_kwargs(TrainingArguments(optim=value, use_cpu=True, report_to="none"))
     except (ImportError, ValueError) as error:
@@ -79,6 +78,8 @@ def optimizer_there(key: str, value: Any) -> None:
 
 def kernel_there(key: str, value: Any) -> None:
     """Whether an attention kernel is installed."""
+    from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
+
     there = {"flash_attention_2": is_flash_attn_2_available, "flash_attention_3": is_flash_attn_3_available}
     if value in there and not there[value]():
         raise ValueError(f"{key}={value}: needs the package flash-attn of that version, and a GPU; use {key}=auto")
@@ -88,6 +89,12 @@ def logger_there(key: str, value: Any) -> None:
     """Whether what reports go to is installed."""
     if value != "none":
         package(f"{key}={value}", value, value)
+
+
+def quantisation_there(key: str, value: Any) -> None:
+    """Whether models can be loaded in 4 bit."""
+    if value == "qlora":
+        package("adapter=qlora", "bitsandbytes", "bitsandbytes==0.50.2")
 
 
 def launcher_there(key: str, value: Any) -> None:
@@ -191,4 +198,5 @@ INSTALLED: dict[str, Check] = {
     "model.attn": kernel_there,
     "report_to": logger_there,
     "launcher.name": launcher_there,
+    "adapter.name": quantisation_there,
 }

@@ -18,12 +18,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 from omegaconf import DictConfig, OmegaConf
 
 from utils import alive
 from utils.cache_limit import LIVE, make_room
-from utils.distributed import barrier, from_main, is_main
+from utils.distributed import barrier, forget_peak, from_main, is_main, peak_memory
 from utils.files import flat_settings, read_json, read_rows, write_json, write_rows, write_text
 from utils.runs.capsule import PER_DEVICE, capsule, changed_settings, sources
 from utils.runs.inputs import in_the_way
@@ -77,8 +76,7 @@ class Run:
             log.info("%s is finished with these settings; skipped (overwrite=true runs it again)", run.folder)
             return run
         run._check_seen()
-        if torch.cuda.is_available():
-            torch.cuda.reset_peak_memory_stats()  # a sweep runs many jobs in one process
+        forget_peak()
         run.checkpoint = whole_checkpoint(run.checkpoints)
         run._on_main(lambda: run._begin(script, data))
         return run
@@ -143,11 +141,12 @@ class Run:
         """Marks the run finished, drops its checkpoints and gives the folder free. Call it when everything else is on disk."""
         barrier()
         resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else resident
+        on_gpu = peak_memory()
+        peak = resident if on_gpu is None else on_gpu
         self.note(status="finished", seconds=round(time.time() - self._started, 1), peak_memory_bytes=peak)
         if is_main():
             self._tidy()
-            self._tidy_cache()
+            self._tidy_cache(told=False)
         self.close()
         barrier()
 
@@ -238,8 +237,8 @@ class Run:
             if _is_passing(path) and path.name != LOCK:
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
-    def _tidy_cache(self) -> None:
-        make_room(self.settings.get("cache"), self.settings.get("cache_gib"))
+    def _tidy_cache(self, told: bool = True) -> None:
+        make_room(self.settings.get("cache"), self.settings.get("cache_gib"), told)
 
     def _tidy_if_free(self) -> None:
         """The same where a run was killed while it did that; touches nothing else, and lets others work."""

@@ -1,10 +1,9 @@
-"""The steps of evaluate.py: score once, compute metrics from files. The retain oracles beside it: utils/runs/oracles.py."""
+"""The steps of evaluate.py that need a model. Metrics from files: utils/evaluation/numbers.py; oracles: utils/runs/oracles.py."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -15,18 +14,16 @@ from utils.distributed import barrier, is_main
 from utils.engine.engine import Engine
 from utils.engine.token_cache import TokenCache
 from utils.evaluation.questions import Questions
-from utils.evaluation.results import BEFORE, GENERATIONS, NULLS, ORACLE, SCORES, check, read_table
+from utils.evaluation.results import BEFORE, GENERATIONS, SCORES
 from utils.evaluation.scoring import check_requests, continue_prompts, requests_hash, score
-from utils.files import read_rows, write_json, write_parquet, write_rows
+from utils.files import read_rows, write_parquet, write_rows
 from utils.interruption import Interrupted
 from utils.items.benchmark import Benchmark, Extra, Resources
-from utils.items.metric import Metric
 from utils.items.requests import Request, as_example
-from utils.items.saved import Row, Saved, seen_by
+from utils.items.saved import Row, seen_by
 from utils.runs.lineage import Origin
 from utils.runs.load import load_adapter_engine, load_engine
 from utils.runs.run import Run
-from utils.runs.settings import SettingsError
 from utils.tokens.prompts import Encoder
 
 log = logging.getLogger(__name__)
@@ -123,54 +120,3 @@ def add_extras(rows: Sequence[Row], questions: Questions, resources: Resources) 
         found = [next(changed) if row["asked_by"] in ("", asker) else row for row in found]
         found += [{"asked_by": asker, **row} for row in changed]
     return found
-
-
-def metrics_from_files(folder: Path, questions: Questions, compat: str, resamples: int) -> dict[str, Metric]:
-    """Every metric that the files in `folder` allow, the benchmark's first; the same of the model before end in _before.
-
-    Raises SettingsError if there are no scores, ResultsError for a file that is not what run.json says.
-    """
-    saved = _read(folder, questions, compat, resamples)
-    metrics = _numbers(saved, questions)
-    before = folder / BEFORE
-    if (before / SCORES).is_file():
-        of_before = replace(saved, scores=read_table(before / SCORES), generations=read_rows(before / GENERATIONS))
-        metrics |= {f"{name}_{BEFORE}": metric for name, metric in _numbers(of_before, questions).items()}
-    return {name: metric.clustered(questions.benchmark.subject) for name, metric in metrics.items()}
-
-
-def _numbers(saved: Saved, questions: Questions) -> dict[str, Metric]:
-    metrics = questions.benchmark.metrics.numbers(saved.seen_by(""))
-    for measure in questions.measures:
-        metrics |= measure.numbers(saved.seen_by(measure.name))
-    return metrics
-
-
-def _read(folder: Path, questions: Questions, compat: str, resamples: int) -> Saved:
-    check(folder)
-    if not (folder / SCORES).is_file():
-        raise SettingsError(f"rescore=true: out={folder} holds no {SCORES}; run the evaluation first, without rescore")
-    scores, oracle = read_table(folder / SCORES), folder / ORACLE
-    if "asked_by" not in scores:
-        raise SettingsError(f"rescore=true: {SCORES} of out={folder} does not say who asked; run the evaluation again")
-    return Saved(
-        scores,
-        read_rows(folder / GENERATIONS),
-        read_table(oracle) if oracle.is_file() else None,
-        [read_table(path) for path in sorted((folder / NULLS).glob("*.parquet"))],
-        compat,
-        resamples,
-        questions.benchmark.forgotten,
-        questions.benchmark.members,
-    )
-
-
-def write_metrics(metrics: Mapping[str, Metric], folder: Path) -> None:
-    """Writes metrics.json: name -> {value, n, ci95, definition}; prints the same as a table."""
-    if not is_main():
-        return
-    write_json(folder / "metrics.json", {name: metric.to_json() for name, metric in metrics.items()})
-    width = max(len(name) for name in metrics)
-    for name, metric in metrics.items():
-        low, high = metric.ci95
-        print(f"{name:<{width}}  {metric.value:>10.4g}   [{low:.4g}, {high:.4g}]   n={metric.n}")

@@ -1,11 +1,15 @@
-"""Checks the settings before anything is loaded: which key, which value, what to do."""
+"""Checks the settings before anything is loaded: which key, which value, what to do.
+
+What only a training has, or a model, is imported where it is checked: an evaluation of files gets by without torch.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.errors import InstantiationException
 from hydra.utils import get_class, instantiate
@@ -18,14 +22,15 @@ from utils.fingerprint import settings_hash
 from utils.items.benchmark import Benchmark
 from utils.runs.capsule import NOT_PART_OF_THE_RESULT, PER_DEVICE
 from utils.runs.cli import CONFIG, compose_settings
+from utils.runs.lineage import Origin
 from utils.runs.rules import DIALS, INSTALLED, Check
 from utils.secrets import without_secrets
 from utils.tokens.prompts import Template
-from utils.training.batching import plan_batch
-from utils.training.method import Method, Stop, Templates
 from utils.weights.claims import check_adapter_file, check_expected, local_config
-from utils.weights.models import check_architecture, check_quantisation, is_adapter, model_folder
-from utils.weights.reinforced import check_combined
+from utils.weights.folders import check_combined, is_adapter, model_folder
+
+if TYPE_CHECKING:
+    from utils.training.method import Method
 
 ABSENT = object()
 HYDRAS = ("_convert_", "_recursive_", "_partial_", "_args_")  # options of a node that are none of its class
@@ -52,6 +57,8 @@ class TrainingSettings:
 
 def check_training(cfg: DictConfig, script: str) -> TrainingSettings:
     """Settings of finetune.py or unlearn.py. Raises SettingsError, or the ValueError of the part that refuses."""
+    from utils.training.batching import plan_batch
+
     benchmark = _check(cfg)
     method = _method(cfg.method)
     settings = TrainingSettings(cfg, benchmark, method)
@@ -194,6 +201,8 @@ def _methods_of_forget_rows() -> list[str]:
 
 def _method(node: DictConfig) -> Method:
     """The method that a file of config/method describes: each of its nodes is a constructor call. Raises SettingsError."""
+    from utils.training.method import Method, Stop, Templates
+
     kinds = {"templates": Templates, "stop": Stop}  # the others say which class they are
     declared("method", _plain(node), Method)
     parts: dict[str, Any] = {}
@@ -213,19 +222,25 @@ def _check(cfg: DictConfig) -> Benchmark:
     if asks_model:
         build(cfg.model.template, "model.template", Template)
     benchmark = build(cfg.benchmark, f"benchmark={cfg.benchmark.name}", path="benchmark")
-    if asks_model and cfg.model.path is None:
-        check_architecture(cfg.model.architecture)
-    path = cfg.model.path
-    needs_model = not cfg.get("rescore", False)  # scores outlive the model that gave them
-    if needs_model and isinstance(path, str) and Path(path).expanduser().exists():
-        folder = model_folder(path)
-        check_expected(cfg.model.name, cfg.model.expects, path, local_config(folder) or {})
-        if is_adapter(folder):
-            check_adapter_file(folder)
+    if asks_model and not cfg.get("rescore", False):  # scores outlive the model that gave them
+        _check_model(cfg.model)
     if cfg.compat not in benchmark.compats:
         valid = ", ".join(benchmark.compats)
         raise SettingsError(f"compat={cfg.compat}: means nothing on benchmark={cfg.benchmark.name}; write one of {valid}")
     return benchmark
+
+
+def _check_model(model: DictConfig) -> None:
+    """Raises ValueError for an architecture that no model can be made of, and for a folder that holds another model."""
+    if model.path is None:
+        from utils.weights.models import check_architecture
+
+        check_architecture(model.architecture)
+    elif isinstance(model.path, str) and Path(model.path).expanduser().exists():
+        folder = model_folder(model.path)
+        check_expected(model.name, model.expects, model.path, local_config(folder) or {})
+        if is_adapter(folder):
+            check_adapter_file(folder)
 
 
 def _check_values(cfg: DictConfig, checks: Mapping[str, Check]) -> None:
@@ -256,7 +271,6 @@ def _check_adapter(cfg: DictConfig) -> None:
             if own is None and (cfg.adapter.lora or {}).get(key) is None:
                 raise SettingsError(f"adapter.lora.{key}=null: neither it nor model.lora.{key} says it; give one of them a value")
     if adapter == "qlora":
-        check_quantisation()
         if is_adapter(model_folder(cfg.model.path)):
             raise SettingsError(f"adapter=qlora: model.path={cfg.model.path} holds an adapter, not a model; use adapter=lora")
 
@@ -268,12 +282,20 @@ def _set_folder(cfg: DictConfig, script: str, counts: Collection[str] = ()) -> N
 
 
 def default_folder(cfg: DictConfig, script: str, counts: Collection[str] = ()) -> str:
-    """Where a run lies if `out` is not given: a readable name and a hash of everything that changes the result.
+    """Where a run lies if `out` is not given: a readable name, and a hash of everything that changes the result. An evaluation
+    bears the method, rate and seed of the run that made its model.
 
     counts: dials that do so in this run alone.
     """
     plain = without_secrets(OmegaConf.to_container(cfg, resolve=True))
     parts = [cfg.benchmark.name, str(cfg.split), cfg.model.name]
-    if "method" in cfg:
-        parts.append(cfg.method.name)
+    origin = Origin.of(cfg.model.path) if script == "evaluate" and isinstance(cfg.model.path, str) else None
+    trained = plain if "method" in plain else origin and origin.settings
+    if trained:
+        parts += [trained["method"]["name"], f"lr{_short(trained['lr'])}", f"seed{trained['seed']}"]
     return f"runs/{script}/{'_'.join(parts)}-{settings_hash(plain, set(NOT_PART_OF_THE_RESULT) - set(counts))[:8]}"
+
+
+def _short(number: float) -> str:
+    """1e-05 as 1e-5."""
+    return re.sub(r"e([+-])0*", r"e\1", f"{number:g}")

@@ -16,7 +16,7 @@ from torch import nn
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers import TrainerCallback, TrainingArguments
 
-from utils.checks import is_whole
+from utils.checks import is_whole, minutes
 from utils.distributed import barrier, is_main, world_size
 from utils.engine.engine import Engine
 from utils.engine.loss import Loss, engine_needs
@@ -33,21 +33,13 @@ from utils.sharding import whole_parameters
 from utils.tokens.example import Example, count_lost, say_lost
 from utils.tokens.prompts import Encoder
 from utils.training.batching import BatchPlan, largest_micro_batch, plan_batch
-from utils.training.callbacks import SaveByTheClock, SealCheckpoints, Snapshots, StopAbove, StopWhenAsked, minutes
+from utils.training.callbacks import SaveByTheClock, SealCheckpoints, Snapshots, StopAbove, StopWhenAsked
 from utils.training.method import Finish, Stop
 from utils.training.resumable import step_of
 from utils.training.spans import check_rows, fit_engine, micro_batch
 from utils.training.trainer import UnlearnTrainer
-from utils.weights.models import (
-    DTYPES,
-    is_adapter,
-    merge,
-    model_folder,
-    resolve_precision,
-    save_model,
-    with_parameters,
-    without_numbers,
-)
+from utils.weights.folders import is_adapter, model_folder
+from utils.weights.models import DTYPES, merge, resolve_precision, save_model, with_parameters, without_numbers
 
 log = logging.getLogger(__name__)
 
@@ -233,6 +225,7 @@ def _arguments(cfg: DictConfig, run: Run, plan: BatchPlan, dataset: StepDataset,
         seed=cfg.seed,
         data_seed=cfg.seed,
         report_to=cfg.report_to,
+        disable_tqdm=False,  # what libraries may say (utils/runs/terminal/quiet.py) is another matter
         run_name=str(run.folder),
         dataloader_num_workers=cfg.workers,
         dataloader_pin_memory=torch.cuda.is_available(),

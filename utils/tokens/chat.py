@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jinja2 import TemplateError
-from transformers import PreTrainedTokenizerBase
 
 from utils.checks import did_you_mean, first_line
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 WRITTEN = "%d %b %Y"  # 26 Jul 2024: how chat templates print a date, and `template.date` is written
 CLOCK = "26 Jul 2024"  # what the clock says that a template asks; Llama 3 falls back on the same day where it finds no clock

@@ -22,14 +22,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from itertools import zip_longest
-from typing import Any, Literal, get_args
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from utils.checks import choose, flag, require
 from utils.tokens.chat import Chat, Turn, check_date, check_options
 from utils.tokens.example import EmptyAnswer, Example, common_length
 from utils.tokens.rendering import is_newline, show, tokenizer_state
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 Parts = tuple[list[int], list[int], bool]
 """Ids of the prompt, ids that are supervised, whether the answer was cut to fit."""

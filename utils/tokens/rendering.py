@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from transformers import PreTrainedTokenizerBase
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 DIM, RESET = "\x1b[2m", "\x1b[0m"
 INCOMPLETE = "\N{REPLACEMENT CHARACTER}"  # what decoding gives for the first bytes of a character cut in two

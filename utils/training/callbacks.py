@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
 from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from utils.distributed import from_main, highest
@@ -87,7 +87,15 @@ class StopWhenAsked(TrainerCallback):
 
 
 class Progress(ProgressCallback):
-    """The progress bar with the newest loss beside it, instead of a line per record (those are in log.jsonl)."""
+    """The progress bar of the main process: step, time left and the newest loss, instead of a line per record (those are in
+    log.jsonl)."""
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.current_step = state.global_step
+        if state.is_world_process_zero:
+            # From where it resumes: earlier steps took no time, and would make those to come look fast.
+            steps = {"total": state.max_steps, "initial": state.global_step}
+            self.training_bar = tqdm(**steps, desc="training", unit="step", dynamic_ncols=True)
 
     def on_log(
         self,
@@ -98,10 +106,5 @@ class Progress(ProgressCallback):
         **_: Any,
     ) -> None:
         if self.training_bar is not None and logs is not None and "loss" in logs:
-            self.training_bar.set_postfix(loss=f"{float(logs['loss']):.4g}")
-
-
-def minutes(every: object) -> float | None:
-    """10m -> 10.0; None for what is no time."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)m", str(every))
-    return float(found[1]) if found else None
+            # Seen at once by who watches; in a file, with the next state of the bar (utils/runs/terminal/quiet.py).
+            self.training_bar.set_postfix(loss=f"{float(logs['loss']):.4g}", refresh=self.training_bar.mininterval < 1)

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from utils.checks import choose, flag, positive
 from utils.weights.arithmetic import negate
-from utils.weights.models import DTYPES, is_adapter, model_folder
+from utils.weights.folders import is_adapter, model_folder
+from utils.weights.models import DTYPES
 
 log = logging.getLogger(__name__)
 

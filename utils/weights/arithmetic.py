@@ -28,7 +28,7 @@ from utils.checks import choose, is_number, positive, require
 from utils.files import read_json, whole_folder, write_json
 from utils.weights.adapters import ADAPTER_FILE, NAME, base_of, keep_base
 from utils.weights.checkpoints import Checkpoint, check_target, counterparts, local_folder
-from utils.weights.models import ModelError, is_adapter, model_folder
+from utils.weights.folders import ModelError, is_adapter, model_folder
 from utils.weights.safetensors_stream import FLOATS, NAMES, StoredTensor, TensorSpec, WeightsError, write_tensors
 
 # Config, generation config, tokenizer, chat template, code of the model.

@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from utils.files import read_json
 from utils.weights.claims import ADAPTER_WEIGHTS
-from utils.weights.models import ModelError, is_adapter, model_folder
+from utils.weights.folders import ModelError, is_adapter, model_folder
 from utils.weights.safetensors_stream import StoredTensor, WeightsError, read_header, slices
 
 MODEL_WEIGHTS = "model.safetensors"

@@ -19,19 +19,16 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAn
 from transformers.utils.logging import disable_progress_bar
 
 from utils import ROOT
-from utils.checks import first_line, last_line, package, whole
+from utils.checks import first_line, last_line, whole
 from utils.distributed import barrier, is_main, main_first
 from utils.files import read_json, whole_folder, write_json
 from utils.weights.adapters import ADAPTER_FILE, NAME, BaseError, base_of, keep_base
 from utils.weights.claims import LOADING, check_adapter_file, check_expected, check_whole, why
+from utils.weights.folders import ModelError, is_adapter, model_folder
 
 CHECKED = 12  # tokens that a merged model is checked on
 MERGED = {True: 1e-5, False: 0.02}  # nats that merging may cost in float32, and in types that round to three digits
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}  # of weights, as settings name them
-
-
-class ModelError(ValueError):
-    """The model or tokenizer cannot be loaded as asked; the message names key and remedy."""
 
 
 @dataclass(frozen=True)
@@ -51,32 +48,6 @@ def resolve_precision(name: str, model_dtype: str, training: bool) -> Precision:
     if name == "bfloat16" and training:
         return Precision(torch.float32, True)
     return Precision(torch.bfloat16, False)
-
-
-def model_folder(path: Path | str, key: str = "model.path") -> str:
-    """A run folder stands for the model in it; everything else (a checkpoint folder, a Hub name) stands for itself.
-
-    Raises ModelError, with the key that it was given by, for a local folder that holds no model.
-    """
-    folder, name = Path(path).expanduser(), str(path)
-    if (found := model_in(folder)) is not None:
-        return str(found)
-    looks_local = folder.exists() or name.startswith((".", "/", "~", "runs", "models")) or name.count("/") > 1
-    if looks_local:
-        state = "holds no model" if folder.exists() else "does not exist"
-        raise ModelError(f"{key}={path} {state}; give a run folder, a checkpoint folder or a Hub name")
-    return name
-
-
-def model_in(folder: Path) -> Path | None:
-    """The folder of the model or adapter in a run folder, or the folder itself if it is one; None if there is none."""
-    places = (folder / "model", folder)
-    return next((place for place in places if (place / "config.json").is_file() or is_adapter(place)), None)
-
-
-def is_adapter(folder: Path | str) -> bool:
-    """Whether a folder (as `model_folder` gives it) holds an adapter instead of a whole model."""
-    return (Path(folder) / ADAPTER_FILE).is_file()
 
 
 def load_tokenizer(model: DictConfig) -> PreTrainedTokenizerBase:
@@ -319,11 +290,6 @@ def _pretrained(path: str, model: DictConfig, precision: Precision, quantise: bo
     except ValueError as error:
         raise ModelError(str(error)) from error
     return found
-
-
-def check_quantisation() -> None:
-    """Raises ValueError if models cannot be loaded in 4 bit."""
-    package("adapter=qlora", "bitsandbytes", "bitsandbytes==0.50.2")
 
 
 def _nf4() -> BitsAndBytesConfig:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -25,7 +24,8 @@ from transformers.modeling_outputs import CausalLMOutput
 from utils.checks import positive
 from utils.engine.engine import Engine
 from utils.engine.head import LogitChange, output_head
-from utils.weights.models import ModelError, Precision, load_model, load_tokenizer, model_folder
+from utils.weights.folders import ModelError, check_combined
+from utils.weights.models import Precision, load_model, load_tokenizer
 
 
 def combined_logits(target: Tensor, reinforced: Tensor, alpha: float | Tensor) -> Tensor:
@@ -151,15 +151,6 @@ class CombinedModel(nn.Module):
             )
         finally:
             handle.remove()
-
-
-def check_combined(target: str | None, path: str) -> None:
-    """Whether the model of `reinforced.path` can stand beside that of `model.path`, by the folders. Raises ModelError."""
-    if target is None:
-        raise ModelError(f"reinforced.path={path}: set model.path to the target model, which {path} was finetuned from")
-    folder = model_folder(path, "reinforced.path")
-    if Path(folder).resolve() == Path(model_folder(target)).resolve():
-        raise ModelError(f"reinforced.path={path} is model.path itself, so nothing would be unlearned; give the reinforced model")
 
 
 def load_combined(

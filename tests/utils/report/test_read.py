@@ -229,7 +229,7 @@ def broken_run(folder: Path, fault: str) -> None:
         ("running", "run.json says running, not finished"),
         ("no run.json", "it has no run.json"),
         ("damaged", "run.json is damaged"),
-        ("no eval", "it has no eval/metrics.json; make it with evaluate.py"),
+        ("no eval", "it has no eval/metrics.json; make it with: python evaluate.py model.path="),
         ("eval running", "eval/run.json says running, not finished"),
         ("no metrics", "its evaluation wrote no metrics.json"),
         ("bad metric", "metrics.json: model_utility is damaged"),

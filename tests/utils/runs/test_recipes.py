@@ -17,6 +17,7 @@ from utils.files import read_json
 from utils.runs.cli import find_problem, unfolded
 from utils.runs.inherited_settings import evaluation_settings, settings_of
 from utils.runs.recipes import FOLDER, SECTIONS, recipe_settings, recipes
+from utils.runs.terminal.help import offered
 
 CONFIG = ROOT / "config"
 OPT, TOFU = "recipe=sku/opt-2.7b", "recipe=tofu/llama2-7b-chat"
@@ -208,7 +209,12 @@ def test_mistakes_in_a_recipe_are_named(section, sentence, tmp_path, monkeypatch
     assert find_problem("unlearn", ["recipe=mine/one"]).startswith(sentence)
 
 
-def test_help_lists_recipes(tmp_path):
-    shown = script(tmp_path, "unlearn", "--help").out
-    assert "python unlearn.py recipe=" in shown
-    assert all(recipe.split("/")[1] in shown for recipe in recipes())
+@pytest.mark.parametrize("name", ["finetune", "unlearn", "evaluate"])
+def test_help_offers_recipes_that_say_something_to_the_script(name):
+    for recipe in recipes():
+        try:
+            recipe_settings(recipe, name, ())
+            says = True
+        except ValueError:
+            says = False
+        assert (f"recipe/{recipe}" in [file.name for file in offered(name, "recipe")]) == says

@@ -24,12 +24,14 @@ from tests.resources import resources
 from tests.runs import QUICK_EVALUATION, compose_settings, metrics, run, target
 from utils.engine import token_cache
 from utils.evaluation import scoring
+from utils.evaluation.numbers import metrics_from_files
+from utils.evaluation.results import ResultsError
 from utils.files import read_json, read_rows, write_json, write_parquet
 from utils.items.benchmark import Resources
 from utils.items.saved import Saved
 from utils.runs.load import make_encoder
 from utils.runs.run import RunError
-from utils.runs.score import add_extras, metrics_from_files
+from utils.runs.score import add_extras
 from utils.runs.settings import SettingsError, check_evaluation
 from utils.weights.models import save_model
 
@@ -197,7 +199,7 @@ def test_scores_that_do_not_say_who_asked_are_refused(evaluated, tmp_path):
     )
     known = read_json(tmp_path / "eval" / "run.json")
     write_json(tmp_path / "eval" / "run.json", {**known, "results": {}})  # as an older evaluation
-    with pytest.raises(SettingsError, match="scores.parquet of out=eval does not say who asked; run the evaluation again"):
+    with pytest.raises(ResultsError, match="scores.parquet of out=eval does not say who asked; run the evaluation again"):
         run(tmp_path, "evaluate", "split=forget05", *QUICK_EVALUATION, "rescore=true", "out=eval")
 
 

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 import utils.runs.load
 from tests.runs import compose_settings, run, target
-from utils.files import resolve
+from utils.files import resolve, write_json
 from utils.runs import settings
 from utils.runs.capsule import NOT_PART_OF_THE_RESULT
 from utils.runs.settings import SettingsError, check_evaluation, check_training, default_folder
@@ -215,7 +215,8 @@ def test_default_folders_differ_exactly_where_results_do():
         return default_folder(compose_settings("unlearn", TRAINED, *overrides), "unlearn")
 
     plain = folder()
-    assert plain.startswith("runs/unlearn/tofu_forget10_tiny_flat-") and folder() == plain
+    assert plain.startswith("runs/unlearn/tofu_forget10_tiny_flat_lr0.0003_seed42-") and folder() == plain
+    assert folder("lr=1e-5", "seed=0").startswith("runs/unlearn/tofu_forget10_tiny_flat_lr1e-5_seed0-")
     differing = [folder(f"seed={seed}", f"method={method}") for seed in (0, 1) for method in ("flat", "npo")]
     differing += [folder("lr=0.1"), folder("method.loss.divergence=kl"), folder("model.path=runs/other"), plain]
     assert len(set(differing)) == len(differing)
@@ -264,6 +265,13 @@ def test_rescoring_finds_the_folder_of_the_evaluation():
         return default_folder(compose_settings("evaluate", TRAINED, *overrides), "evaluate")
 
     assert folder() == folder("rescore=true") == folder("tokens_per_batch=100") != folder("split=forget05")
+
+
+def test_the_folder_of_an_evaluation_says_what_made_its_model(tmp_path):
+    trained = {"method": {"name": "npo"}, "lr": 2e-05, "seed": 3, "model": {"name": "tiny"}}
+    write_json(tmp_path / "run.json", {"script": "unlearn", "status": "finished", "settings": trained})
+    cfg = compose_settings("evaluate", f"model.path={tmp_path}")
+    assert default_folder(cfg, "evaluate").startswith("runs/evaluate/tofu_forget10_tiny_npo_lr2e-5_seed3-")
 
 
 def test_paths_are_the_users_or_the_projects(tmp_path, monkeypatch):

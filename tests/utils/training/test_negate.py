@@ -19,7 +19,8 @@ from tests.utils.weights.checkpoint_files import SMALL, folder, tensors
 from utils.training import negate
 from utils.training.negate import Negate
 from utils.weights.arithmetic import WeightsError
-from utils.weights.models import ModelError, save_model
+from utils.weights.folders import ModelError
+from utils.weights.models import save_model
 
 STEPS = ("method=sku", "split=forget01", "batch_size=2", "steps=2", "warmup=0", "lr=1e-2")
 LORA = ("adapter=lora", "adapter.lora.r=2")

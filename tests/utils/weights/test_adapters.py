@@ -15,7 +15,8 @@ from tests.runs import compose_settings, run
 from utils.files import read_json, write_json
 from utils.weights.adapters import BaseError, base_of, keep_base
 from utils.weights.arithmetic import negate_adapter
-from utils.weights.models import Precision, load_model, model_folder, save_model
+from utils.weights.folders import model_folder
+from utils.weights.models import Precision, load_model, save_model
 
 FLOAT32 = Precision(torch.float32, False)
 STEPS = ("model=tiny", "method=ga", "split=forget05", "batch_size=10", "epochs=1", "warmup=0", "lr=0.01", "model.lora.r=4")

@@ -18,7 +18,8 @@ from utils.files import read_json, write_json
 from utils.runs.lineage import Origin
 from utils.runs.settings import check_training
 from utils.weights.claims import check_expected
-from utils.weights.models import ModelError, load_model, resolve_precision, save_model
+from utils.weights.folders import ModelError
+from utils.weights.models import load_model, resolve_precision, save_model
 
 FILE = "model.safetensors"
 

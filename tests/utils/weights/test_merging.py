@@ -11,7 +11,8 @@ from transformers import AutoModelForCausalLM
 
 from tests.models import moved, tiny_model, tokenizer, with_lora
 from tests.runs import compose_settings
-from utils.weights.models import ModelError, Precision, load_model, merge, save_model
+from utils.weights.folders import ModelError
+from utils.weights.models import Precision, load_model, merge, save_model
 
 IDS = torch.tensor([[5, 6, 7, 8, 9, 10, 11, 40, 41]])
 

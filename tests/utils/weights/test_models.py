@@ -28,16 +28,8 @@ from tests.runs import (
     weights,
 )
 from utils.files import StorageError
-from utils.weights.models import (
-    ModelError,
-    Precision,
-    add_adapter,
-    load_model,
-    load_tokenizer,
-    model_folder,
-    resolve_precision,
-    save_model,
-)
+from utils.weights.folders import ModelError, model_folder
+from utils.weights.models import Precision, add_adapter, load_model, load_tokenizer, resolve_precision, save_model
 
 FLOAT32 = Precision(torch.float32, False)
 IDS = torch.tensor([[5, 6, 7, 8, 9, 10, 11]])

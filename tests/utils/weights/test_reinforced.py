@@ -24,8 +24,9 @@ from utils.engine.head import output_head
 from utils.files import read_json, read_rows
 from utils.fingerprint import weights_hash
 from utils.tokens.example import Example
-from utils.weights.models import ModelError, Precision, save_model
-from utils.weights.reinforced import CombinedHead, CombinedModel, check_combined, combined_logits, load_combined
+from utils.weights.folders import ModelError, check_combined
+from utils.weights.models import Precision, save_model
+from utils.weights.reinforced import CombinedHead, CombinedModel, combined_logits, load_combined
 
 V, PAD, EOS = 101, 0, 2
 FLOAT32 = Precision(torch.float32, False)
