@@ -5,21 +5,19 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator, Mapping
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 
 import pytest
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from data.benchmarks.tofu import Tofu
 from tests.losses.cases import method_config, method_loss
 from tests.test_contributing import documented_files
 from utils import ROOT
-from utils.checks import choose
 from utils.engine.packing import pack
 from utils.engine.reference import needs_reference
 from utils.runs import cli
-from utils.runs.rules import DIALS as CHECKS
 from utils.tokens.example import Example
 
 
@@ -130,6 +128,8 @@ def dials() -> frozenset[str]:
     """Every key of every script under every method, and the groups."""
     found = {key for script in SCRIPTS for key in flat(config(script))}
     found |= {key for method in METHODS for key in flat(method_config(method), "method.")}
+    benchmarks = [path.stem for path in (ROOT / "config" / "benchmark").glob("*.yaml")]
+    found |= {key for benchmark in benchmarks for key in flat(config("evaluate", f"benchmark={benchmark}"))}
     return frozenset(found | {path.name for path in (ROOT / "config").iterdir() if path.is_dir()})
 
 
@@ -199,38 +199,6 @@ def test_no_times_in_the_documents(name):
 
 def test_readme_fits_on_a_tired_page():
     assert len(DOCUMENTS["README.md"].splitlines()) <= 200
-
-
-DIALS = table_of(DOCUMENTS["README.md"], "dial")
-
-
-@pytest.mark.parametrize("row", DIALS, ids=lambda row: row[0])
-def test_dial(row):
-    """The dial exists; its default is what the scripts that have it start with; its list of choices is complete."""
-    for key in ticked(row[0]):
-        nodes = [(config(script), script) for script in SCRIPTS]
-        nodes = [(cfg, script) for cfg, script in nodes if OmegaConf.select(cfg, key, default="absent") != "absent"]
-        assert nodes, f"{key}: no script has it"
-        follows_model = [OmegaConf.is_interpolation(cfg, key) for cfg, _ in nodes if "." not in key]
-        if row[2] == "the model's":
-            assert all(follows_model)
-        else:
-            defaults = {shown(cfg, key) for cfg, _ in nodes}
-            assert defaults == set(ticked(row[2])), key
-        group = ROOT / "config" / key
-        check = CHECKS.get(key)
-        if isinstance(check, partial) and check.func is choose:
-            assert set(ticked(row[1])) == set(check.keywords["valid"])
-        elif group.is_dir() and ticked(row[1]) and not row[1].startswith("a file"):
-            assert set(ticked(row[1])) == {path.stem for path in group.glob("*.yaml")}
-
-
-def shown(cfg: DictConfig, key: str) -> str:
-    """A default as one writes it on the command line; of a group, the name of the choice."""
-    value = OmegaConf.select(cfg, key)
-    if isinstance(value, DictConfig):
-        value = value.get("name", [*value])  # one choice, or the list of those that were made
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def test_readme_lists_every_method():
