@@ -21,9 +21,8 @@ from tqdm import tqdm
 from utils.checks import did_you_mean_or_all
 from utils.distributed import is_main
 from utils.files import read_json, read_rows
-from utils.fingerprint import settings_hash
 from utils.report.read import Estimate, ReportError, label_of, read_metrics, told_apart
-from utils.runs.capsule import NOT_PART_OF_THE_RESULT
+from utils.runs.capsule import result_hash
 from utils.runs.inherited_settings import evaluation_settings
 from utils.runs.run import RunError
 from utils.runs.series import finished_run, snapshots
@@ -192,7 +191,7 @@ def _is_finished(cfg: DictConfig) -> bool:
 
 
 def _hash(cfg: DictConfig) -> str:
-    return settings_hash(OmegaConf.to_container(cfg, resolve=True), NOT_PART_OF_THE_RESULT)
+    return result_hash(OmegaConf.to_container(cfg, resolve=True))
 
 
 def _evaluate(trajectory: Trajectory, at: ModelAtStep, evaluate: Evaluate, done: dict[str, Path]) -> None:

@@ -25,6 +25,9 @@ NOT_PART_OF_THE_RESULT = tuple(
     "out resume overwrite override_model trust_oracle cache cache_gib report_to per_device_batch_size log_every checkpoint "
     "checkpoints_kept show_prompts workers tokens_per_batch rescore recipe".split()
 )
+# Dials that came later, with the value that stands for what was done before them: with it a run is the same run as without the
+# dial, so that folders and archives of earlier runs are still known.
+CAME_LATER = {"before": "auto"}
 LIBRARIES = ("torch", "transformers", "accelerate", "peft", "datasets", "hydra-core", "rouge_score", "scipy", "numpy")
 
 
@@ -36,12 +39,19 @@ def sources(settings: Mapping[str, Any]) -> dict[str, str | None]:
     return {key: run.get("weights") if isinstance(run, dict) else None for key, run in made.items()}
 
 
+def result_hash(settings: Mapping[str, Any], counts: Collection[str] = ()) -> str:
+    """16 hex digits of the settings that decide what is computed. counts: as in `changed_settings`."""
+    outside = set(NOT_PART_OF_THE_RESULT) - set(counts)
+    outside |= {key for key, value in CAME_LATER.items() if settings.get(key, value) == value}
+    return settings_hash(settings, outside)
+
+
 def changed_settings(old: Mapping[str, Any], new: Mapping[str, Any], counts: Collection[str] = ()) -> dict[str, Any]:
     """Dotted key -> new value, or None, of the settings that are not as they were and decide what is computed.
 
     counts: dials that do so although they stand in NOT_PART_OF_THE_RESULT.
     """
-    before, after = flat_settings(old), flat_settings(new)
+    before, after = CAME_LATER | flat_settings(old), CAME_LATER | flat_settings(new)
     outside = set(NOT_PART_OF_THE_RESULT) - set(counts)
     keys = [key for key in {**before, **after} if key.split(".")[0] not in outside]
     return {key: after.get(key) for key in keys if before.get(key) != after.get(key)}
@@ -50,7 +60,7 @@ def changed_settings(old: Mapping[str, Any], new: Mapping[str, Any], counts: Col
 def capsule(settings: Mapping[str, Any], counts: Collection[str] = ()) -> dict[str, Any]:
     """What one needs to know to repeat a run: code, libraries, hardware, settings hash. counts: as in `changed_settings`."""
     return {
-        "settings_hash": settings_hash(settings, set(NOT_PART_OF_THE_RESULT) - set(counts)),
+        "settings_hash": result_hash(settings, counts),
         "command": [Path(sys.argv[0]).name, *map(struck, sys.argv[1:])],
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "code": git_commit(),

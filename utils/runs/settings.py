@@ -18,9 +18,8 @@ from omegaconf import DictConfig, OmegaConf
 from utils.checks import declared, first_line, name, node
 from utils.distributed import device, world_size
 from utils.evaluation.questions import Questions
-from utils.fingerprint import settings_hash
 from utils.items.benchmark import Benchmark
-from utils.runs.capsule import NOT_PART_OF_THE_RESULT, PER_DEVICE
+from utils.runs.capsule import PER_DEVICE, result_hash
 from utils.runs.cli import CONFIG, compose_settings
 from utils.runs.lineage import Origin
 from utils.runs.rules import DIALS, INSTALLED, Check
@@ -293,7 +292,7 @@ def default_folder(cfg: DictConfig, script: str, counts: Collection[str] = ()) -
     trained = plain if "method" in plain else origin and origin.settings
     if trained:
         parts += [trained["method"]["name"], f"lr{_short(trained['lr'])}", f"seed{trained['seed']}"]
-    return f"runs/{script}/{'_'.join(parts)}-{settings_hash(plain, set(NOT_PART_OF_THE_RESULT) - set(counts))[:8]}"
+    return f"runs/{script}/{'_'.join(parts)}-{result_hash(plain, counts)[:8]}"
 
 
 def _short(number: float) -> str:

@@ -16,8 +16,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from utils.fingerprint import settings_hash
-from utils.runs.capsule import NOT_PART_OF_THE_RESULT
+from utils.runs.capsule import result_hash
 from utils.runs.cli import as_override, checked_settings, groups_of
 from utils.studies.study import REFERENCE, Entry, Script, Study
 
@@ -256,7 +255,7 @@ def _folder_of(script: Script, said: str, evaluation: str | None, pool: str) -> 
     settings = json.loads(said)
     composed = _settings(script, settings, pool)
     plain = OmegaConf.to_container(composed, resolve=True)
-    digest = settings_hash({"script": script, **plain}, set(NOT_PART_OF_THE_RESULT))[:8]
+    digest = result_hash({"script": script, **plain})[:8]
     if evaluation is not None and _in_pool(settings.get("model.path"), pool):
         made = Path(settings["model.path"]).name.rpartition("-")[0]
         return f"{made}_{evaluation}-{digest}"

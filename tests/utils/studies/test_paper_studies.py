@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from tests.runs import QUICK_EVALUATION, metrics, run, shared_folder, target
+from utils import ROOT
 from utils.report.columns import read_display
 from utils.runs.recipes import recipe_settings
+from utils.studies.archive import Archive
 from utils.studies.command import planned
 from utils.studies.outcome import primary_columns
 from utils.studies.planning import Plan
@@ -102,6 +104,17 @@ def test_a_study_can_be_planned(name):
 @pytest.mark.parametrize("name", [name for name in studies() if name not in QUICKLY])
 def test_every_study_can_be_planned(name):
     assert_planned(name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kept", sorted((ROOT / "docs" / "results").glob("*/cells.jsonl")), ids=lambda path: path.parent.name)
+def test_what_was_kept_of_a_study_is_still_known(kept, tmp_path):
+    """Its cells are found by a hash of their settings: a dial that came later must not make them others."""
+    plan = Plan.of(read(kept.parent.name), tmp_path, kept.parent.parent)
+    known = {cell.folder.name for cell in plan.graph.cells.values()}
+    assert {line["folder"] for line in Archive.of(kept.parent.name, kept.parent.parent).lines.values()} == known & {
+        cell.folder.name for cell in plan.graph.evaluations()
+    }
 
 
 def test_a_reference_to_a_model_that_exists_means_its_path_or_its_evaluation():
