@@ -10,6 +10,7 @@ import pytest
 from tests.runs import assert_same_curve, assert_same_weights, compose_settings, losses, run, target, weights
 from utils.files import read_json, read_rows, write_json
 from utils.runs import train as training
+from utils.runs.capsule import changed_settings, result_hash
 from utils.runs.run import Run, RunError
 from utils.training.callbacks import SaveByTheClock, SealCheckpoints
 from utils.training.resumable import last_checkpoint
@@ -311,3 +312,10 @@ def read_config(out: Path) -> dict:
 def test_tensorboard_records_outlive_the_checkpoints(tmp_path):
     run(tmp_path, "unlearn", f"model.path={target()}", *STEPS, "report_to=tensorboard", "out=run")
     assert list((tmp_path / "run" / "tensorboard").glob("events.*")) and not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_dial_that_came_later_makes_no_other_run_unless_it_is_set():
+    old = {"lr": 1.0, "out": "a"}
+    assert result_hash(old) == result_hash({**old, "before": "auto", "out": "b"}) != result_hash({**old, "before": "none"})
+    assert changed_settings(old, {**old, "before": "auto"}) == {}
+    assert changed_settings(old, {**old, "before": "none"}) == {"before": "none"}
