@@ -37,7 +37,7 @@ def main(cfg: DictConfig) -> None:
                 metrics = metrics_from_files(out, questions, cfg.compat, cfg.resamples)
                 run.note_again()
                 write_metrics(metrics, out)
-                tell_card(metrics, out, {**run.capsule["settings"], "compat": cfg.compat})
+                tell_card(out, {**run.capsule["settings"], "compat": cfg.compat})
             say(after_evaluation(out))
             return
 
@@ -65,7 +65,7 @@ def main(cfg: DictConfig) -> None:
             run.note(results=describe(out))
             metrics = metrics_from_files(out, questions, cfg.compat, cfg.resamples)
         write_metrics(metrics, out)
-        tell_card(metrics, out, run.settings)
+        tell_card(out, run.settings)
         run.finish()
     say(after_evaluation(out))
 

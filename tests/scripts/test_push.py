@@ -23,7 +23,7 @@ def write_run(folder: Path, adapter: bool = False, **facts) -> Path:
     """A finished run; its adapter lies on a local folder."""
     model = with_lora(tiny_model()) if adapter else tiny_model()
     if adapter:
-        (folder.parent / "base").mkdir(parents=True, exist_ok=True)
+        model.config.save_pretrained(folder.parent / "base")
         model.active_peft_config.base_model_name_or_path = str(folder.parent / "base")
     save_model(model, tokenizer(), folder / "model", torch.float32)
     known = {"status": "finished", "started": "2026-01-01T00:00:00+00:00", "weights": folder_hash(folder / "model")}

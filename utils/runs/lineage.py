@@ -12,7 +12,6 @@ from omegaconf import DictConfig
 from utils.distributed import by_main, is_main
 from utils.files import read_json
 from utils.fingerprint import folder_hash
-from utils.items.metric import Metric
 from utils.weights.card import Evaluated, write_card
 
 TRAINS = ("finetune", "unlearn")
@@ -103,14 +102,13 @@ def role_of_evaluated(cfg: DictConfig) -> Role | None:
     return "untouched" if origin is None else origin.capsule.get("role")
 
 
-def tell_card(metrics: Mapping[str, Metric], out: Path, settings: Mapping[str, Any]) -> None:
-    """Writes numbers into the card of the model that was evaluated, if `out` is eval/ of the run that made it. settings: of the
-    evaluation."""
+def tell_card(out: Path, settings: Mapping[str, Any]) -> None:
+    """Writes the numbers of the evaluation in `out` into the card of its model, if that is eval/ of the run that made the model.
+    settings: of the evaluation."""
     origin = Origin.of(settings["model"]["path"])
     alone = origin is not None and origin.part == "model" and origin.finished and settings["reinforced"]["path"] is None
     if is_main() and alone and out.resolve() == (origin.folder / "eval").resolve():
-        numbers = {name: metric.to_json() for name, metric in metrics.items()}
-        write_card(origin.folder / "model", origin.capsule, Evaluated(numbers, settings))
+        write_card(origin.folder / "model", origin.capsule, Evaluated(read_json(out / "metrics.json") or {}, settings))
 
 
 def _benchmark(settings: Mapping[str, Any]) -> object:
