@@ -23,7 +23,7 @@ def main(cfg: DictConfig) -> None:
     from utils.evaluation.numbers import metrics_from_files, write_metrics
     from utils.evaluation.results import describe
     from utils.reading import files_read
-    from utils.runs.lineage import role_of_evaluated
+    from utils.runs.lineage import role_of_evaluated, tell_card
     from utils.runs.run import Run
     from utils.runs.settings import check_evaluation
     from utils.runs.terminal.closing import after_evaluation, say
@@ -37,6 +37,7 @@ def main(cfg: DictConfig) -> None:
                 metrics = metrics_from_files(out, questions, cfg.compat, cfg.resamples)
                 run.note_again()
                 write_metrics(metrics, out)
+                tell_card(out, {**run.capsule["settings"], "compat": cfg.compat})
             say(after_evaluation(out))
             return
 
@@ -64,6 +65,7 @@ def main(cfg: DictConfig) -> None:
             run.note(results=describe(out))
             metrics = metrics_from_files(out, questions, cfg.compat, cfg.resamples)
         write_metrics(metrics, out)
+        tell_card(out, run.settings)
         run.finish()
     say(after_evaluation(out))
 

@@ -123,6 +123,9 @@ def test_every_run_folder_is_complete(folder):
         "oracle": read_json(runs / "retain90" / "run.json")["weights"],
         "reinforced.path": None,
     }
+    card, quality = (runs / "flat_kl" / "model" / "README.md").read_text(), metrics(runs / "flat_kl" / "eval")["forget_quality"]
+    assert "# tiny, unlearned with flat" in card and f"| `forget_quality` | {quality['value']:.4g} | [" in card
+    assert "trained on full" in (runs / "target" / "model" / "README.md").read_text()
     settings = read_json(runs / "flat_kl" / "run.json")["settings"]
     assert settings["method"]["loss"]["divergence"] == "kl" and settings["model"]["path"] == "runs/target"
 

@@ -23,7 +23,7 @@ GROUPS = ("model", "benchmark")
 DIALS = ("split", "data_root", "compat")
 SET_HERE = ("model.path", "out", "from_logs", "reinforced.path", "reinforced.alpha")
 NO_MODEL = "log"  # name of the model in the settings of logs
-OPTIONS = "model.template.options"
+OPEN = ("model.template.options", "benchmark.fields")  # nodes whose names nobody knows before
 
 
 def follows_weights(main: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
@@ -183,9 +183,15 @@ def _differing(cfg: DictConfig, wanted: Mapping[str, Any]) -> list[str]:
 
 
 def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted keys; options of a chat template, whose names nobody knows before, are one value."""
-    flat = {key: value for key, value in flat_settings(settings).items() if not key.startswith(OPTIONS + ".")}
-    return flat | {OPTIONS: settings.get("model", {}).get("template", {}).get("options") or None}
+    """Dotted keys; a node that is OPEN is one value."""
+    below = tuple(f"{node}." for node in OPEN)
+    flat = {key: value for key, value in flat_settings(settings).items() if not key.startswith(below)}
+    for node in OPEN:
+        found: Any = settings
+        for name in node.split("."):
+            found = (found or {}).get(name)
+        flat[node] = found or None
+    return flat
 
 
 def _follows(cfg: DictConfig, key: str) -> bool:

@@ -9,9 +9,10 @@ from typing import Any, Literal
 
 from omegaconf import DictConfig
 
-from utils.distributed import by_main
+from utils.distributed import by_main, is_main
 from utils.files import read_json
 from utils.fingerprint import folder_hash
+from utils.weights.card import Evaluated, write_card
 
 TRAINS = ("finetune", "unlearn")
 
@@ -99,6 +100,15 @@ def role_of_evaluated(cfg: DictConfig) -> Role | None:
         return "method"  # the logits of two models: what no run wrote
     origin = Origin.of(cfg.model.path)
     return "untouched" if origin is None else origin.capsule.get("role")
+
+
+def tell_card(out: Path, settings: Mapping[str, Any]) -> None:
+    """Writes the numbers of the evaluation in `out` into the card of its model, if that is eval/ of the run that made the model.
+    settings: of the evaluation."""
+    origin = Origin.of(settings["model"]["path"])
+    alone = origin is not None and origin.part == "model" and origin.finished and settings["reinforced"]["path"] is None
+    if is_main() and alone and out.resolve() == (origin.folder / "eval").resolve():
+        write_card(origin.folder / "model", origin.capsule, Evaluated(read_json(out / "metrics.json") or {}, settings))
 
 
 def _benchmark(settings: Mapping[str, Any]) -> object:

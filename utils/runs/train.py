@@ -25,7 +25,7 @@ from utils.fingerprint import folder_hash
 from utils.interruption import Interrupted, deferred
 from utils.items.rows import QA
 from utils.items.streams import StepDataset, Streams, TrainingData
-from utils.runs.lineage import role_of_training
+from utils.runs.lineage import Origin, role_of_training
 from utils.runs.load import make_encoder, trainable_engine
 from utils.runs.run import Run
 from utils.runs.settings import TrainingSettings
@@ -38,7 +38,9 @@ from utils.training.method import Finish, Stop
 from utils.training.resumable import step_of
 from utils.training.spans import check_rows, fit_engine, micro_batch
 from utils.training.trainer import UnlearnTrainer
-from utils.weights.folders import is_adapter, model_folder
+from utils.weights.adapters import base_of
+from utils.weights.card import write_card
+from utils.weights.folders import ModelError, is_adapter, model_folder
 from utils.weights.models import DTYPES, merge, resolve_precision, save_model, with_parameters, without_numbers
 
 log = logging.getLogger(__name__)
@@ -262,7 +264,20 @@ def _save(run: Run, write: Callable[..., None], finish: Finish | None, start: st
             finish(Path(model_folder(start)), trained, result)
         barrier()
     if is_main():
-        run.note(weights=folder_hash(result))
+        run.note(weights=folder_hash(result), base=_base(result, start))
+        write_card(result, run.capsule)
+
+
+def _base(result: Path, start: str | None) -> str | None:
+    """Hub name of what lies under an adapter, or of what a whole model came from; None if that is on no Hub."""
+    origin = Origin.of(start)
+    if origin is not None and not is_adapter(result):
+        return origin.capsule.get("base")
+    name = base_of(result) if is_adapter(result) else start
+    try:
+        return name if name is not None and not Path(model_folder(name)).exists() else None
+    except ModelError:
+        return None  # a folder that is gone
 
 
 def write_model(trainer: UnlearnTrainer, folder: Path, dtype: torch.dtype, bare: nn.Module | None, merged: bool) -> None:

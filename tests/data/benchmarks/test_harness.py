@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+import shutil
 from functools import cache
 
 import pytest
 import torch
+from lm_eval.api.instance import Instance
 from lm_eval.evaluator import evaluate
 from lm_eval.models.huggingface import HFLM
 from pytest import approx
@@ -13,10 +16,11 @@ from pytest import approx
 from data.benchmarks.harness import PACKAGED, EngineLM, HarnessError, evaluate_task, load_task, log_likelihoods
 from data.files.utility import TASK_FILES, task_rows
 from metrics.benchmarks.utility import UtilityMetrics
-from tests.models import random_examples, tiny_model, tokenizer
+from tests.models import moved, random_examples, tiny_model, tokenizer, with_lora
 from utils.engine.engine import Engine
 from utils.items.saved import Saved
 from utils.tokens.example import Example
+from utils.weights.models import save_model
 
 WINDOW = 96  # shorter than an article of the fixture and than TruthfulQA's own examples
 
@@ -54,6 +58,21 @@ def test_accuracies_are_the_harness_own(task):
     for row, sample in zip(ours(task), theirs(task)["samples"][task], strict=True):
         assert row["index"] == sample["doc_id"]
         assert row["loglikelihoods"] == approx([value for value, _ in sample["filtered_resps"]], abs=1e-3)
+
+
+def test_the_harness_loads_a_folder_that_was_saved(tmp_path):
+    """`lm_eval --model hf --model_args pretrained=FOLDER`, and with `,peft=FOLDER` an adapter on it, wherever they went."""
+    base = copy.deepcopy(model())
+    save_model(base, tokenizer(), tmp_path / "saved" / "model", torch.float32)
+    save_model(moved(with_lora(base)), tokenizer(), tmp_path / "saved" / "adapter", torch.float32)
+    there = shutil.move(tmp_path / "saved", tmp_path / "elsewhere")
+    asked = [Instance("loglikelihood", {}, ("Who painted the lighthouse?", " Mira Tallow."), 0)]
+    told = []
+    for adapter in (None, f"{there}/adapter"):
+        stock = HFLM(pretrained=f"{there}/model", peft=adapter, batch_size=1, device="cpu")
+        told += [value for value, _ in stock.loglikelihood(asked, disable_tqdm=True)]
+    direct = HFLM(pretrained=model(), tokenizer=tokenizer(), batch_size=1, device="cpu").loglikelihood(asked, disable_tqdm=True)
+    assert told[0] == approx(direct[0][0], abs=1e-4) and told[1] != approx(told[0], abs=1e-3)
 
 
 def test_perplexities_are_the_harness_own():

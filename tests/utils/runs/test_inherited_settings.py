@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 
 from tests.runs import QUICK_EVALUATION, SMALL, compose_settings, script, succeed
 from utils.files import read_json, write_json
+from utils.runs.cli import find_problem
 from utils.runs.inherited_settings import inherited, settings_of
 from utils.runs.lineage import Origin
 
@@ -52,6 +53,16 @@ def test_another_benchmark_keeps_the_models_prompts(folder, monkeypatch):
     monkeypatch.chdir(folder)
     cfg = settings_of("evaluate", ["model.path=runs/ga", "benchmark=knowundo"])
     assert (cfg.benchmark.name, cfg.split, cfg.model.template.answer_tag) == ("knowundo", "unlearn", "A: ")
+
+
+def test_names_of_fields_are_read_and_inherited(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    words = ["benchmark=own", "benchmark.forget=a.jsonl", "benchmark.fields={question: prompt, answer: chosen}"]
+    assert find_problem("unlearn", words) is None
+    settings = read_json(folder / "runs" / "ga" / "run.json")["settings"]
+    own = OmegaConf.to_container(compose_settings("unlearn", *words).benchmark, resolve=True)
+    cfg = compose_settings("evaluate", *inherited({**settings, "benchmark": own, "split": "forget"}, []))
+    assert dict(cfg.benchmark.fields) == {"question": "prompt", "answer": "chosen"} and cfg.benchmark.forget == "a.jsonl"
 
 
 def test_logs_of_other_code_are_of_no_model_but_one_that_is_named():

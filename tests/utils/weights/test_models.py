@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from omegaconf import DictConfig
-from peft import PeftModel
+from peft import AutoPeftModelForCausalLM, PeftModel
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -112,6 +112,20 @@ def test_a_folder_that_is_being_written_is_not_there_yet(tmp_path, monkeypatch):
     with pytest.raises(StorageError, match="disk full"):
         save_model(tiny_model(seed=2), tokenizer(), tmp_path / "model", torch.float32)
     assert all(torch.equal(tensor, before[name]) for name, tensor in weights(tmp_path).items())
+
+
+def test_a_folder_that_moved_loads_with_plain_calls(trained, adapted, tmp_path):
+    """The card in it goes along, and disturbs nobody."""
+    moved_model, moved_adapter = (Path(shutil.copytree(run / "model", tmp_path / run.parent.name)) for run in (trained, adapted))
+    assert (moved_model / "README.md").is_file() and (moved_adapter / "README.md").is_file()
+    model = AutoModelForCausalLM.from_pretrained(moved_model)
+    assert close(logits(model), logits(AutoModelForCausalLM.from_pretrained(trained / "model")))
+    assert AutoTokenizer.from_pretrained(moved_adapter).get_vocab() == tokenizer().get_vocab()
+    ours = load_model(settings(f"model.path={adapted}"), tokenizer(), FLOAT32, 0)
+    assert close(logits(AutoPeftModelForCausalLM.from_pretrained(moved_adapter)), logits(ours))
+    base = shutil.copytree(target(), tmp_path / "base")  # as the card has it where the base is on no Hub
+    under = AutoModelForCausalLM.from_pretrained(base)
+    assert close(logits(PeftModel.from_pretrained(under, moved_adapter)), logits(ours))
 
 
 @pytest.fixture(scope="module")
