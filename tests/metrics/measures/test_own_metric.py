@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from metrics.measures.function import Function
+from metrics.measures.own_metric import OwnMetric
 from utils.items.saved import Saved
 
 CODE = """
@@ -36,7 +36,7 @@ def file(tmp_path):
 
 
 def numbers(file, name: str) -> dict:
-    return Function("function", f"{file}:{name}").numbers(Saved(pd.DataFrame(), ROWS, resamples=100))
+    return OwnMetric("own_metric", f"{file}:{name}").numbers(Saved(pd.DataFrame(), ROWS, resamples=100))
 
 
 def test_its_mean_is_a_number_of_each_task(file):
@@ -72,4 +72,4 @@ def test_what_is_no_place_of_a_function_is_one_sentence(tmp_path):
         f"{tmp_path}/bad.py:same": "cannot be run \\(ModuleNotFoundError",
     }.items():
         with pytest.raises(ValueError, match=said):
-            Function("function", of)
+            OwnMetric("own_metric", of)

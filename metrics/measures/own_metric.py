@@ -31,7 +31,7 @@ TAKES = ("question", "truth", "generation")
 
 
 @dataclass(frozen=True)
-class Function(Measure):
+class OwnMetric(Measure):
     """of: FILE.py:NAME. Raises ValueError for anything else, and for a file that holds no such function of three texts."""
 
     name: str
