@@ -5,15 +5,13 @@ Settings follow the weights, so that command names little more than folders.
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.distributed import is_main
-from utils.files import read_json
-from utils.runs.inherited_settings import inherited
+from utils.files import flat_settings, read_json
 from utils.runs.lineage import Origin
 from utils.runs.terminal.dials import ConfigFile
 
@@ -117,9 +115,8 @@ def _make_oracle(origin: Origin, split: str) -> tuple[str, Path] | None:
     target = next((run for run in origin.line() if run.capsule["script"] == "finetune"), None)
     out = (target or origin).folder.parent / split
     if target is None:
-        settings = {key: value for key, value in origin.settings.items() if key != "split"}
-        words = map(_without_quotes, inherited(settings, [], "finetune"))
-        return shlex.join(["python", "finetune.py", *words, f"split={split}", f"out={out}"]), out
+        words = {**_chosen(origin.settings), "split": split, "out": str(out)}
+        return _command("finetune", words), out
     said = target.capsule.get("command", [])[1:]
     if target.settings["benchmark"] != origin.settings["benchmark"] or any(word.startswith("-") for word in said):
         return None
@@ -127,9 +124,17 @@ def _make_oracle(origin: Origin, split: str) -> tuple[str, Path] | None:
     return shlex.join(["python", "finetune.py", *kept, f"split={split}", f"out={out}"]), out
 
 
-def _without_quotes(word: str) -> str:
-    """An override as a person writes it, where a text is nothing else without its quotes."""
-    return re.sub(r"^([\w.]+)='([A-Za-z/][\w./-]*/[\w./-]*|[a-z]+[\d_-]\w*)'$", r"\1=\2", word)
+def _chosen(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Model and benchmark of a run, where its data are, and options of the benchmark that are not as its file has them."""
+    chosen = {group: str(settings[group]["name"]) for group in ("model", "benchmark")}
+    now = flat_settings({"benchmark": settings["benchmark"]})
+    for key, dial in ConfigFile(f"benchmark/{chosen['benchmark']}").dials().items():
+        value = now.get(key)
+        if isinstance(value, str | int | float) and "${" not in dial.default and dial.value != value:
+            chosen[key] = str(value).lower() if isinstance(value, bool) else str(value)
+    if settings["data_root"] != settings["model"]["data_root"]:
+        chosen["data_root"] = str(settings["data_root"])
+    return chosen
 
 
 def _command(script: str, words: Mapping[str, str]) -> str:

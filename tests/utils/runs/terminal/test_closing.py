@@ -88,7 +88,8 @@ def test_an_oracle_for_a_target_that_came_from_elsewhere():
     assert ": python finetune.py model=llama3.2-1b benchmark=tofu split=retain95 out=runs/retain95 && " in told[2]
     books = ("benchmark=muse", "benchmark.corpus=books", "data_root=my/data")
     told = lines("runs/ga", "unlearn", "method", "model=llama2-7b", *books)
-    assert " data_root=my/data " in told[2] and "benchmark.corpus=" in told[2] and " split=retain2 " in told[2]
+    made = "model=llama2-7b benchmark=muse benchmark.corpus=books data_root=my/data split=retain2 out=runs/retain2"
+    assert f": python finetune.py {made} && " in told[2]
 
 
 def test_no_oracle_is_offered_where_none_can_be_made_so():
