@@ -33,11 +33,8 @@ def folder(tmp_path_factory) -> Path:
     assert next_command(trained)[1:4] == ["unlearn.py", "method=flat", "model.path=runs/target"]
     succeed(where, "finetune", "model=tiny", "benchmark=tofu", "split=retain90", *FEW_STEPS, "out=runs/retain90")
     unlearned = succeed(where, "unlearn", "method=flat", "method.loss.divergence=kl", *UNLEARN, "out=runs/flat_kl")
-    program, *command = next_command(unlearned)
-    assert (program, command) == (
-        "python",
-        "evaluate.py model.path=runs/flat_kl oracle=runs/retain90 out=runs/flat_kl/eval".split(),
-    )
+    _, *command = next_command(unlearned)
+    assert command == ["evaluate.py", "model.path=runs/flat_kl", "oracle=runs/retain90", "out=runs/flat_kl/eval"]
     scored = launch(where, *command, *FEW_ROWS, fresh=True)
     assert scored.code == 0, scored.err
     assert next_command(scored) == ["python", "scripts/report.py", "runs"]
@@ -64,7 +61,7 @@ def test_four_commands_lead_to_fifteen_numbers(folder):
     assert "runs/retain90 holds no scores for split=forget10 yet: scoring its model once" in printed
 
 
-OURS = r"as in runs/\S+: |cache \S+: |numbers: |next: |\S+ holds no scores for |\S+ +[-\d.e+na]+ +\[.*\] +n=\d+$"
+OURS = r"as in \S+: |cache \S+: |numbers: |next: |\S+ holds no scores for |\S+ +[-\d.e+na]+ +\[.*\] +n=\d+$"
 BAR = r"(?:training|scoring|generating|reference): +\d+%\|.*/s(?:, loss=[\d.]+)?\]$"
 
 
@@ -89,6 +86,9 @@ for command in commands:
     script, *sys.argv[1:] = command.split(" ")
     sys.argv[0] = script
     sys.path[0] = f"{root}/{script.rpartition('/')[0]}"
+    if script == "-c":
+        exec(" ".join(sys.argv[1:]))
+        continue
     if "--help" in sys.argv:
         heavy += ["scipy", "pandas"]
     try:
@@ -102,9 +102,30 @@ for command in commands:
 def test_help_files_and_reports_load_no_torch(folder):
     commands = [f"{name}.py --help" for name in ("finetune", "unlearn", "evaluate")]
     commands += ["scripts/report.py runs", "evaluate.py rescore=true benchmark=tofu resamples=100 out=runs/flat_kl/eval"]
+    names = ("tofu", "own", "muse", "knowundo", "completion", "nlu", "nlg")
+    commands += [f"-c import data.benchmarks.{name}" for name in names]  # what rescoring them needs besides
+    if "LETHE_SHARED" in os.environ:
+        case = json.loads((GOLDEN / "tofu_aggregate.json").read_text())["cases"][0]
+        logs = f"from_logs={GOLDEN / case['unlearned_log']} oracle={GOLDEN / case['retain_log']}"
+        commands += [f"evaluate.py benchmark=tofu {logs} resamples=100 out=logs"]
     done = launch(folder, "-c", FILES_ALONE, "torch,transformers,peft", ROOT, *commands, fresh=True)
     assert done.code == 0, done.err
     assert done.out.count("Settings are written key=value") == 3 and "forget_quality" in done.out
+
+
+@pytest.mark.slow
+def test_of_two_processes_one_speaks(folder, tmp_path):
+    """With the real torchrun; what the launcher says of threads is its own."""
+    start = (f"model.path={folder / 'runs' / 'target'}", "split=forget01")
+    trained = launch(tmp_path, "unlearn.py", *start, "method=npo_rt", "steps=2", "out=npo", processes=2, fresh=True)
+    rows = ("oracle=none", *FEW_ROWS)
+    scored = launch(tmp_path, "evaluate.py", "model.path=npo", *rows, "out=npo/eval", processes=2, fresh=True)
+    for finished in (trained, scored):
+        assert finished.code == 0, finished.err
+        lines = finished.out.splitlines()
+        assert len(lines) == len(set(lines)) > 4
+        assert [line for line in lines if not re.match(rf"{OURS}|model: |or, |\d+ items, ", line)] == []
+        assert [line for line in re.split(r"[\r\n]+", finished.err.strip()) if not re.match(BAR, line)] == []
 
 
 def test_every_run_folder_is_complete(folder):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import random
-
-import torch
+from typing import TYPE_CHECKING
 
 from utils.fingerprint import text_hash
+
+if TYPE_CHECKING:
+    import torch
 
 
 def generator(*parts: object) -> random.Random:
@@ -16,6 +18,8 @@ def generator(*parts: object) -> random.Random:
 
 def torch_generator(*parts: object) -> torch.Generator:
     """As `generator`, for draws of tensors on the CPU."""
+    import torch  # who draws questions from a file needs none
+
     return torch.Generator().manual_seed(int(text_hash(_joined(parts)), 16) % 2**63)
 
 

@@ -16,14 +16,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from data.files.book import SLACK, Excerpt, kept_out
 from data.files.completion import KINDS, Corpus, has_released, read_books, read_passages, read_released, text_files
 from data.files.sources import local_root
 from metrics.benchmarks.completion import FORGOTTEN, HOLDOUT, TASKS, CompletionMetrics
 from utils.checks import choose, is_number, require, whole, whole_or
-from utils.engine.generation import Released
 from utils.items.benchmark import Benchmark, Extra, Resources, joined, limited
 from utils.items.requests import Request
 from utils.items.rows import QA, Passage
@@ -31,6 +30,9 @@ from utils.items.saved import Metrics, Row
 from utils.reading import DataError, read_lines
 from utils.tokens.example import EmptyAnswer
 from utils.tokens.prompts import Encoder, Template
+
+if TYPE_CHECKING:
+    from utils.engine.generation import Released
 
 log = logging.getLogger(__name__)
 
@@ -143,6 +145,8 @@ class Completion(Benchmark):
 
     def released(self, compat: str) -> Released | None:
         """compat=flat_released: FLAT's code (arXiv 2410.11143), 600 tokens in all, batches of 16, one new token lost."""
+        from utils.engine.generation import Released  # needs torch, which metrics from files do without
+
         return Released(batch_size=16, total=600, dropped=1) if compat == "flat_released" else None
 
     def oracle_requests(self, asked: Sequence[Request]) -> list[Request]:

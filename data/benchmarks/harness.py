@@ -12,11 +12,14 @@ import importlib.metadata
 import logging
 import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
+import lm_eval.api.task
 import lm_eval.tasks
 import torch
 from datasets import Dataset, disable_progress_bars
+from lm_eval.api.instance import Instance
 from lm_eval.api.task import Task
 from lm_eval.defaults import DEFAULT_OTHER_SEED
 from lm_eval.evaluator import evaluate
@@ -32,6 +35,7 @@ from utils.tokens.example import Example
 
 log = logging.getLogger(__name__)
 logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns of what is meant: a model object, defaults of its own task files
+lm_eval.api.task.tqdm = partial(tqdm, disable=True)  # writing questions down takes no time, and nobody waits for it
 
 # task -> its folder in the package. A TaskManager over all folders takes a quarter of a minute.
 PACKAGED = {
@@ -70,6 +74,13 @@ class EngineLM(HFLM):
         # The harness hides no token from the model, whatever compat= says.
         self.engine = Engine(engine.model, engine.pad, engine.chunk_bytes, engine.shared, autocast=engine.autocast)
         self.tokens_per_batch = tokens_per_batch
+
+    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
+        """As the harness has it, without its bar beside ours; so the next."""
+        return super().loglikelihood(requests, disable_tqdm=True)
+
+    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = True) -> list[float]:
+        return super().loglikelihood_rolling(requests, disable_tqdm=True)
 
     def _loglikelihood_tokens(
         self,

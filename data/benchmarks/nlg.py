@@ -16,15 +16,12 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import ClassVar
 
-import torch
-
 from data.files.sources import hub_rows
 from data.files.utility import existing
 from metrics.benchmarks.nlg import CONTINUED, MAUVE, SCORED, NlgMetrics, scored_pairs
 from utils.checks import choose, flag, several, whole, whole_or
 from utils.distributed import is_main
 from utils.draws import generator
-from utils.evaluation.scoring import continue_greedily
 from utils.items.benchmark import EvaluationOnly, Extra, Resources
 from utils.items.requests import Request
 from utils.items.saved import Metrics, Row
@@ -138,6 +135,8 @@ class Nlg(EvaluationOnly):
 
 def continued(resources: Resources, texts: Sequence[str], corpora: str) -> list[Row]:
     """One row per text, by index, on every process."""
+    from utils.evaluation.scoring import continue_greedily  # needs torch, which metrics from files do without
+
     engine, encoder, decode = resources.engine, resources.encoder, resources.encoder.tokenizer.decode
     ids = [encoder.generation_prompt(text) for text in texts]
     prompts = [whole[:PROMPT] for whole in ids]
@@ -168,7 +167,8 @@ def _mauve(rows: Sequence[Row], scored: str) -> list[Row]:
     """MAUVE with the released settings and the package's own features. The main process asks; the others read its file."""
     if not is_main():
         return []
-    from mauve import compute_mauve  # optional; slow to import
+    import torch
+    from mauve import compute_mauve  # optional; both are slow to import
 
     pairs = [pair for pair in scored_pairs(rows, scored) if pair[0].strip()]  # an empty text has no features
     if not pairs:

@@ -29,7 +29,6 @@ from data.files.utility import TASK_FILES, checked, existing, read_task, root
 from metrics.benchmarks.nlu import FORMS, TASKS, NluMetrics
 from utils.checks import choose, several, whole, whole_or
 from utils.draws import generator
-from utils.evaluation.scoring import continue_greedily
 from utils.items.benchmark import EvaluationOnly, Extra, Resources, limited
 from utils.items.requests import Request
 from utils.items.saved import Metrics, Row
@@ -190,6 +189,8 @@ def decoded_together(resources: Resources, requests: Sequence[Request], max_new_
     output: the ids of prompt and answer decoded together, with special tokens, less the prompt's text wherever it occurs; where
     the vocabulary does not give the text back exactly, the prompt stays in it, as it did there.
     """
+    from utils.evaluation.scoring import continue_greedily  # needs torch, which metrics from files do without
+
     engine, encoder, decode = resources.engine, resources.encoder, resources.encoder.tokenizer.decode
     prompts = [encoder.generation_prompt(request.question) for request in requests]
     lengths, limits = [len(prompt) for prompt in prompts], [max_new_tokens] * len(prompts)

@@ -17,7 +17,7 @@ from utils.items.saved import Saved
 def metrics_from_files(folder: Path, questions: Questions, compat: str, resamples: int) -> dict[str, Metric]:
     """Every metric that the files in `folder` allow, the benchmark's first; the same of the model before end in _before.
 
-    Raises ResultsError if there are no scores, ResultsError for a file that is not what run.json says.
+    Raises ResultsError if there are no scores, and for a file that is not what run.json says.
     """
     saved = _read(folder, questions, compat, resamples)
     metrics = _numbers(saved, questions)

@@ -11,6 +11,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 import data.benchmarks.nlg
+import utils.evaluation.scoring
 from data.benchmarks.nlg import PROMPT, Nlg, continued
 from data.files.sources import FIXTURES
 from tests.models import tiny_model, tokenizer
@@ -92,7 +93,7 @@ def test_numbers_and_rows(evaluated):
 def test_parts_are_not_continued_again(evaluated, tmp_path, monkeypatch):
     parts = tmp_path / "eval" / "parts"
     parts.mkdir(parents=True)
-    monkeypatch.setattr(data.benchmarks.nlg, "continue_greedily", None)
+    monkeypatch.setattr(utils.evaluation.scoring, "continue_greedily", None)
     engine = Engine(tiny_model(), ENCODER.pad_id)
     shutil.copy(evaluated / "parts" / "continued.jsonl", parts)
     rows = nlg().add_continuations([], resources(tmp_path / "eval", engine=engine, encoder=ENCODER))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.distributed import is_main
-from utils.files import read_json
+from utils.files import flat_settings, read_json
 from utils.runs.lineage import Origin
 from utils.runs.terminal.dials import ConfigFile
 
@@ -73,11 +73,12 @@ def _evaluate(origin: Origin, benchmark: Benchmark, split: str | None) -> list[s
     wanted = benchmark.oracle_split(split)
     if (oracle := _oracle_near(origin, wanted)) is not None:
         return [f"next: {evaluate_command(run, str(oracle))}"]
-    make, made = _make_oracle(origin, wanted)
-    return [
-        f"next: {evaluate_command(run, 'none')}",
-        f"or, compared with a retain oracle: {make} && {evaluate_command(run, str(made))}",
-    ]
+    if not benchmark.needs_oracle:
+        return [f"next: {evaluate_command(run)}"]
+    lines = [f"next: {evaluate_command(run, 'none')}"]
+    if (made := _make_oracle(origin, wanted)) is not None:
+        lines += [f"or, compared with a retain oracle: {made[0]} && {evaluate_command(run, str(made[1]))}"]
+    return lines
 
 
 def _forgotten(origin: Origin, benchmark: Benchmark) -> str | None:
@@ -108,18 +109,32 @@ def _subject(settings: Mapping[str, Any]) -> dict[str, object]:
     return {"model": settings["model"]["name"], "benchmark": settings["benchmark"], "split": settings["split"]}
 
 
-def _make_oracle(origin: Origin, split: str) -> tuple[str, Path]:
+def _make_oracle(origin: Origin, split: str) -> tuple[str, Path] | None:
     """The command that made the target, with another split, and where it leads; for a target that no run here made, one that
-    starts from the model file."""
+    starts from the base model. None for a target that learned something else, or in a sweep."""
     target = next((run for run in origin.line() if run.capsule["script"] == "finetune"), None)
     out = (target or origin).folder.parent / split
-    said = [] if target is None else target.capsule.get("command", [])[1:]
-    if said and not any(word.startswith("-") for word in said):
-        kept = [word for word in said if word.partition("=")[0] not in ("split", "out", "overwrite", "resume")]
-        return shlex.join(["python", "finetune.py", *kept, f"split={split}", f"out={out}"]), out
-    settings = origin.settings
-    words = {"model": settings["model"]["name"], "benchmark": settings["benchmark"]["name"], "split": split}
-    return _command("finetune", {**words, "data_root": str(settings["data_root"]), "out": str(out)}), out
+    if target is None:
+        words = {**_chosen(origin.settings), "split": split, "out": str(out)}
+        return _command("finetune", words), out
+    said = target.capsule.get("command", [])[1:]
+    if target.settings["benchmark"] != origin.settings["benchmark"] or any(word.startswith("-") for word in said):
+        return None
+    kept = [word for word in said if word.partition("=")[0] not in ("split", "out", "overwrite", "resume")]
+    return shlex.join(["python", "finetune.py", *kept, f"split={split}", f"out={out}"]), out
+
+
+def _chosen(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Model and benchmark of a run, where its data are, and options of the benchmark that are not as its file has them."""
+    chosen = {group: str(settings[group]["name"]) for group in ("model", "benchmark")}
+    now = flat_settings({"benchmark": settings["benchmark"]})
+    for key, dial in ConfigFile(f"benchmark/{chosen['benchmark']}").dials().items():
+        value = now.get(key)
+        if isinstance(value, str | int | float) and "${" not in dial.default and dial.value != value:
+            chosen[key] = str(value).lower() if isinstance(value, bool) else str(value)
+    if settings["data_root"] != settings["model"]["data_root"]:
+        chosen["data_root"] = str(settings["data_root"])
+    return chosen
 
 
 def _command(script: str, words: Mapping[str, str]) -> str:

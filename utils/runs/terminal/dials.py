@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import yaml
 
@@ -39,6 +40,11 @@ class Dial:
         """The dial whose value it takes unless it is set."""
         found = re.fullmatch(r"\$\{([\w.]+)\}", self.default)
         return found[1] if found else None
+
+    @property
+    def value(self) -> Any:
+        """The default as it is read: 0.1 as a number."""
+        return yaml.load(self.default, Loader)
 
     @property
     def shown(self) -> str:

@@ -85,8 +85,22 @@ def test_an_oracle_is_made_as_the_target_was():
 
 def test_an_oracle_for_a_target_that_came_from_elsewhere():
     told = lines("runs/npo", "unlearn", "method", "model=llama3.2-1b", "split=forget05")
-    made = "python finetune.py model=llama3.2-1b benchmark=tofu split=retain95 data_root=hub out=runs/retain95 && "
-    assert made in told[2]
+    assert ": python finetune.py model=llama3.2-1b benchmark=tofu split=retain95 out=runs/retain95 && " in told[2]
+    books = ("benchmark=muse", "benchmark.corpus=books", "data_root=my/data")
+    told = lines("runs/ga", "unlearn", "method", "model=llama2-7b", *books)
+    made = "model=llama2-7b benchmark=muse benchmark.corpus=books data_root=my/data split=retain2 out=runs/retain2"
+    assert f": python finetune.py {made} && " in told[2]
+
+
+def test_no_oracle_is_offered_where_none_can_be_made_so():
+    run("runs/target", "finetune", "target", "benchmark=tofu")
+    assert lines("runs/own", "unlearn", "method", "benchmark=own", "model.path=runs/target")[1:] == [
+        "next: python evaluate.py model.path=runs/own out=runs/own/eval"
+    ]
+    other = ("benchmark=muse", "model.path=runs/target")
+    assert len(lines("runs/muse", "unlearn", "method", *other)) == 2  # the target learned something else
+    run("sweep/target", "finetune", "target", command=("-m", "seed=0,1"))
+    assert len(lines("sweep/npo", "unlearn", "method", "model.path=sweep/target")) == 2
 
 
 def test_what_needs_no_oracle_and_what_learned_again():
