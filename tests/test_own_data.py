@@ -20,7 +20,7 @@ ASK = (
     "benchmark.rows=2",
     "benchmark.forget_rows=2",
     "benchmark.max_new_tokens=4",
-    "benchmark.utility=none",
+    "benchmark.utility_limit=2",
     "resamples=100",
 )
 QUICK = {"finetune": ("steps=2", *SMALL), "unlearn": ("steps=1", "checkpoint=none"), "evaluate": ASK}
@@ -73,7 +73,7 @@ def test_every_command_of_the_page_runs(tmp_path, monkeypatch, capsys):
     said = capsys.readouterr().out
     assert "Still there: of 2 answers" in said and "Not tested: " in said
     numbers = metrics(tmp_path / "runs/forgotten/eval")
-    assert {"forget_recited_before", "mia_loss", "retain_prob"} <= numbers.keys()
+    assert {"forget_recited_before", "mia_loss", "retain_prob", "arc_easy_acc", "piqa_acc_before"} <= numbers.keys()
     assert {"polite_forget", "polite_forget_before"} <= metrics(tmp_path / "runs/kept/polite").keys()
     assert "leak" in " ".join(metrics(tmp_path / "runs/kept/eval"))
     assert "after tuesday.jsonl" in (tmp_path / "runs/requests/sequence.md").read_text()

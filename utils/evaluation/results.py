@@ -23,10 +23,14 @@ class ResultsError(ValueError):
 
 def describe(folder: Path) -> dict[str, dict[str, Any]]:
     """Name -> {rows, hash} of the files with scores and answers in an evaluation's folder, for run.json. Raises ResultsError."""
-    files = (SCORES, GENERATIONS, ORACLE, f"{BEFORE}/{SCORES}", f"{BEFORE}/{GENERATIONS}")
-    paths = [folder / name for name in files if (folder / name).is_file()]
-    paths += sorted((folder / NULLS).glob("*.parquet"))
-    return {str(path.relative_to(folder)): {"rows": _rows(path), "hash": file_hash(path)} for path in paths}
+    return {name: {"rows": _rows(folder / name), "hash": file_hash(folder / name)} for name in saved_files(folder)}
+
+
+def saved_files(folder: Path) -> list[str]:
+    """The files with scores and answers in an evaluation's folder, by their path in it."""
+    names = (SCORES, GENERATIONS, ORACLE, f"{BEFORE}/{SCORES}", f"{BEFORE}/{GENERATIONS}")
+    nulls = sorted((folder / NULLS).glob("*.parquet"))
+    return [*(name for name in names if (folder / name).is_file()), *(str(path.relative_to(folder)) for path in nulls)]
 
 
 def check(folder: Path, *names: str) -> None:

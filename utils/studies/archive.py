@@ -21,10 +21,11 @@ from typing import Any
 import pandas as pd
 
 from utils import ROOT
-from utils.evaluation.results import GENERATIONS, NULLS, ORACLE, SCORES, describe
-from utils.files import read_json, read_rows, write_json, write_rows
+from utils.evaluation.results import describe, saved_files
+from utils.files import flat_settings, read_json, read_rows, write_json, write_rows
 from utils.fingerprint import file_hash, text_hash
 from utils.items.metric import Metric
+from utils.runs.inputs import inputs
 from utils.studies.cells import ELSEWHERE, POOL, Cell
 from utils.tables.numbers import from_table, to_table
 
@@ -79,8 +80,8 @@ class Archive:
                 return
         tables.mkdir(parents=True, exist_ok=True)
         about: Mapping[str, Any] = {}
-        if capsule["settings"]["data_root"] == SHIPPED:
-            files = {name: _packed(cell.folder / name, tables) for name in _files(cell.folder)}
+        if _may_go_along(capsule["settings"]):
+            files = {name: _packed(cell.folder / name, tables) for name in saved_files(cell.folder)}
         else:
             table, about = to_table(metrics())
             files = {NUMBERS: _written(table, tables)}
@@ -185,9 +186,11 @@ def _replaced(value: Any, moved: Mapping[str, str]) -> Any:
     return value
 
 
-def _files(folder: Path) -> list[str]:
-    names = [name for name in (SCORES, GENERATIONS, ORACLE) if (folder / name).is_file()]
-    return [*names, *(str(path.relative_to(folder)) for path in sorted((folder / NULLS).glob("*.parquet")))]
+def _may_go_along(settings: Mapping[str, Any]) -> bool:
+    """Whether the texts of an evaluation are those that the project ships: its fixture, and no data that somebody named."""
+    values = [str(value) for key, value in flat_settings(settings).items() if key.startswith("benchmark.")]
+    named = any(key.startswith("benchmark.") for key, _ in inputs(settings)) or any(value.startswith("hub:") for value in values)
+    return settings["data_root"] == SHIPPED and not named
 
 
 def _packed(path: Path, tables: Path) -> str:

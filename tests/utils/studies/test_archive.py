@@ -1,10 +1,12 @@
-"""An archive that is damaged is one sentence; one that is empty is none."""
+"""An archive that is damaged is one sentence; one that is empty is none; texts of somebody's own stay where they are."""
 
 from __future__ import annotations
 
 import pytest
+from omegaconf import OmegaConf
 
-from utils.studies.archive import CELLS, Archive
+from tests.runs import compose_settings
+from utils.studies.archive import CELLS, Archive, _may_go_along
 
 
 @pytest.mark.parametrize(
@@ -24,3 +26,15 @@ def test_an_empty_archive_holds_nothing(tmp_path, content):
     if content is not None:
         (tmp_path / "study" / CELLS).write_text(content)
     assert not list(Archive.of("study", tmp_path))
+
+
+def test_only_shipped_texts_go_along(tmp_path):
+    (tmp_path / "mine.jsonl").touch()
+
+    def goes(*words: str) -> bool:
+        return _may_go_along(OmegaConf.to_container(compose_settings("evaluate", "model=tiny", *words), resolve=True))
+
+    assert goes("benchmark=tofu") and goes("benchmark=own")
+    assert not goes("benchmark=tofu", f"data_root={tmp_path}")
+    assert not goes("benchmark=own", f"benchmark.forget={tmp_path}/mine.jsonl")
+    assert not goes("benchmark=own", "benchmark.retain=hub:me/mine:train")
