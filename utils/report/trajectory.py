@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,17 @@ class Trajectory:
     def measured(self) -> list[str]:
         """Every metric that any model has."""
         return list(dict.fromkeys(name for model in self.evaluated for name in model.metrics))
+
+    @cached_property
+    def oracle(self) -> Mapping[str, Estimate]:
+        """What the retain oracle has, if `oracle` names its evaluation, or a run with one in eval/, about the same questions."""
+        for folder in () if self.cfg.get("oracle") in (None, "none") else (Path(self.cfg.oracle), Path(self.cfg.oracle) / "eval"):
+            capsule = finished_run(folder)
+            if capsule is not None and capsule["script"] == "evaluate":
+                asked = capsule["settings"]
+                same = (asked["benchmark"]["name"], asked["split"]) == (self.benchmark, self.cfg.split)
+                return read_metrics(folder / "metrics.json") if same else {}
+        return {}
 
     @property
     def steps(self) -> list[int]:

@@ -46,8 +46,15 @@ def plot(trajectories: Sequence[Trajectory], column: Column) -> Markup | None:
     series = [_drawable(trajectory, column) for trajectory in trajectories]
     if not any(series):
         return None
-    x, y = _axes([pair for one in series for pair in one], column)
+    aim = oracle_value(trajectories, column.metric)
+    x, y = _axes([pair for one in series for pair in one], column, aim)
     parts = _frame(x, y, column)
+    if aim is not None and not column.is_p_value:
+        level = y(column.place(aim))
+        parts += [
+            line(x.start, level, x.end, level, "level"),
+            text(x.end, level - 4, f"oracle {column.show(aim)}", "note", "end"),
+        ]
     for k, one in enumerate(series):
         parts += _band(k, one, x, y, column)
     for k, one in enumerate(series):
@@ -55,16 +62,23 @@ def plot(trajectories: Sequence[Trajectory], column: Column) -> Markup | None:
     return picture(WIDTH, HEIGHT, f"{column.words} against the optimizer step", "way", parts)
 
 
+def oracle_value(trajectories: Sequence[Trajectory], metric: str) -> float | None:
+    """What the retain oracle has, if it is known and one for all runs. An oracle compared with itself passes any test."""
+    values = {estimate.value for t in trajectories if (estimate := t.oracle.get(metric)) is not None}
+    return values.pop() if len(values) == 1 else None
+
+
 def _drawable(trajectory: Trajectory, column: Column) -> Series:
     pairs = [(model, model.metrics.get(column.metric)) for model in trajectory.evaluated]
     return [(model, estimate) for model, estimate in pairs if estimate is not None and math.isfinite(estimate.value)]
 
 
-def _axes(pairs: Series, column: Column) -> tuple[Axis, Axis]:
-    """Both axes. The interval of a p-value may reach down to nothing and is cut off; others are inside."""
+def _axes(pairs: Series, column: Column, aim: float | None) -> tuple[Axis, Axis]:
+    """Both axes; the oracle's value, `aim`, is inside. The interval of a p-value may reach down to nothing and is cut off; others are inside."""
     steps = [model.at.step for model, _ in pairs]
     values = [estimate.value for _, estimate in pairs]
     if not column.is_p_value:
+        values += [] if aim is None else [aim]
         values += [end for _, estimate in pairs for end in estimate.interval or () if math.isfinite(end)]
     room = 0.03 * (max(steps) - min(steps)) or 0.5
     x = Axis(min(steps) - room, max(steps) + room, LEFT, WIDTH - RIGHT)

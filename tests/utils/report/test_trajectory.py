@@ -315,6 +315,25 @@ def test_a_p_value_is_drawn_over_powers_of_ten():
     assert "10⁻⁶" in drawn.text and "p = 0.05" in drawn.text and "10⁻³⁰⁰" not in drawn.text
 
 
+def test_the_oracle_is_a_line(tmp_path):
+    """Of an evaluation about the same questions; one about others is none."""
+    found = made_up("npo", 0.2, 0.8)
+    metrics = {"forget_prob": {"value": 0.05, "n": 7, "ci95": [0.0, 0.1], "definition": "mean"}}
+    settings = {"benchmark": {"name": "tofu"}, "split": "forget05"}
+    write_json_in(tmp_path / "retain" / "eval" / "metrics.json", metrics)
+    write_json_in(tmp_path / "retain" / "eval" / "run.json", {"script": "evaluate", "status": "finished", "settings": settings})
+    found.cfg.oracle = str(tmp_path / "retain")
+    drawn = Shapes(plot([found], SHARE))
+    assert "oracle 0.050" in drawn.text and "level" in drawn.of("line", "class")
+    write_json_in(
+        tmp_path / "retain" / "eval" / "run.json",
+        {"script": "evaluate", "status": "finished", "settings": {**settings, "split": "x"}},
+    )
+    other = made_up("npo", 0.2, 0.8)
+    other.cfg.oracle = str(tmp_path / "retain")
+    assert "level" not in Shapes(plot([other], SHARE)).of("line", "class")
+
+
 def test_the_page_has_a_picture_per_metric_and_a_line_per_run():
     both = [made_up("npo", 0.2, 0.8), made_up("<ga>", 0.3, 0.4)]
     source = page(both, [SHARE, Column("M", "not_measured")], "python x")
