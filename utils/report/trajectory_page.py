@@ -74,7 +74,7 @@ def _drawable(trajectory: Trajectory, column: Column) -> Series:
 
 
 def _axes(pairs: Series, column: Column, aim: float | None) -> tuple[Axis, Axis]:
-    """Both axes; the oracle's value, `aim`, is inside. The interval of a p-value may reach down to nothing and is cut off; others are inside."""
+    """Both axes. aim: the oracle's value, which is inside; so are intervals, but that of a p-value may reach down to nothing."""
     steps = [model.at.step for model, _ in pairs]
     values = [estimate.value for _, estimate in pairs]
     if not column.is_p_value:
