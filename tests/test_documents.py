@@ -130,6 +130,9 @@ def dials() -> frozenset[str]:
     found |= {key for method in METHODS for key in flat(method_config(method), "method.")}
     benchmarks = [path.stem for path in (ROOT / "config" / "benchmark").glob("*.yaml")]
     found |= {key for benchmark in benchmarks for key in flat(config("evaluate", f"benchmark={benchmark}"))}
+    found |= {
+        key for path in (ROOT / "config" / "measure").glob("*.yaml") for key in flat(config("evaluate", f"measure=[{path.stem}]"))
+    }
     return frozenset(found | {path.name for path in (ROOT / "config").iterdir() if path.is_dir()})
 
 

@@ -169,6 +169,7 @@ def test_an_answer_without_tokens_has_no_value(metric):
     assert extraction_strength([], floor=True) == 0.0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(REAL is None, reason="needs LETHE_SHARED, the folder with the real data")
 def test_released_scores_of_llama_are_explained():
     """A perfect continuation of m words scores m / (m + 2). One answer was continued perfectly but at its first cut, where 5 of

@@ -116,6 +116,7 @@ def test_comparison_on_the_fixture(command, folder, tmp_path, capsys):
     assert f"{found['flops']['ratio']:.2f}" in printed and ("cached reference" in printed) == ("npo_kl" in command)
 
 
+@pytest.mark.slow
 def test_memo_takes_a_tenth_of_the_model_calls(folder, tmp_path, capsys):
     found = bench.main(["memo", "--model", folder, "--out", str(tmp_path / "bench.json")])
     passes = found["passes"]

@@ -97,6 +97,7 @@ def test_without_checkpoints_it_says_that_nothing_was_kept(tmp_path, pressed):
     assert "of 6; the same command begins again (checkpoint=none: nothing of it was kept)" in finished.last_words
 
 
+@pytest.mark.slow
 def test_a_sweep_says_which_of_its_runs_are_done(tmp_path, pressed):
     pressed(2, signal.SIGINT, folder="ga")
     sweep = ("-m", *(word for word in STEPS if not word.startswith("method")), "method=npo_rt,ga,kl", "out=runs/${method.name}")

@@ -194,8 +194,9 @@ def _plain(node: DictConfig) -> dict[str, Any]:
 def _methods_of_forget_rows() -> list[str]:
     """Names of the methods that read what is to be forgotten and nothing else."""
     names = sorted(path.stem for path in (CONFIG / "method").glob("*.yaml"))
-    methods = [_method(compose_settings("unlearn", [f"method={name}"]).method) for name in names]
-    return [method.name for method in methods if not method.needs_retain and not method.memorises and method.prepare is None]
+    nodes = [compose_settings(None, [f"+method={name}"]).method for name in names]
+    methods = [_method(node) for node in nodes if "prepare" not in node]  # what is prepared may be made of rows to keep
+    return [method.name for method in methods if not method.needs_retain and not method.memorises]
 
 
 def _method(node: DictConfig) -> Method:

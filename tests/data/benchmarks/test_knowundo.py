@@ -144,6 +144,7 @@ def test_an_author_of_one_scope_only_leaves_the_other_shorter():
     assert [len(knowundo(authors=n).training("retention")) for n in (4, 5, 6)] == [32, 32, 40]
 
 
+@pytest.mark.slow
 @with_real_data
 def test_real_authors_are_recovered_from_the_questions():
     lists = {name: knowundo(REAL / "data").training(name) for name in LISTS}

@@ -134,6 +134,7 @@ def test_a_model_file_that_is_gone_is_named(folder, monkeypatch, tmp_path):
         settings_of("evaluate", ["model.path=ga"])
 
 
+@pytest.mark.slow
 def test_every_job_of_a_sweep_follows_its_own_model(folder):
     models = "model.path=runs/target,runs/ga"
     done = succeed(folder, "evaluate", "-m", models, "oracle=none", *QUICK_EVALUATION, "out=${model.path}/eval")

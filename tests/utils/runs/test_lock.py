@@ -95,6 +95,7 @@ def test_a_run_on_another_machine_is_followed_once_it_has_been_silent(tmp_path):
     assert not opened(tmp_path / "run").skip
 
 
+@pytest.mark.slow
 def test_killed_between_folder_and_run_json(tmp_path):
     dead = asdict(alive.Owner("far", 1, "yesterday", "another place"))
     for left in ([], [LOCK], [LOCK, "run.json.partial"], [f"{LOCK}.0123abcd"], ["run.json.partial"]):

@@ -127,6 +127,7 @@ def test_a_run_of_a_recipe_is_evaluated_as_it_was_made(tmp_path):
     assert (evaluated["split"], evaluated["compat"], "recipe" in evaluated) == ("forget01", "tofu_original", False)
 
 
+@pytest.mark.slow
 def test_a_sweep_over_recipes_runs_each_as_it_stands(tmp_path):
     sweep = (f"{OPT},llmu/opt-1.3b", *SHORT, f"model.path={target()}", "out=runs/${method.name}")
     succeed(tmp_path, "unlearn", "-m", *sweep)

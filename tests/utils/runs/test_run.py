@@ -72,6 +72,7 @@ def test_a_run_that_was_cut_off_ends_as_if_it_had_not_been(cut_off, undisturbed,
     assert read_json(out / "run.json")["status"] == "finished" and not (out / "checkpoints").exists()
 
 
+@pytest.mark.slow
 def test_dropout_goes_on_where_it_stopped(cut_off, tmp_path):
     lora = ("adapter=lora", "adapter.lora.dropout=0.3")
     unlearn(cut_off(5, *lora), *lora)
@@ -183,6 +184,7 @@ def test_a_run_that_depends_on_the_micro_batch_says_so_once(tmp_path, caplog):
     assert read_json(tmp_path / "run" / "run.json") == known
 
 
+@pytest.mark.slow
 def test_under_auto_the_plan_must_be_that_of_the_run_that_goes_on(cut_off, monkeypatch, tmp_path):
     whole = unlearn(tmp_path / "whole", *DEPENDENT)
     out = cut_off(5, *DEPENDENT)

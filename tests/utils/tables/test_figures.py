@@ -51,7 +51,7 @@ def test_the_front_holds_what_no_other_beats():
     assert [(one.distance, one.kept) for one in pareto(points)] == [(0.05, 0.1), (0.1, 0.5), (0.2, 0.9)]
 
 
-@pytest.mark.parametrize("rows", [1, 25])
+@pytest.mark.parametrize("rows", [pytest.param(1, marks=pytest.mark.slow), 25])
 def test_trials_of_all_rows_are_in_the_legend(tmp_path, rows):
     points = [TrialPoint(f"row{row}", 0.1 * trial, 0.2 * trial, trial == 1) for row in range(rows) for trial in range(4)]
     svg, _ = draw_trials("A", points, "model utility", 0.95, tmp_path)

@@ -137,7 +137,7 @@ def crash(*_):
 
 
 @pytest.mark.parametrize("checkpoint", [pytest.param("none", marks=pytest.mark.slow), "1"])
-@pytest.mark.parametrize("at", ["negate", "rmtree"])
+@pytest.mark.parametrize("at", [pytest.param("negate", marks=pytest.mark.slow), "rmtree"])
 def test_a_run_that_was_interrupted_at_its_end_goes_on(tmp_path, kept, monkeypatch, at, checkpoint):
     """Before the result is written, or after it and before what was trained is deleted; with a checkpoint or without."""
     command = (f"model.path={target()}", *STEPS, f"checkpoint={checkpoint}", "out=run")

@@ -165,7 +165,7 @@ def test_an_adapter_can_be_evaluated(adapted):
     assert len(metrics(adapted.parent / "eval")) == 13
 
 
-@pytest.mark.parametrize("adapter", ["none", "lora"])
+@pytest.mark.parametrize("adapter", [pytest.param("none", marks=pytest.mark.slow), "lora"])
 def test_unlearning_goes_on_from_an_adapter(adapted, tmp_path, adapter):
     start = logits(load_model(settings(f"model.path={adapted}"), tokenizer(), FLOAT32, 0))
     run(tmp_path, "unlearn", f"adapter={adapter}", f"model.path={adapted}", *STEPS, "lr=1e-9", "out=still")
