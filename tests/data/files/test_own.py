@@ -12,6 +12,7 @@ import pytest
 
 from data.files import own, sources
 from data.files.own import OwnRow, check_fields, passages, read_own
+from tests.runs import REAL
 from utils.items.rows import QA, Text
 from utils.reading import DataError, files_read
 from utils.tokens.chat import Turn
@@ -224,3 +225,18 @@ def test_bad_places_are_one_sentence(tmp_path):
         read(tmp_path / "a.jsonl", question="promt")
     with pytest.raises(ValueError, match="benchmark.fields.questoin: there is no such field; did you mean question?"):
         check_fields({"questoin": "x"})
+
+
+READ_AS_THEY_ARE = {"data_bom", "data_crlf", "data_dup", "data_nul", "data_rtl_emoji", "data_u2028"}
+
+
+@pytest.mark.skipif(REAL is None, reason="needs LETHE_SHARED")
+def test_files_that_broke_others_are_read_or_refused_in_one_sentence():
+    read_well = set()
+    for case in sorted((REAL / "cases" / "data").iterdir()):
+        file = case / "tofu" / "forget10.json"
+        try:
+            read_well |= {case.name} if read(file) else set()
+        except DataError as error:
+            assert str(error).startswith(f"{file}, row 1: ") and "\n" not in str(error)
+    assert read_well == READ_AS_THEY_ARE
