@@ -63,6 +63,9 @@ def verdict(metrics: Mapping[str, Any]) -> list[str]:
 def _still_there(known: Mapping[str, Number]) -> list[str]:
     recited = known["forget_recited"]
     told = [f"Still there: of {recited.n} answers the model gives away {_count(recited)}{_was(known, 'forget_recited', _count)}."]
+    guessed = known.get("holdout_recited_before", known.get("holdout_recited"))
+    if guessed is not None and guessed.value > 0:
+        told.append(f"By the same count it gave away {_count(guessed)} of {guessed.n} that it never saw: so much is guessing.")
     before = known.get("forget_recited_before")
     if before is not None and before.value == 0 and all(_left(known, name) is None for name in TOLD):
         told.append("But it gave nothing away before either: perhaps it never knew these rows.")

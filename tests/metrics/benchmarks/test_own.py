@@ -90,6 +90,8 @@ def test_the_verdict_of_a_model_that_forgot():
     assert "No trace of it is found: 0% in its own answers and 0% in the probability" in still
     assert "It says less than of rows that it never saw" in still  # 0.02 where unseen rows had 0.1
     assert "No attack finds them likelier than unseen rows" in still
+    guessing, *_ = verdict({**FORGOT, **numbers(holdout_recited_before=0.3)})
+    assert "By the same count it gave away 12 of 40 that it never saw" in guessing and "By the same count" not in still
     assert "(ROUGE-L) 1.00 -> 0.98." in lost and "(lost)" not in lost
     assert "benchmark.general=FILE" in untested and "benchmark.holdout" not in untested
 
