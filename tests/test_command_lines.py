@@ -173,6 +173,7 @@ def test_metrics_can_be_computed_again_without_a_model(folder, monkeypatch):
     assert "runs/flat_kl/eval is finished with these settings; skipped" in skipped.out
 
 
+@pytest.mark.slow
 def test_a_sweep_gives_every_combination_its_own_folder(tmp_path):
     sweep = ("method=flat,npo", "seed=0,1", "model=tiny", f"model.path={target()}", "split=forget01", *FEW_STEPS)
     done = succeed(tmp_path, "unlearn", "-m", *sweep)

@@ -20,6 +20,7 @@ for module in modules:
 """
 
 
+@pytest.mark.slow
 def test_neither_losses_nor_metrics_load_a_model_library():
     assert len(MODULES) > 20
     command = [sys.executable, "-c", IMPORT_ALL, ",".join(HEAVY), ",".join(sorted(MODULES))]

@@ -109,6 +109,7 @@ def test_a_sweep_says_which_of_its_runs_are_done(tmp_path, pressed):
     assert not (tmp_path / "runs" / "kl").exists()
 
 
+@pytest.mark.slow
 def test_a_part_that_has_risen_far_enough_still_ends_training_after_an_interruption(tmp_path, pressed):
     """The step that ends training is no checkpoint: whoever resumed from it would not know that it was the last."""
     ga = (

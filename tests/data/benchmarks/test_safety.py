@@ -319,6 +319,7 @@ def test_the_judge_on_real_data_is_not_that_of_the_fixture(copied):
         check_evaluation(compose_settings("evaluate", "benchmark=safety", "benchmark.judge=x"))
 
 
+@pytest.mark.slow
 def test_a_model_can_be_made_and_unlearned_from(tmp_path):
     small = ("model=tiny", "benchmark=safety", "steps=1", "checkpoint=none", "batch_size=4")
     assert script(tmp_path, "finetune", *small, "split=full", "out=made").code == 0

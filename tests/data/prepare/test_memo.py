@@ -62,6 +62,7 @@ def test_scores_are_those_of_the_definition(model, change):
     )
 
 
+@pytest.mark.slow
 def test_ten_times_fewer_steps_for_equal_scores(model):
     steps = memo_generate_steps(model, tokenizer(), PAIRS + FACTS, SHORT)
     assert steps.difference < 1e-12 and steps.ratio >= 10

@@ -237,6 +237,7 @@ def test_numbers_of_other_settings_are_not_overwritten(evaluator):
     assert Path("run/trajectory-knowundo/2/metrics.json").is_file()
 
 
+@pytest.mark.slow
 def test_runs_from_one_model_share_its_evaluation(evaluator):
     pair = plan([write_run(Path("a")), write_run(Path("b"))])
     follow(pair, evaluator)

@@ -111,6 +111,7 @@ def test_every_training_runs(name, script_name, tmp_path):
     assert known["status"] == "finished" and known["settings"]["recipe"] == name and len(losses(tmp_path / "run")) == 2
 
 
+@pytest.mark.slow
 def test_a_run_of_a_recipe_is_evaluated_as_it_was_made(tmp_path):
     typed = ("split=forget01", "method=graddiff", f"model.path={target()}", "out=runs/graddiff")
     succeed(tmp_path, "unlearn", TOFU, *SHORT, *typed)

@@ -23,6 +23,7 @@ def test_snapshots_are_models_of_their_step(tmp_path):
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= names
 
 
+@pytest.mark.slow
 def test_snapshots_of_an_adapter_on_an_adapter_leave_it_training(tmp_path):
     """They are merged, since the base of the second adapter exists nowhere on disk; what trains is not."""
     steps = ("method=ga", "split=forget01", "batch_size=2", "steps=2", "warmup=0", "lr=1e-2", "adapter=lora")

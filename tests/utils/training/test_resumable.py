@@ -64,6 +64,7 @@ class PowerCut(Exception):
     pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kept, reached", [("checkpoints_kept=2", 2), pytest.param("checkpoints_kept=1", 0, marks=pytest.mark.slow)]
 )
