@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 from utils import ROOT
 
 HEAVY = ("transformers", "peft")
