@@ -30,7 +30,7 @@ from metrics.measures.memorization import Memorization
 from metrics.refusals import is_refusal
 from metrics.rouge import rouge
 from metrics.tables import average_losses, by_question, mean_over, per_question
-from metrics.text_quality import is_empty, reading
+from metrics.text_quality import reading
 from utils.checks import share
 from utils.items.metric import Metric
 from utils.items.saved import Metrics, Row, Saved
@@ -90,11 +90,10 @@ class OwnMetrics(Metrics):
                 f"share of {about}, whose ROUGE-L recall against the true one is at least {self.recited:g}; ours",
             ),
             "refusals": (_share_of(rows, is_refusal), f"share of {about}, that begin as a refusal does; ours"),
-            "empty": (_share_of(rows, is_empty), f"share of {about}, that are empty; ours"),
         }
         metrics = {f"{task}_{name}": mean_over(values, words, saved.resamples, task) for name, (values, words) in made.items()}
         read = reading({(task, row["index"]): row["generation"] for row in rows}, saved.resamples)
-        return metrics | {f"{task}_{name}": read[name] for name in READ if name in read and f"{task}_{name}" not in metrics}
+        return metrics | {f"{task}_{name}": read[name] for name in READ if name in read}
 
 
 def _share_of(rows: list[Row], holds: Callable[[str], bool]) -> pd.Series:

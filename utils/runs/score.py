@@ -41,9 +41,9 @@ def score_run(cfg: DictConfig, questions: Questions, encoder: Encoder, run: Run)
     """Writes scores.parquet and generations.jsonl of the model in `model.path`, and in before/ those of the model that was
     unlearned, where that is asked for."""
     run.note(lost=check_requests(questions.requests, encoder))
+    before = model_before(cfg, questions.benchmark)  # what is missing is said before the hours of the other model
     weights = _score_model(cfg.model, cfg.reinforced, cfg, questions, encoder, run.folder)
     run.note(weights=weights, requests=requests_hash(questions.oracle, encoder))
-    before = model_before(cfg, questions.benchmark)
     if before is not None:
         log.info("%s: the model before unlearning, asked the same", before)
         (run.folder / BEFORE).mkdir(exist_ok=True)
@@ -59,7 +59,10 @@ def model_before(cfg: DictConfig, benchmark: Benchmark) -> str | None:
     if origin is None or origin.capsule["script"] != "unlearn":
         return None
     path = origin.settings["model"]["path"]
-    if path is not None and Path(path).is_absolute() and not Path(path).exists():
+    was_folder = path is not None and (
+        Path(path).is_absolute() or origin.capsule.get("sources", {}).get("model.path") is not None
+    )
+    if was_folder and not Path(path).expanduser().exists():
         log.warning("before=auto: %s, which %s was made of, is not there any more: its numbers are left out", path, origin.folder)
         return None
     return path

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from data.benchmarks.own import Own
 from data.files.sources import FIXTURES
@@ -19,6 +20,7 @@ from utils.items.requests import as_example, start
 from utils.items.rows import Text
 from utils.reading import DataError
 from utils.runs.inherited_settings import settings_of
+from utils.runs.score import model_before
 from utils.runs.settings import SettingsError, check_training
 from utils.tokens.chat import Turn
 
@@ -187,3 +189,17 @@ def test_a_rescore_needs_neither_model(forgotten):
     with_more = [*words, "benchmark.retain=kept.csv", "resamples=100"]
     run(forgotten, "evaluate", *with_more)
     assert metrics(forgotten / "forgotten" / "eval") == before
+
+
+def test_a_model_before_that_is_gone_is_said_and_left_out(tmp_path, monkeypatch, caplog):
+    """A run folder, also by a relative name, which could be one of the Hub."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "forgotten").mkdir()
+    settings = {"model": {"path": "runs/taught"}}
+    capsule = {"script": "unlearn", "status": "finished", "settings": settings, "sources": {"model.path": "0123"}}
+    (tmp_path / "forgotten" / "run.json").write_text(json.dumps(capsule))
+    cfg = OmegaConf.create({"before": "auto", "model": {"path": "forgotten"}})
+    assert model_before(cfg, own()) is None and "runs/taught" in caplog.text
+    (tmp_path / "runs" / "taught").mkdir(parents=True)
+    assert model_before(cfg, own()) == "runs/taught"
+    assert model_before(OmegaConf.create({**cfg, "before": "none"}), own()) is None
